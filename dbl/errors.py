@@ -1,0 +1,12 @@
+"""What `dbl` says when the fault is in the input and not in the program."""
+
+
+class UserError(Exception):
+    """A fault that the user can mend: one line that names the key or file and the remedy.
+
+    The commands print the line and exit with code 2; nothing has been overwritten when it is raised.
+    """
+
+
+class DblWarning(UserWarning):
+    """A setting that works but is probably not what the user meant. Errors in the tests."""
