@@ -66,13 +66,10 @@ class NoiseDistribution(ABC):
             [num] float64 on the generator's device, each within the interval.
         """
         uniform = torch.rand(num, generator=generator, dtype=torch.float64, device=generator.device)
-        return self._within(interval, uniform)
+        return self.quantile_within(interval, uniform)
 
-    def stratified(self, interval: Interval, num: int) -> Tensor:
-        """`num` fixed levels that represent the law within `interval`: its quantiles at (i + 1/2) / num, decreasing."""
-        return self._within(interval, (torch.arange(num, dtype=torch.float64).flip(0) + 0.5) / num)
-
-    def _within(self, interval: Interval, uniform: Tensor) -> Tensor:
+    def quantile_within(self, interval: Interval, uniform: Tensor) -> Tensor:
+        """The quantiles of the part of the law that lies in `interval`: 0 gives its lowest level, 1 its highest."""
         ends = self.cdf(torch.tensor(interval, dtype=torch.float64, device=uniform.device))
         return self.quantile(torch.lerp(ends[0], ends[1], uniform)).clamp(interval.low, interval.high)
 

@@ -1,0 +1,53 @@
+"""One block as an ordinary LightningModule."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from dbl.contract import Contract
+from dbl.targets import Clean
+from dbl.training import Losses, Recipe, TrainedPart
+
+
+class NoisyBatch(NamedTuple):
+    """What `NoisyData` makes of a raw batch.
+
+    Attributes:
+        clean: targets, conditions and labels.
+        noisy: [N, *target_shape] targets with noise of level sigma added: the z_sigma of the paper.
+        sigma: [N] noise levels, float32.
+    """
+
+    clean: Clean
+    noisy: Tensor
+    sigma: Tensor
+
+
+class DiffusionBlock(TrainedPart):
+    """A block: a denoiser for its own interval of noise levels, trained without any other block.
+
+    It builds its own stem, its L/B layers and its head, and nothing of other blocks.
+
+    Args:
+        contract: what all blocks agree on.
+        block: index of this block; 0 has the highest noise.
+        recipe: how to train it.
+
+    Raises:
+        UserError: if there is no such block.
+    """
+
+    def __init__(self, contract: Contract, block: int = 0, recipe: Recipe | None = None) -> None:
+        super().__init__(f"block_{block}", block, contract, recipe)
+        self.denoiser = contract.denoiser(block)
+        self.space = contract.space()
+        self.interval = contract.partition.training_interval(block)
+
+    @property
+    def trained(self) -> nn.Module:
+        """The denoiser."""
+        return self.denoiser
+
+    def losses(self, batch: NoisyBatch) -> Losses:
+        """Weighted denoising loss of each sample (paper, Eq. 5)."""
+        return Losses(self.denoiser.loss(batch.clean, batch.noisy, batch.sigma), batch.sigma)

@@ -1,0 +1,80 @@
+"""The one checkpoint of a part: written at a step interval, at the end, and when the user or the machine stops the training."""
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+
+from dbl.errors import Interrupted, UserError
+from dbl.training import TrainedPart
+
+
+class LastCheckpoint(Checkpoint):
+    """Keep `last.ckpt` up to date, always after a whole optimizer step.
+
+    The file is written to a temporary name and renamed (Lightning's atomic save), so a kill leaves the one before. On SIGINT
+    (Ctrl-C) or SIGTERM the running step is finished and saved, and `Interrupted` is raised; a second signal acts at once.
+
+    Args:
+        path: of the checkpoint.
+        every_n_steps: optimizer steps between two checkpoints.
+    """
+
+    def __init__(self, path: str, every_n_steps: int = 100) -> None:
+        if every_n_steps < 1:
+            raise UserError(f"checkpoint.every_n_steps ({every_n_steps}) must be at least 1")
+        self.path = Path(path)
+        self.every_n_steps = every_n_steps
+        self.last_saved: str | None = None
+        self._signal: int | None = None
+        self._saved_step = 0
+        self._handlers: dict[int, Any] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Remember a checkpoint that is there already, and listen to signals."""
+        if stage != "fit":
+            return
+        if trainer.ckpt_path:
+            self.last_saved = str(trainer.ckpt_path)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._receive)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Put the signal handlers back."""
+        self._restore_handlers()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Put the signal handlers back: a failed fit has no teardown."""
+        self._restore_handlers()
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._signal = number
+        self._restore_handlers()
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save if it is time; stop if a signal came."""
+        assert isinstance(pl_module, TrainedPart)
+        step = trainer.global_step
+        if pl_module.position % pl_module.recipe.accumulate:
+            return  # in the middle of an accumulation: its gradients would be lost
+        due = step % self.every_n_steps == 0 or step >= trainer.max_steps or self._signal is not None
+        if due and step != self._saved_step:
+            trainer.save_checkpoint(self.path, weights_only=False)
+            self._saved_step = step
+            self.last_saved = f"{self.path} (step {step})"
+        if self._signal is not None:
+            raise Interrupted(
+                f"{pl_module.part} stopped at step {step} of {trainer.max_steps} and was saved; the same command resumes it"
+            )

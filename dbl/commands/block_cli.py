@@ -1,0 +1,172 @@
+"""The one schema of a config, and the commands on single parts: LightningCLI with the groups of a run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from jsonargparse import ArgumentError
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from dbl.block import DiffusionBlock
+from dbl.callbacks import EMA, LastCheckpoint, LossByLevel, PartitionFigure, StepProgress, Throughput
+from dbl.contract import Contract, Terms
+from dbl.data.base import ImageData
+from dbl.data.noisy import NoisyData
+from dbl.errors import UserError
+from dbl.files import read_checkpoint
+from dbl.loggers import part_loggers
+from dbl.run_folder import RunFolder
+from dbl.stack import BlockStack, Inference
+from dbl.training import TrainedPart
+
+STACK_COMMANDS = ("validate", "test", "predict")
+# What only the training of a part needs.
+_TRAINING_GROUPS = ("model", "ema", "checkpoint", "loss_by_level")
+
+
+class BlockCLI(LightningCLI):
+    """Parses a config into `run`, `contract`, `data`, `model`, `ema`, `checkpoint`, `inference` and `trainer`.
+
+    `fit` trains one part; `validate`, `test` and `predict` use the assembled stack. With `run=False` it only parses.
+
+    Args:
+        arguments: the command line without the program's name.
+        part: the class under `model`: a block, or an end-to-end baseline.
+        run: whether the first argument is a command to carry out.
+
+    Raises:
+        UserError: if the command line or a config file is wrong.
+    """
+
+    def __init__(self, arguments: list[str], part: type[TrainedPart] = DiffusionBlock, run: bool = True) -> None:
+        self.part = part
+        self.results: list[Mapping[str, float]] = []
+        options = {"parser_mode": "omegaconf+", "exit_on_error": False}
+        super().__init__(
+            model_class=part,
+            datamodule_class=ImageData,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            seed_everything_default=False,  # everything random is a function of contract.seed
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs=options | {command: dict(options) for command in ("fit", *STACK_COMMANDS)},
+            trainer_defaults={
+                "num_sanity_val_steps": 0,
+                "max_epochs": -1,  # the length of a training is trainer.max_steps
+                "check_val_every_n_epoch": None,  # so that val_check_interval counts steps
+                "use_distributed_sampler": False,  # the order of the data knows ranks
+                "enable_model_summary": False,
+            },
+            args=arguments,
+            run=run,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The groups beside `model`, `data` and `trainer`."""
+        parser.add_class_arguments(RunFolder, "run")
+        parser.add_class_arguments(Terms, "contract")
+        parser.add_class_arguments(EMA, "ema")
+        parser.add_class_arguments(LastCheckpoint, "checkpoint")
+        parser.add_class_arguments(LossByLevel, "loss_by_level")
+        parser.add_class_arguments(Inference, "inference")
+        parser.add_argument("--from_scratch", type=bool, default=False, help="Train anew what has been trained already.")
+        parser.link_arguments("contract.seed", "data.init_args.seed")
+        parser.link_arguments(("contract", "data", "run"), "model.contract", _settle, apply_on="instantiate")
+        parser.link_arguments(("run", "model"), "checkpoint.path", _checkpoint_path, apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse; what is wrong becomes one line."""
+        try:
+            self.config = parser.parse_args(args)
+        except ArgumentError as error:
+            raise UserError(_one_line(str(error))) from None
+
+    def instantiate_classes(self) -> None:
+        """Build what the command needs: nothing to parse only, no part to train for the commands on the stack."""
+        if self.subcommand is None:
+            return
+        config = self.config.clone()
+        uses_stack = self.subcommand in STACK_COMMANDS and issubclass(self.part, DiffusionBlock)
+        if uses_stack:
+            for group in _TRAINING_GROUPS:
+                config[self.subcommand].pop(group, None)
+        self.config_init = self.parser.instantiate_classes(config)
+        self.datamodule = self._get(self.config_init, "data")
+        self.run: RunFolder = self._get(self.config_init, "run")
+        self.model = self._stack() if uses_stack else self._get(self.config_init, "model")
+        self.trainer = self._training() if self.subcommand == "fit" else self._evaluation()
+
+    def _stack(self) -> BlockStack:
+        stack = BlockStack.from_pretrained(self.run.model, self._get(self.config_init, "inference"))
+        contract = _settle(self._get(self.config_init, "contract"), self.datamodule, self.run)
+        if stack.contract.hash != contract.hash:
+            raise UserError(f"{self.run.model} was assembled under another contract: run dbl assemble {self.run.path}")
+        return stack
+
+    def _training(self) -> L.Trainer:
+        callbacks = [
+            *(self._get(self.config_init, group) for group in ("ema", "loss_by_level", "checkpoint")),
+            PartitionFigure(),
+            Throughput(),
+            Timer(verbose=False),
+        ]
+        with_bar = self._get(self.config, "trainer")["enable_progress_bar"] is not False
+        return self._trainer(callbacks + ([StepProgress()] if with_bar else []))
+
+    def _evaluation(self) -> L.Trainer:
+        trainer = self._trainer([])
+        if self._get(self.config, "trainer")["logger"] is None:
+            trainer.loggers = [TensorBoardLogger(str(self.run.report), name="", version="")]
+        return trainer
+
+    def _trainer(self, callbacks: list[L.Callback]) -> L.Trainer:
+        config = dict(self._get(self.config_init, "trainer"))
+        config["callbacks"] = [*callbacks, *(config["callbacks"] or [])]
+        config["logger"] = False if config["logger"] is None else config["logger"]
+        config["default_root_dir"] = config["default_root_dir"] or str(self.run.path)
+        return L.Trainer(**config)
+
+    def fit(self, model: TrainedPart, datamodule: ImageData, **options: Any) -> None:
+        """Train one part, from its last checkpoint if there is one."""
+        self.run.write_contract(model.contract)
+        resumed = self._checkpoint_to_resume(options.pop("ckpt_path", None))
+        step = read_checkpoint(resumed)["global_step"] if resumed else 0
+        if step >= self.trainer.max_steps > 0:
+            print(f"{model.part} is trained already ({step} steps); --from_scratch=true trains it anew")
+            return
+        if self._get(self.config, "trainer")["logger"] is None:
+            self.trainer.loggers = part_loggers(self.run.part(model.part), step)
+        data = NoisyData(datamodule, model) if isinstance(model, DiffusionBlock) else datamodule
+        options["weights_only"] = True  # never run code that a checkpoint might hold
+        self.trainer.fit(model, datamodule=data, ckpt_path=resumed, **options)
+
+    def _checkpoint_to_resume(self, chosen: str | None) -> Path | None:
+        if self._get(self.config, "from_scratch"):
+            return None
+        last = self.run.checkpoint(self.model.part)
+        return Path(chosen) if chosen else (last if last.is_file() else None)
+
+    def validate(self, **options: Any) -> None:
+        """Evaluate the stack on the validation split."""
+        self.results = list(self.trainer.validate(**options))
+
+    def test(self, **options: Any) -> None:
+        """Evaluate the stack on the test split."""
+        self.results = list(self.trainer.test(**options))
+
+
+def _settle(terms: Terms, data: ImageData, run: RunFolder) -> Contract:
+    return run.settle(terms, data.spec)
+
+
+def _checkpoint_path(run: RunFolder, part: TrainedPart) -> str:
+    return str(run.checkpoint(part.part))
+
+
+def _one_line(message: str) -> str:
+    """The first lines of a parser's message, without its repetitions."""
+    return " ".join(message.split())[:400]

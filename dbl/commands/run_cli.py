@@ -1,0 +1,87 @@
+"""The config of a whole run: parsed, its contract settled, its parts trained one after another in this process."""
+
+import gc
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from lightning.pytorch.cli import LightningArgumentParser
+
+from dbl.block import DiffusionBlock
+from dbl.commands.block_cli import BlockCLI
+from dbl.contract import Contract
+from dbl.errors import UserError
+from dbl.files import write_text
+from dbl.run_folder import RunFolder
+from dbl.stack import Inference
+from dbl.training import TrainedPart
+
+
+class RunCLI(BlockCLI):
+    """Parses the config of a whole run and settles its contract; writes `contract.json` and `config.yaml`.
+
+    Args:
+        arguments: the command line without program and command.
+
+    Attributes:
+        run: where the files go.
+        contract: what the blocks agree on.
+        inference: how the assembled network is used.
+
+    Raises:
+        UserError: if the config is wrong, or differs from the contract of a run that is there already.
+    """
+
+    def __init__(self, arguments: list[str]) -> None:
+        super().__init__(arguments, run=False)
+        groups = ("run", "contract", "data", "inference")
+        config = self.config.clone()
+        for key in [key for key in vars(config) if key not in groups]:
+            config.pop(key)
+        built = self.parser.instantiate_classes(config)
+        self.run: RunFolder = built.run
+        self.inference: Inference = built.inference
+        self.contract: Contract = self.run.settle(built.contract, built.data.spec)
+        self.blocks = self._chosen_blocks()
+        self.run.write_contract(self.contract)
+        write_text(self.run.config, yaml.safe_dump(self.resolved(), sort_keys=False))
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The groups of a run, and which blocks to train where."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--blocks", type=str, default="all", help="Blocks to train: all, or a list such as 0,2.")
+        parser.add_argument(
+            "--backend", type=Literal["inline"], default="inline", help="inline: one block after another in this process."
+        )
+
+    def _chosen_blocks(self) -> list[int]:
+        text = str(self.config.blocks)
+        if text == "all":
+            return list(range(self.contract.partition.num_blocks))
+        try:
+            blocks = [int(part) for part in text.split(",")]
+        except ValueError:
+            raise UserError(f"--blocks {text} must be `all` or block numbers such as 0,2") from None
+        for block in blocks:
+            self.contract.partition.check_block(block)
+        return blocks
+
+    def resolved(self) -> dict[str, Any]:
+        """The whole config as plain values, without what belongs to one call only."""
+        config: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
+        return {key: value for key, value in config.items() if key not in ("blocks", "backend", "from_scratch")}
+
+
+def fit_part(config: Path, options: list[str], part: type[TrainedPart] = DiffusionBlock) -> None:
+    """Run `dbl fit` with a resolved config: the one way in which any part of any run is trained."""
+    BlockCLI(["fit", "--config", str(config), *options], part)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def fit_blocks(run: RunFolder, blocks: list[int], from_scratch: bool = False) -> None:
+    """Train blocks one after another in this process, freeing each; those that are trained already are left alone."""
+    for block in blocks:
+        fit_part(run.config, ["--model.block", str(block), "--from_scratch", str(from_scratch).lower()])

@@ -1,0 +1,20 @@
+"""`dbl train`: all blocks of a run, then assemble, evaluate and report."""
+
+from dbl.assembly import assemble, unfinished_blocks
+from dbl.commands.evaluate import evaluate_stack
+from dbl.commands.run_cli import RunCLI, fit_blocks
+from dbl.report import write_report
+
+
+def main(arguments: list[str]) -> None:
+    """Train; blocks that are trained already are left alone, those that were stopped go on."""
+    cli = RunCLI(arguments[1:])
+    fit_blocks(cli.run, cli.blocks, cli.config.from_scratch)
+    missing = unfinished_blocks(cli.run, cli.contract)
+    if missing:
+        blocks = ",".join(map(str, missing))
+        print(f"not assembled yet: train the other blocks with --blocks {blocks}, or copy their folders into {cli.run.path}")
+        return
+    assemble(cli.run)
+    write_report(cli.run, cli.contract, cli.inference.sampler, [evaluate_stack(cli.run, "blocks")])
+    print(f"report: {cli.run.report / 'report.md'}")

@@ -1,0 +1,76 @@
+"""What is measured of a training split before training: identity, classes, mean and standard deviation."""
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from dbl.data.images import ImageSet
+from dbl.data_spec import DataSpec
+from dbl.errors import UserError
+
+# Of a larger split this many images, evenly spaced, are read for identity, mean and standard deviation: to read all of
+# ImageNet at the start of every process would take minutes.
+MAX_MEASURED = 100_000
+
+
+def measure(name: str, training: ImageSet) -> DataSpec:
+    """The facts about a data set, from its training split alone.
+
+    Raises:
+        UserError: if a class never occurs in the split or a value is not finite.
+    """
+    frequencies = _frequencies(name, training.labels)
+    mean, std = _moments(training)
+    if not torch.isfinite(std).all():
+        raise UserError(f"data: the training split of {name} holds values that are not finite")
+    _, channels, height, width = training.images.shape
+    return DataSpec(
+        name=name,
+        identity=_identity(training),
+        shape=(channels, height, width),
+        num_classes=len(frequencies),
+        class_frequencies=tuple(frequencies.tolist()),
+        mean=tuple(mean.tolist()),
+        std=tuple(std.tolist()),
+    )
+
+
+def _frequencies(name: str, labels: Tensor) -> Tensor:
+    """[C] shares of the classes 0 to the largest label."""
+    counts = labels.bincount()
+    missing = (counts == 0).nonzero().flatten().tolist()
+    if missing:
+        # Frequency 0 would leave a class without a target, and an invented frequency would be untrue.
+        raise UserError(
+            f"data: the training split of {name} has no image of class {missing[0]}; number classes without gaps"
+        )
+    return counts.double() / len(labels)
+
+
+def _identity(training: ImageSet) -> str:
+    """A hash of number, shape and type of the images, of all labels and of the measured images."""
+    digest = hashlib.sha256(f"{tuple(training.images.shape)} {training.images.dtype}".encode())
+    digest.update(training.labels.numpy().tobytes())
+    for images in _measured(training):
+        digest.update(images.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _moments(training: ImageSet) -> tuple[Tensor, Tensor]:
+    """[C] mean and [C] standard deviation, summed in float64."""
+    count, total, squares = 0, torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    for images in _measured(training):
+        values = images.double()
+        count += values[:, 0].numel()
+        total = total + values.sum((0, 2, 3))
+        squares = squares + values.square().sum((0, 2, 3))
+    mean = total / count
+    return mean, (squares / count - mean.square()).clamp(min=0).sqrt()
+
+
+def _measured(training: ImageSet) -> Iterator[Tensor]:
+    num = min(len(training), MAX_MEASURED)
+    for places in torch.arange(num).split(1_000):
+        yield training.images[places * len(training) // num]

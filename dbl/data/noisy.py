@@ -1,0 +1,76 @@
+"""The noise wrapper of a DataModule: from clean batches to `(z_sigma, sigma)` for one block."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from dbl.block import DiffusionBlock, NoisyBatch
+from dbl.data.base import ImageData
+from dbl.diffusion import corrupt
+from dbl.seeding import generator_for
+from dbl.targets import Batch
+
+# Multiples of the golden ratio modulo 1 spread evenly, so that fixed validation levels cover an interval at any number.
+_GOLDEN = 0.6180339887498949
+
+
+class NoisyData(L.LightningDataModule):
+    """Wraps a clean DataModule for the training of one block.
+
+    Noise is made on the device, after the batch was moved there. In training it is a function of (seed, block, position,
+    rank); in validation the same levels and noise are drawn every time.
+
+    Args:
+        data: the clean DataModule.
+        block: the block to train; gives the target space, the interval of levels and the position.
+    """
+
+    def __init__(self, data: ImageData, block: DiffusionBlock) -> None:
+        super().__init__()
+        self.data = data
+        self.block = block
+        data.bind(block=block.index, start=lambda: block.position)
+
+    def prepare_data(self) -> None:
+        """Pass on."""
+        self.data.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Pass on, with the trainer, from which the clean DataModule learns rank and world size."""
+        self.data.trainer = self.trainer
+        self.data.setup(stage)
+
+    def train_dataloader(self) -> Any:
+        """Clean training batches."""
+        return self.data.train_dataloader()
+
+    def val_dataloader(self) -> Any:
+        """Clean validation batches."""
+        return self.data.val_dataloader()
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> NoisyBatch:
+        """Draw levels and noise for a batch that is on the device, and corrupt it."""
+        clean = self.block.space.encode(batch)
+        assert self.trainer is not None
+        position = int(batch["position"])
+        if self.trainer.training:
+            purpose: tuple[str | int, ...] = ("noise", self.block.index, position, self.trainer.global_rank)
+            sigma = self._random_levels(len(clean.clean), purpose)
+        else:
+            purpose = ("validation noise", self.block.index, position)
+            sigma = self._fixed_levels(batch["index"])
+        sigma = sigma.to(clean.clean.device, torch.float32)
+        generator = generator_for(self.block.seed, *purpose, device=clean.clean.device)
+        noise = torch.randn(clean.clean.shape, generator=generator, device=clean.clean.device)
+        return NoisyBatch(clean, corrupt(clean.clean, noise, sigma), sigma)
+
+    def _random_levels(self, num: int, purpose: tuple[str | int, ...]) -> Tensor:
+        # Drawn on the CPU in float64, so that every device trains the same levels.
+        generator = generator_for(self.block.seed, "levels", *purpose)
+        return self.block.contract.noise.sample(self.block.interval, num, generator)
+
+    def _fixed_levels(self, index: Tensor) -> Tensor:
+        uniform = ((index.cpu().double() + 0.5) * _GOLDEN) % 1
+        return self.block.contract.noise.quantile_within(self.block.interval, uniform)

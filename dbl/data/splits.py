@@ -1,0 +1,30 @@
+"""Cutting a held-out part from a set of images."""
+
+import torch
+from torch import Tensor
+
+from dbl.seeding import generator_for
+
+
+def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Hold out the same share of every class, chosen by a seed.
+
+    The number held out of a class is rounded down, so each class that occurs keeps at least one sample.
+
+    Args:
+        labels: [N] int64.
+        share: to hold out, in [0, 1).
+        seed: of the choice.
+
+    Returns:
+        Indices [K] that are kept and [N-K] that are held out, both increasing.
+    """
+    shuffled = torch.randperm(len(labels), generator=generator_for(seed, "split"))
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    counts = labels.bincount()
+    first = counts.cumsum(0) - counts
+    place_in_class = torch.arange(len(labels)) - first[labels[by_class]]
+    num_held_out = (counts * share).floor().long()
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    held_out[by_class] = place_in_class < num_held_out[labels[by_class]]
+    return (~held_out).nonzero().flatten(), held_out.nonzero().flatten()

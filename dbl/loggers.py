@@ -1,0 +1,31 @@
+"""Where a part logs: TensorBoard events and `metrics.csv` in its own folder, both continued when a training is resumed."""
+
+import csv
+import warnings
+from pathlib import Path
+
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+
+def part_loggers(folder: Path, step: int) -> list[Logger]:
+    """Loggers for a training that starts or resumes at optimizer step `step`; what was logged after it is dropped."""
+    return [TensorBoardLogger(str(folder), name="", version="", purge_step=step), _metrics_file(folder, step)]
+
+
+def _metrics_file(folder: Path, step: int) -> CSVLogger:
+    earlier = _rows_until(folder / "metrics.csv", step)
+    logger = CSVLogger(str(folder), name="", version="")
+    with warnings.catch_warnings():
+        # Lightning says that it deletes the earlier file: its rows are written again at once.
+        warnings.filterwarnings("ignore", message="Experiment logs directory")
+        logger.experiment.metrics.extend(earlier)
+    logger.save()
+    return logger
+
+
+def _rows_until(path: Path, step: int) -> list[dict[str, float]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    return [row | {"step": int(row["step"])} for row in rows if row["step"] <= step]

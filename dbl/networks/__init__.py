@@ -1,0 +1,7 @@
+"""Floor 2: network architectures, one file each. To add one, subclass `Architecture` in a file of its own."""
+
+from dbl.networks.architecture import Architecture
+from dbl.networks.dit import DiT
+from dbl.networks.vit import ViT
+
+__all__ = ["Architecture", "DiT", "ViT"]

@@ -1,0 +1,116 @@
+"""DiT: the diffusion transformer for images (Peebles and Xie 2022, arXiv 2212.09748), built one block at a time."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dbl.data_spec import DataSpec
+from dbl.errors import UserError
+from dbl.networks.architecture import Architecture, check_heads
+from dbl.networks.layers import (
+    ModulatedHead,
+    ModulatedLayer,
+    NoiseEmbedding,
+    PatchEmbedding,
+    initialise,
+    sincos_positions,
+    unpatchify,
+)
+
+# Number of layers, width, number of heads (DiT, Table 1).
+_SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
+_PATCHES = (2, 4, 8)
+
+
+@dataclass(frozen=True)
+class DiT(Architecture):
+    """Sizes of a DiT; the target and the input are the same image.
+
+    Args:
+        num_layers: L, of the whole network.
+        width: D of every token.
+        num_heads: attention heads.
+        patch_size: pixels of a patch's side.
+        mlp_ratio: width inside the MLP, in units of `width`.
+        cond_dropout: share of the labels replaced by "no class" in training, for classifier-free guidance.
+    """
+
+    num_layers: int = 12
+    width: int = 384
+    num_heads: int = 6
+    patch_size: int = 2
+    mlp_ratio: float = 4.0
+    cond_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_heads(self.width, self.num_heads)
+        if not 0 <= self.cond_dropout < 1:
+            raise UserError(f"network.cond_dropout ({self.cond_dropout}) must lie in [0, 1)")
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> "DiT":
+        """A published size such as `"S/2"`: S, B, L or XL with patches of 2, 4 or 8; `changes` replace single fields."""
+        size, _, patch = name.partition("/")
+        if size not in _SIZES or patch not in map(str, _PATCHES):
+            raise UserError(f"there is no DiT preset {name!r}: choose {', '.join(_SIZES)} and /2, /4 or /8, such as S/2")
+        num_layers, width, num_heads = _SIZES[size]
+        return replace(
+            cls(num_layers=num_layers, width=width, num_heads=num_heads, patch_size=int(patch)), **changes
+        )
+
+    def build(self, data: DataSpec, target_shape: tuple[int, ...], num_layers: int) -> "DiTNetwork":
+        """See `Architecture.build`; cond is a class label [N], with C for "no class"."""
+        if tuple(target_shape) != data.shape:
+            raise UserError("network DiT denoises images: use it with the target dbl.PixelTarget")
+        self.check_patches(data, self.patch_size)
+        return DiTNetwork(self, data, num_layers)
+
+
+class DiTNetwork(nn.Module):
+    """The network of one block of a DiT.
+
+    Args:
+        sizes: of the whole DiT.
+        data: shape of the images and number of classes.
+        num_layers: layers of this block.
+    """
+
+    def __init__(self, sizes: DiT, data: DataSpec, num_layers: int) -> None:
+        super().__init__()
+        self.shape = data.shape
+        self.patch_size = sizes.patch_size
+        self.num_classes = data.num_classes
+        self.cond_dropout = sizes.cond_dropout
+        channels, height, width = data.shape
+        self.patches = PatchEmbedding(channels, sizes.patch_size, sizes.width)
+        positions = sincos_positions(height // sizes.patch_size, width // sizes.patch_size, sizes.width)
+        self.positions: Tensor
+        self.register_buffer("positions", positions, persistent=False)
+        self.noise_embedding = NoiseEmbedding(sizes.width)
+        self.label_embedding = nn.Embedding(data.num_classes + 1, sizes.width)
+        hidden = int(sizes.mlp_ratio * sizes.width)
+        self.layers = nn.ModuleList(ModulatedLayer(sizes.width, sizes.num_heads, hidden) for _ in range(num_layers))
+        self.head = ModulatedHead(sizes.width, channels * sizes.patch_size**2)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """As `layers.initialise`, and the head at 0: the first output is 0, so the first denoised image is `c_skip z`."""
+        initialise(self)
+        nn.init.zeros_(self.head.project.weight)
+
+    def forward(self, noisy: Tensor, c_noise: Tensor, cond: Tensor) -> Tensor:
+        """Noisy images [N, channels, height, width], already scaled by c_in; c_noise [N]; labels [N] -> as noisy."""
+        x = self.patches(noisy) + self.positions  # N, T, D
+        vector = self.noise_embedding(c_noise) + self.label_embedding(self._drop_labels(cond))  # N, D
+        for layer in self.layers:
+            x = layer(x, vector)
+        return unpatchify(self.head(x, vector), self.shape, self.patch_size)
+
+    def _drop_labels(self, labels: Tensor) -> Tensor:
+        """In training, replace each label by "no class" with probability `cond_dropout`."""
+        if not self.training or self.cond_dropout == 0:
+            return labels
+        dropped = torch.rand(labels.shape, device=labels.device) < self.cond_dropout
+        return labels.masked_fill(dropped, self.num_classes)

@@ -1,0 +1,214 @@
+"""The parts that transformers share: noise embedding, attention, residual layers, patches and positions.
+
+Axes: N batch, T tokens, D width, H heads, P patch size. A layer is one residual transformer unit.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class NoiseEmbedding(nn.Module):
+    """A vector made from `c_noise`, by sines and cosines of geometric frequencies and a small MLP.
+
+    `c_noise = ln(sigma) / 4` covers about three units over the whole range of levels and a fraction of one over a block's
+    interval; frequencies from 1/2 to 64 resolve both.
+
+    Args:
+        width: D.
+        num_frequencies: half the number of features.
+    """
+
+    def __init__(self, width: int, num_frequencies: int = 64) -> None:
+        super().__init__()
+        frequencies = torch.logspace(math.log10(0.5), math.log10(64), num_frequencies)
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.mlp = nn.Sequential(nn.Linear(2 * num_frequencies, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        """[N] -> [N, D]."""
+        angles = c_noise.float().unsqueeze(1) * self.frequencies
+        features: Tensor = self.mlp(torch.cat([angles.sin(), angles.cos()], dim=1))
+        return features
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention of every token to every token.
+
+    Args:
+        width: D, a multiple of `num_heads`.
+        num_heads: H.
+        dropout: of the attention weights, in training only.
+    """
+
+    def __init__(self, width: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, T, D] -> [N, T, D]."""
+        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # 3, N, H, T, D/H
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], dropout_p=dropout)  # N, H, T, D/H
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return out
+
+
+def feed_forward(width: int, hidden: int, dropout: float = 0.0) -> nn.Sequential:
+    """The two-layer MLP of a transformer layer, from width to `hidden` and back."""
+    return nn.Sequential(
+        nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width), nn.Dropout(dropout)
+    )
+
+
+class Layer(nn.Module):
+    """A pre-norm transformer layer: attention, then MLP, each added to its input.
+
+    Args:
+        width: D.
+        num_heads: H.
+        hidden: width inside the MLP.
+        dropout: after attention weights, attention output and MLP.
+    """
+
+    def __init__(self, width: int, num_heads: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, num_heads, dropout)
+        self.drop = nn.Dropout(dropout)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = feed_forward(width, hidden, dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, T, D] -> [N, T, D]."""
+        x = x + self.drop(self.attention(self.norm1(x)))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+
+class Modulation(nn.Module):
+    """Shifts, scales and gates from a conditioning vector (adaLN-Zero of DiT, arXiv 2212.09748, Sec. 3.2).
+
+    The projection starts at zero, so that a layer starts as the identity.
+
+    Args:
+        width: D.
+        num_vectors: how many vectors of width D to make.
+    """
+
+    def __init__(self, width: int, num_vectors: int) -> None:
+        super().__init__()
+        self.num_vectors = num_vectors
+        self.project = nn.Linear(width, num_vectors * width)
+
+    def forward(self, cond: Tensor) -> tuple[Tensor, ...]:
+        """[N, D] -> `num_vectors` tensors [N, 1, D]."""
+        return self.project(F.silu(cond)).unsqueeze(1).chunk(self.num_vectors, dim=2)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Apply a shift and a scale [N, 1, D] to every token of x [N, T, D]."""
+    return x * (1 + scale) + shift
+
+
+class ModulatedLayer(nn.Module):
+    """A transformer layer whose norms and residual gates are set by a conditioning vector; arguments as in `Layer`."""
+
+    def __init__(self, width: int, num_heads: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.modulation = Modulation(width, 6)
+        self.norm1 = nn.LayerNorm(width, elementwise_affine=False)
+        self.attention = Attention(width, num_heads, dropout)
+        self.drop = nn.Dropout(dropout)
+        self.norm2 = nn.LayerNorm(width, elementwise_affine=False)
+        self.mlp = feed_forward(width, hidden, dropout)
+
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        """X [N, T, D] and cond [N, D] -> [N, T, D]."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(cond)
+        x = x + gate1 * self.drop(self.attention(modulate(self.norm1(x), shift1, scale1)))
+        return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
+
+
+class ModulatedHead(nn.Module):
+    """The last norm, modulated, and the projection to the output.
+
+    Args:
+        width: D.
+        out_features: of each token.
+    """
+
+    def __init__(self, width: int, out_features: int) -> None:
+        super().__init__()
+        self.modulation = Modulation(width, 2)
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.project = nn.Linear(width, out_features)
+
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        """X [N, T, D] and cond [N, D] -> [N, T, out_features]."""
+        shift, scale = self.modulation(cond)
+        out: Tensor = self.project(modulate(self.norm(x), shift, scale))
+        return out
+
+
+class PatchEmbedding(nn.Module):
+    """One token for each patch of an image, row by row.
+
+    Args:
+        channels: of the image.
+        patch_size: P.
+        width: D.
+    """
+
+    def __init__(self, channels: int, patch_size: int, width: int) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(channels, width, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, channels, height, width] -> [N, T, D]."""
+        patches: Tensor = self.project(images)
+        return patches.flatten(2).transpose(1, 2)
+
+
+def unpatchify(tokens: Tensor, shape: tuple[int, int, int], patch_size: int) -> Tensor:
+    """Put patches back in place: [N, T, channels * P * P] -> [N, *shape]."""
+    channels, height, width = shape
+    grid = tokens.unflatten(2, (channels, patch_size, patch_size))
+    grid = grid.unflatten(1, (height // patch_size, width // patch_size))  # N, rows, columns, channels, P, P
+    return grid.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, height, width)
+
+
+def sincos_positions(rows: int, columns: int, width: int) -> Tensor:
+    """Fixed two-dimensional sine-cosine positions [rows * columns, width]; width is a multiple of 4."""
+    frequencies = 10000 ** -torch.linspace(0, 1, width // 4 + 1)[:-1]
+    row_angles = torch.arange(rows).repeat_interleave(columns).unsqueeze(1) * frequencies
+    column_angles = torch.arange(columns).repeat(rows).unsqueeze(1) * frequencies
+    return torch.cat([f(angles) for angles in (row_angles, column_angles) for f in (torch.sin, torch.cos)], dim=1)
+
+
+def initialise(network: nn.Module) -> None:
+    """Start values of a transformer.
+
+    | parameters | start |
+    |---|---|
+    | weights of linear layers and patch embeddings | Xavier uniform (patches as one flat linear layer) |
+    | embeddings | normal, standard deviation 0.02 |
+    | biases | 0 |
+    | modulations (`Modulation.project`) | 0, so that layers start as the identity |
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.xavier_uniform_(module.weight.flatten(1))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+    for module in network.modules():
+        if isinstance(module, Modulation):
+            nn.init.zeros_(module.project.weight)

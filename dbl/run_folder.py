@@ -1,0 +1,120 @@
+"""The run folder: where each file of a run lies, and the contract that is written there once.
+
+    runs/<name>/  config.yaml  contract.json  table.safetensors
+                  block_<b>/   checkpoints/last.ckpt  metrics.csv  events…
+                  model/       config.json  block_<b>.safetensors  table.safetensors
+                  report/      report.md  report.json  samples.png
+                  baseline/    a run folder of its own for the end-to-end network
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dbl.contract import Contract, Terms
+from dbl.data_spec import DataSpec
+from dbl.errors import UserError
+from dbl.files import read_json, read_tensors, write_json, write_tensors
+from dbl.serial import first_difference, to_plain
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps its files.
+
+    Args:
+        name: of the run; its folder is `<root>/<name>`.
+        root: folder of all runs.
+    """
+
+    name: str = "run"
+    root: str = "runs"
+
+    @classmethod
+    def at(cls, path: str | Path) -> "RunFolder":
+        """The run in an existing folder.
+
+        Raises:
+            UserError: if there is no run.
+        """
+        folder = Path(path)
+        if not (folder / "contract.json").is_file():
+            raise UserError(f"{folder} is not a run folder: it has no contract.json")
+        return cls(name=folder.name, root=str(folder.parent))
+
+    @property
+    def path(self) -> Path:
+        """The folder itself."""
+        return Path(self.root) / self.name
+
+    @property
+    def config(self) -> Path:
+        """The resolved config of the run."""
+        return self.path / "config.yaml"
+
+    @property
+    def model(self) -> Path:
+        """Folder of the assembled network."""
+        return self.path / "model"
+
+    @property
+    def report(self) -> Path:
+        """Folder of the report."""
+        return self.path / "report"
+
+    def part(self, name: str) -> Path:
+        """Folder of one trained part, such as `block_0` or `end_to_end`."""
+        return self.path / name
+
+    def checkpoint(self, part: str) -> Path:
+        """The newest checkpoint of a trained part."""
+        return self.part(part) / "checkpoints" / "last.ckpt"
+
+    def baseline(self) -> "RunFolder":
+        """The run folder of the end-to-end baseline, inside this one."""
+        return RunFolder(name="baseline", root=str(self.path))
+
+    def load_contract(self) -> Contract:
+        """The contract of this run; UserError if it is absent or damaged."""
+        return load_contract(self.path)
+
+    def settle(self, terms: Terms, data: DataSpec) -> Contract:
+        """The contract of this run: the stored one if there is one, else a new one (not yet written).
+
+        Raises:
+            UserError: if the stored one was made with other terms or other data.
+        """
+        if not (self.path / "contract.json").is_file():
+            return terms.settle(data)
+        stored = self.load_contract()
+        chosen = {"contract": to_plain(terms)["init_args"], "data": to_plain(data)["init_args"]}
+        agreed = {"contract": to_plain(stored.terms)["init_args"], "data": to_plain(stored.data)["init_args"]}
+        difference = first_difference(chosen, agreed)
+        if difference:
+            key, ours, theirs = difference
+            raise UserError(
+                f"{key} is {ours} here but {theirs} in {self.path / 'contract.json'}, which the blocks of this run agreed "
+                "on: put it back, or start another run with --run.name"
+            )
+        return stored
+
+    def write_contract(self, contract: Contract) -> None:
+        """Write the contract unless it is there already."""
+        if not (self.path / "contract.json").is_file():
+            save_contract(self.path, contract)
+
+
+def save_contract(folder: Path, contract: Contract) -> None:
+    """Write `contract.json`, and `table.safetensors` before it if there is a table."""
+    if contract.table is not None:
+        write_tensors(folder / "table.safetensors", {"table": contract.table})
+    write_json(folder / "contract.json", contract.to_plain())
+
+
+def load_contract(folder: Path) -> Contract:
+    """Read the contract that `save_contract` wrote; UserError if it is absent or damaged."""
+    plain = read_json(folder / "contract.json")
+    table = folder / "table.safetensors"
+    needs_table = isinstance(plain, dict) and plain.get("table_sha256")
+    return Contract.from_plain(
+        plain, read_tensors(table)["table"] if needs_table else None, source=str(folder / "contract.json")
+    )

@@ -1,0 +1,220 @@
+"""The assembled network: one block a call, chosen by the noise level."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal, Self
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from dbl.assembly import ModelFolder
+from dbl.contract import Contract
+from dbl.denoiser import Denoiser
+from dbl.diffusion import corrupt
+from dbl.errors import UserError
+from dbl.figures import image_grid
+from dbl.sampling import Sampler, guided
+from dbl.seeding import generator_for
+from dbl.targets import Batch, Clean, PixelTarget
+
+# Multiples of the golden ratio modulo 1 spread evenly, so that the levels of an evaluation cover the range at any number.
+_GOLDEN = 0.6180339887498949
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How an assembled network is used.
+
+    Args:
+        sampler: method, levels and guidance.
+        resident: `all` keeps every block in memory, `one` only the active block; the output is the same.
+        draws: start noises for each test image of a classifier; the accuracy of each draw is reported.
+        num_images: images in a sample grid.
+        seed: of the start noise.
+    """
+
+    sampler: Sampler = field(default_factory=Sampler)
+    resident: Literal["all", "one"] = "all"
+    draws: int = 3
+    num_images: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("draws", "num_images"):
+            if getattr(self, name) < 1:
+                raise UserError(f"inference.{name} ({getattr(self, name)}) must be at least 1")
+
+
+class BlockStack(L.LightningModule):
+    """All blocks of a run as one denoiser, for validate, test and predict.
+
+    Args:
+        contract: what the blocks agree on.
+        load: gives the denoiser of a block, ready for inference.
+        inference: how to sample.
+    """
+
+    def __init__(self, contract: Contract, load: Callable[[int], Denoiser], inference: Inference | None = None) -> None:
+        super().__init__()
+        self.contract = contract
+        self.inference = inference or Inference()
+        self.space = contract.space()
+        self._load = load
+        num_blocks = contract.partition.num_blocks
+        self.blocks = nn.ModuleList(map(load, range(num_blocks)) if self.inference.resident == "all" else [])
+        self._active: tuple[int, Denoiser] | None = None
+        self.block_losses = nn.ModuleList(MeanMetric() for _ in range(num_blocks))
+        self.total_loss = MeanMetric()
+        num_accuracies = 0 if self.makes_images else self.inference.draws
+        self.accuracies = nn.ModuleList(
+            MulticlassAccuracy(contract.data.num_classes, average="micro") for _ in range(num_accuracies)
+        )
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, inference: Inference | None = None) -> Self:
+        """The stack in a model folder written by `dbl assemble`.
+
+        Raises:
+            UserError: if the folder is not one, or its parts do not belong together.
+        """
+        model = ModelFolder(folder)
+        return cls(model.contract, model.denoiser, inference)
+
+    @property
+    def makes_images(self) -> bool:
+        """Whether the targets are images; else they stand for classes."""
+        return isinstance(self.contract.terms.target, PixelTarget)
+
+    def denoiser(self, block: int) -> Denoiser:
+        """The denoiser of one block, on the stack's device; with `resident: one` it takes the place of the last one."""
+        if self.inference.resident == "all":
+            found = self.blocks[block]
+            assert isinstance(found, Denoiser)
+            return found
+        if self._active is None or self._active[0] != block:
+            self._active = None  # free the last block before the next is loaded
+            self._active = (block, self._load(block))
+        return self._active[1].to(self.device)
+
+    @torch.no_grad()
+    def forward(self, noisy: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
+        """Denoise a batch that is at one level, with the block that owns it.
+
+        Args:
+            noisy: [N, *target_shape], of any float type, which the result has too.
+            sigma: the level, a scalar.
+            cond: labels [N] or images [N, channels, height, width].
+        """
+        denoiser = self.denoiser(int(self.contract.partition.block_for(sigma)))
+        levels = sigma.to(noisy.device, torch.float32).expand(len(noisy))
+        denoised: Tensor = denoiser(noisy, levels, cond)
+        return denoised.to(noisy.dtype)
+
+    def sample(self, cond: Tensor, indices: Tensor, draw: int = 0) -> Tensor:
+        """Carry noise to clean targets.
+
+        The noise of a sample is a function of (seed, draw, its index), so any batch size gives the same samples.
+
+        Args:
+            cond: labels [N] or images [N, channels, height, width].
+            indices: [N] number of each sample.
+            draw: number of the repetition.
+
+        Returns:
+            [N, *target_shape].
+        """
+        sampler, noise = self.inference.sampler, self.contract.noise
+        start = noise.sigma_max * self._unit_noise(indices, draw)
+        denoise = partial(self._denoise, cond=cond)
+        if sampler.guidance_scale != 1:
+            denoise = guided(denoise, partial(self._denoise, cond=self._no_class(cond)), sampler.guidance_scale)
+        return sampler.run(denoise, start, sampler.levels(noise))
+
+    def _denoise(self, noisy: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
+        return self(noisy, sigma, cond)
+
+    def _no_class(self, cond: Tensor) -> Tensor:
+        if not self.makes_images:
+            raise UserError("inference.sampler.guidance_scale must be 1 for a classifier: its condition is the image")
+        return torch.full_like(cond, self.contract.data.num_classes)
+
+    def _unit_noise(self, indices: Tensor, draw: int) -> Tensor:
+        """[N, *target_shape] float64 (float32 where the device has no float64)."""
+        shape = self.contract.terms.target.shape(self.contract.data)
+        rows = [
+            torch.randn(shape, generator=generator_for(self.inference.seed, "start", draw, index))
+            for index in indices.tolist()
+        ]
+        return torch.stack(rows).to(self.device, torch.float32 if self.device.type == "mps" else torch.float64)
+
+    def generate(self, labels: Tensor, indices: Tensor) -> Tensor:
+        """Images [N, channels, height, width] of the classes `labels` [N], in raw units (uint8 sets: 0 to 255)."""
+        return self.space.decode(self.sample(labels, indices))
+
+    def classify(self, images: Tensor, indices: Tensor, draw: int = 0) -> Tensor:
+        """Labels [N] of standardised images [N, channels, height, width]."""
+        return self.space.decode(self.sample(images, indices, draw))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss over all levels; accuracy if the stack is a classifier."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss over all levels; accuracy if the stack is a classifier."""
+        self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """A generated image for each label of the batch, or a label for each image."""
+        clean = self.space.encode(batch)
+        if self.makes_images:
+            return self.generate(clean.labels, batch["index"])
+        return self.classify(clean.cond, batch["index"])
+
+    def _evaluate(self, batch: Batch, stage: str) -> None:
+        clean, num = self.space.encode(batch), len(batch["label"])
+        self._add_losses(clean, batch)
+        self.log(f"{stage}/loss", self.total_loss, batch_size=num)
+        for block, metric in enumerate(self.block_losses):
+            assert isinstance(metric, MeanMetric)
+            self.log(f"{stage}/loss_block_{block}", metric, batch_size=num)
+        for draw, accuracy in enumerate(self.accuracies):
+            assert isinstance(accuracy, MulticlassAccuracy)
+            accuracy(self.classify(clean.cond, batch["index"], draw), clean.labels)
+            self.log(f"{stage}/accuracy_draw_{draw}", accuracy, batch_size=num)
+
+    @torch.no_grad()
+    def _add_losses(self, clean: Clean, batch: Batch) -> None:
+        """Weighted losses at fixed levels that cover the whole range, each with the block that owns its level."""
+        uniform = ((batch["index"].cpu().double() + 0.5) * _GOLDEN) % 1
+        levels = self.contract.noise.quantile(uniform)
+        owners = self.contract.partition.block_for(levels)
+        sigma = levels.to(clean.clean.device, torch.float32)
+        generator = generator_for(self.inference.seed, "test noise", int(batch["position"]), device=clean.clean.device)
+        noise = torch.randn(clean.clean.shape, generator=generator, device=clean.clean.device)
+        noisy = corrupt(clean.clean, noise, sigma)
+        for block in owners.unique().tolist():
+            rows = (owners == block).to(clean.clean.device)
+            part = Clean(*(tensor[rows] for tensor in clean))
+            losses = self.denoiser(block).loss(part, noisy[rows], sigma[rows])
+            self.block_losses[block](losses)
+            self.total_loss(losses)
+
+    def on_test_end(self) -> None:
+        """Log a sample grid if the stack makes images."""
+        if self.makes_images:
+            for logger in self.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_image("samples", self.sample_grid())
+
+    def sample_grid(self) -> Tensor:
+        """`inference.num_images` images, one class a column, as one picture [channels, H, W] of type uint8."""
+        num_classes, num_images = self.contract.data.num_classes, self.inference.num_images
+        indices = torch.arange(num_images, device=self.device)
+        images = torch.cat([self.generate(part % num_classes, part) for part in indices.split(64)])
+        return image_grid(images, num_columns=min(num_classes, 10))

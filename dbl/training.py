@@ -1,0 +1,184 @@
+"""The optimization that blocks and end-to-end baselines share: manual, one optimizer, counted in optimizer steps."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from dbl.contract import Contract
+from dbl.errors import UserError
+from dbl.seeding import derive_seed
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+@dataclass
+class Recipe:
+    """How one part of a run is trained; blocks of one run may differ in it.
+
+    Args:
+        optimizer: makes the optimizer from the parameters.
+        warmup_steps: optimizer steps in which the learning rate rises linearly from 0.
+        decay: what follows; `cosine` falls to 0 at `trainer.max_steps`, `constant` stays.
+        clip_norm: largest norm of the gradient; null does not clip.
+        accumulate: batches whose gradients are averaged for one optimizer step.
+        compile: compile the network with `torch.compile`.
+    """
+
+    optimizer: OptimizerFactory = field(default=AdamW)
+    warmup_steps: int = 0
+    decay: Literal["cosine", "constant"] = "cosine"
+    clip_norm: float | None = 1.0
+    accumulate: int = 1
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1:
+            raise UserError(f"model.recipe.accumulate ({self.accumulate}) must be at least 1")
+        if self.warmup_steps < 0:
+            raise UserError(f"model.recipe.warmup_steps ({self.warmup_steps}) must be 0 or more")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise UserError(f"model.recipe.clip_norm ({self.clip_norm}) must be positive, or null for no clipping")
+
+    def learning_rate_factor(self, step: int, total: int) -> float:
+        """Factor on the learning rate of optimizer step `step` (0 is the first) out of `total`."""
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        if self.decay == "constant":
+            return 1.0
+        progress = (step - self.warmup_steps) / max(total - self.warmup_steps, 1)
+        return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+class Losses(NamedTuple):
+    """Losses of a batch: [N] per sample, and [N] noise levels if there are any."""
+
+    per_sample: Tensor
+    sigma: Tensor | None = None
+
+
+class TrainedPart(L.LightningModule, ABC):
+    """A part of a run that is trained alone: a block, or a whole network end to end.
+
+    Data order, noise and dropout are functions of (seed, part, position), where the position counts the batches that this
+    part has consumed; it is stored in the checkpoint. So a resumed training continues as if it had never stopped.
+
+    Args:
+        part: name of its folder in the run folder.
+        index: of the block, or 0.
+        contract: of the run; gives the seed, and its hash is what a checkpoint must carry to be loaded here.
+        recipe: how to train.
+    """
+
+    def __init__(self, part: str, index: int, contract: Contract, recipe: Recipe | None = None) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.part = part
+        self.index = index
+        self.contract = contract
+        self.seed = contract.terms.seed
+        self.recipe = recipe or Recipe()
+        self.position = 0
+
+    @abstractmethod
+    def losses(self, batch: Any) -> Losses:
+        """Losses of one batch."""
+
+    @property
+    @abstractmethod
+    def trained(self) -> nn.Module:
+        """The module whose parameters are trained and stored."""
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
+        """One optimizer over this part's own parameters, with a schedule in optimizer steps."""
+        optimizer = self.recipe.optimizer(self.trained.parameters())
+        factor = partial(self.recipe.learning_rate_factor, total=self.trainer.max_steps)
+        return [optimizer], [LambdaLR(optimizer, factor)]
+
+    def on_fit_start(self) -> None:
+        """Refuse what cannot be trained correctly; compile if asked."""
+        if self.trainer.max_steps < 1:
+            raise UserError("trainer.max_steps must be set: the number of optimizer steps of each block")
+        if str(self.trainer.precision).startswith("16"):
+            raise UserError(f"trainer.precision={self.trainer.precision} is not supported: use bf16-mixed or 32-true")
+        if self.recipe.compile:
+            self.trained.compile()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Make dropout a function of the position."""
+        torch.manual_seed(derive_seed(self.seed, "step", self.index, self.position, self.global_rank))
+
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """Backward, and an optimizer step after every `accumulate` batches."""
+        losses = self.losses(batch)
+        loss = losses.per_sample.mean()
+        self._check_finite(loss, "loss", losses.sigma)
+        self.manual_backward(loss / self.recipe.accumulate)
+        self.position += 1
+        if self.position % self.recipe.accumulate == 0:
+            self._optimizer_step(losses.sigma)
+        self._log_step("train/loss", loss)
+        outputs = {"loss": loss.detach(), "per_sample": losses.per_sample.detach()}
+        return outputs if losses.sigma is None else outputs | {"sigma": losses.sigma}
+
+    def _optimizer_step(self, sigma: Tensor | None) -> None:
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        assert isinstance(scheduler, LRScheduler)
+        assert not isinstance(optimizer, list)
+        norm = nn.utils.clip_grad_norm_(self.trained.parameters(), self.recipe.clip_norm or math.inf)
+        self._check_finite(norm, "gradient", sigma)
+        self._log_step("train/gradient_norm", norm)
+        self._log_step("train/learning_rate", scheduler.get_last_lr()[0])
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+
+    def _log_step(self, name: str, value: Tensor | float) -> None:
+        # Lightning's own x-axis counts batches under manual optimization; `step` overrides it with optimizer steps.
+        self.log("step", float(self.global_step))
+        self.log(name, value, prog_bar=name == "train/loss")
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Loss on the fixed draws of the validation split."""
+        per_sample = self.losses(batch).per_sample
+        self.log("step", float(self.global_step), batch_size=len(per_sample))
+        self.log("val/loss", per_sample.mean(), batch_size=len(per_sample), prog_bar=True, sync_dist=True)
+
+    def _check_finite(self, value: Tensor, name: str, sigma: Tensor | None) -> None:
+        """Stop before a loss or gradient that is not finite reaches a weight."""
+        if torch.isfinite(value):
+            return
+        levels = "" if sigma is None else f" at noise levels {sigma.min():.4g} to {sigma.max():.4g}"
+        saved = getattr(self.trainer.checkpoint_callback, "last_saved", None)
+        good = f"last good checkpoint: {saved}" if saved else "no checkpoint yet"
+        raise UserError(
+            f"{self.part} stopped at step {self.global_step}: {name} is {value.item()}{levels}; {good}; "
+            "try a lower model.recipe.optimizer.lr"
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what identifies this part and where it stands."""
+        checkpoint["dbl"] = {
+            "part": self.part,
+            "contract": self.contract.hash,
+            "position": self.position,
+            "max_steps": self.trainer.max_steps,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another part or contract; take up its position."""
+        stored = checkpoint.get("dbl", {})
+        if (stored.get("part"), stored.get("contract")) != (self.part, self.contract.hash):
+            raise UserError(
+                f"the checkpoint is of {stored.get('part')} with contract {str(stored.get('contract'))[:12]}, not of "
+                f"{self.part} with contract {self.contract.hash[:12]}: resume it in its own run"
+            )
+        self.position = stored["position"]
