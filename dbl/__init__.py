@@ -1,0 +1,71 @@
+"""Block-wise training of neural networks by diffusion (DiffusionBlocks, arXiv 2506.14202).
+
+Names are imported when they are first used, so that `import dbl` is quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dbl.block import DiffusionBlock
+    from dbl.contract import Contract, Terms
+    from dbl.data.noisy import NoisyData
+    from dbl.errors import UserError
+    from dbl.information import InformationNoise
+    from dbl.networks import DiT, ViT
+    from dbl.noise import LogNormalNoise, LogUniformNoise, UniformNoise
+    from dbl.partition import Cut, Partition
+    from dbl.sampling import Sampler
+    from dbl.stack import BlockStack, Inference
+    from dbl.targets import ClassTarget, PixelTarget
+    from dbl.training import Recipe
+
+_HOMES = {
+    "BlockStack": "dbl.stack",
+    "ClassTarget": "dbl.targets",
+    "Contract": "dbl.contract",
+    "Cut": "dbl.partition",
+    "DiT": "dbl.networks",
+    "DiffusionBlock": "dbl.block",
+    "Inference": "dbl.stack",
+    "InformationNoise": "dbl.information",
+    "LogNormalNoise": "dbl.noise",
+    "LogUniformNoise": "dbl.noise",
+    "NoisyData": "dbl.data.noisy",
+    "Partition": "dbl.partition",
+    "PixelTarget": "dbl.targets",
+    "Recipe": "dbl.training",
+    "Sampler": "dbl.sampling",
+    "Terms": "dbl.contract",
+    "UniformNoise": "dbl.noise",
+    "UserError": "dbl.errors",
+    "ViT": "dbl.networks",
+}
+
+__all__ = [
+    "BlockStack",
+    "ClassTarget",
+    "Contract",
+    "Cut",
+    "DiT",
+    "DiffusionBlock",
+    "Inference",
+    "InformationNoise",
+    "LogNormalNoise",
+    "LogUniformNoise",
+    "NoisyData",
+    "Partition",
+    "PixelTarget",
+    "Recipe",
+    "Sampler",
+    "Terms",
+    "UniformNoise",
+    "UserError",
+    "ViT",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dbl' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -61,7 +61,9 @@ def read_part(path: Path, part: str, contract: Contract, prefix: str, weights: W
     if not isinstance(stamp, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of dbl")
     if stamp["part"] != part:
-        raise UserError(f"{path} holds {stamp['part']}, not {part}: put each checkpoint into the folder of its own block")
+        raise UserError(
+            f"{path} holds {stamp['part']}, not {part}: put each checkpoint into the folder of its own block"
+        )
     if stamp["contract"] != contract.hash:
         raise UserError(
             f"{path} was trained under another contract ({stamp['contract'][:12]}, this run has {contract.hash[:12]}): "
@@ -115,7 +117,9 @@ def assemble(run: RunFolder, weights: Weights = "ema") -> Path:
     temporary = run.path / ".model.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        blocks = [_store_block(run, contract, block, weights, temporary) for block in range(contract.partition.num_blocks)]
+        blocks = [
+            _store_block(run, contract, block, weights, temporary) for block in range(contract.partition.num_blocks)
+        ]
         if contract.table is not None:
             write_tensors(temporary / "table.safetensors", {"table": contract.table})
         write_json(temporary / "config.json", {"contract": contract.to_plain(), "weights": weights, "blocks": blocks})
@@ -159,7 +163,9 @@ class ModelFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not (self.path / "config.json").is_file():
-            raise UserError(f"{self.path} is not an assembled model: it has no config.json; run dbl assemble on its run")
+            raise UserError(
+                f"{self.path} is not an assembled model: it has no config.json; run dbl assemble on its run"
+            )
         self.config: dict[str, Any] = read_json(self.path / "config.json")
         plain = self.config["contract"]
         table = read_tensors(self.path / "table.safetensors")["table"] if plain["table_sha256"] else None

@@ -3,7 +3,9 @@
 Heavy packages are imported only by the command that needs them, so that `dbl --help` answers at once.
 """
 
+import logging
 import sys
+import warnings
 from importlib import import_module
 
 from dbl.errors import Interrupted, UserError
@@ -38,6 +40,23 @@ _COMMANDS = {
 }
 
 
+# Messages of Lightning that tell a user of `dbl` nothing, and why.
+_SILENCED = (
+    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # between Lightning and torch
+    "You're resuming from a checkpoint that ended before the epoch ended",  # the order of the data is our own
+    "The number of training batches .* is smaller than the logging interval",  # log lines are counted in steps
+    "The '.*_dataloader' does not have many workers",  # sets in memory need none
+)
+
+
+def _quieten() -> None:
+    """One line for a warning, and no banner for each block."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.formatwarning = lambda message, category, *_: f"dbl: {category.__name__}: {message}\n"
+    for message in _SILENCED:
+        warnings.filterwarnings("ignore", message=message)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 for a fault of the input, 130 when the user stopped it."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -47,15 +66,23 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[0] not in _COMMANDS:
         print(f"dbl: there is no command {arguments[0]!r}: choose {', '.join(_COMMANDS)}", file=sys.stderr)
         return 2
+    _quieten()
     try:
         import_module(_COMMANDS[arguments[0]]).main(arguments)
-    except UserError as error:
-        print(f"dbl: {error}", file=sys.stderr)
-        return 2
-    except Interrupted as stop:
-        print(f"dbl: {stop}", file=sys.stderr)
-        return 130
+    except Exception as error:
+        known = _known_fault(error)
+        if known is None:
+            raise
+        print(f"dbl: {known}", file=sys.stderr)
+        return 130 if isinstance(known, Interrupted) else 2
     return 0
+
+
+def _known_fault(error: BaseException | None) -> BaseException | None:
+    """The fault of the input behind an exception: the parser wraps what is raised while it builds classes."""
+    while error is not None and not isinstance(error, UserError | Interrupted):
+        error = error.__cause__
+    return error
 
 
 if __name__ == "__main__":

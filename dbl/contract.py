@@ -1,7 +1,8 @@
 """The contract: all that the blocks of a run agree on, frozen before the first step.
 
 `Terms` is what a user chooses; `settle` adds what follows from the data (statistics, the target table, the fitted noise
-distribution, the boundaries) and gives the `Contract`. Every block checkpoint and every assembled file carries its hash.
+distribution, the boundaries) and gives the `Contract`. Every block checkpoint and every assembled file carries its
+hash.
 """
 
 import hashlib
@@ -112,7 +113,7 @@ class Contract:
             contract = cls(
                 terms=from_plain(plain["terms"], Terms),
                 data=from_plain(plain["data"], DataSpec),
-                noise=from_plain(plain["noise"], NoiseDistribution),
+                noise=from_plain(plain["noise"], NoiseDistribution),  # type: ignore[type-abstract]
                 partition=from_plain(plain["partition"], Partition),
                 table=table,
             )

@@ -1,7 +1,7 @@
 """Gaussian diffusion in the variance-exploding form: corruption, preconditioning, weight and step.
 
-EDM = Karras et al. 2022 (arXiv 2206.00364), paper = DiffusionBlocks (arXiv 2506.14202). Everywhere sigma is the standard
-deviation of the noise, with shape [N] next to a target of shape [N, ...].
+EDM = Karras et al. 2022 (arXiv 2206.00364), paper = DiffusionBlocks (arXiv 2506.14202). Everywhere sigma is the
+standard deviation of the noise, with shape [N] next to a target of shape [N, ...].
 """
 
 from typing import NamedTuple
@@ -52,9 +52,9 @@ def edm_weight(sigma: Tensor, sigma_data: float) -> Tensor:
 
 
 def euler_step(noisy: Tensor, denoised: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-    """One Euler step of the probability-flow ODE from sigma down to sigma_next (both scalars), in place of paper Eq. 3-4.
+    """One Euler step of the probability-flow ODE from sigma down to sigma_next (both scalars).
 
-    `z' = z + (sigma' - sigma) (z - D) / sigma`, that is `(sigma'/sigma) z + (1 - sigma'/sigma) D`. The paper prints the step
-    with the other sign, with which the noise would grow; this is EDM's sign.
+    `z' = z + (sigma' - sigma) (z - D) / sigma`, that is `(sigma'/sigma) z + (1 - sigma'/sigma) D`: EDM's sign. The
+    paper prints its Eq. 3-4 with the other sign, with which the noise would grow.
     """
     return torch.lerp(denoised, noisy, (sigma_next / sigma).to(noisy.dtype))

@@ -12,5 +12,5 @@ class DblWarning(UserWarning):
     """A setting that works but is probably not what the user meant. Errors in the tests."""
 
 
-class Interrupted(Exception):  # noqa: N818 - nothing went wrong
+class Interrupted(Exception):
     """The user or the machine stopped a training, and its state was saved. The commands exit with code 130."""

@@ -94,9 +94,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} does not exist: train this block first")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file: pickle, zip, runtime and end-of-file errors
+    except (
+        Exception
+    ) as error:  # torch raises many kinds for a damaged file: pickle, zip, runtime and end-of-file errors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is damaged or not a checkpoint of dbl ({reason[:120]}): train this block anew") from None
+        raise UserError(
+            f"{path} is damaged or not a checkpoint of dbl ({reason[:120]}): train this block anew"
+        ) from None
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path} is not a checkpoint of dbl")
     return checkpoint

@@ -1,12 +1,13 @@
 """How much a noise level tells about a discrete target, and the noise distribution that follows from it.
 
-For `z = y + sigma * noise` with y a row of a table, the I-MMSE relation (Guo, Shamai, Verdu 2005; arXiv cs/0412108) gives the
-information that is resolved between two levels:
+For `z = y + sigma * noise` with y a row of a table, the I-MMSE relation (Guo, Shamai, Verdu 2005; arXiv cs/0412108)
+gives the information that is resolved between two levels:
 
     i(sigma) = sigma^-3 mmse(sigma)   nats per unit of sigma,
 
-and its integral over all levels is the entropy of y. Drawing sigma from this density, and cutting it into equal parts, gives
-every block the same number of nats to resolve. No network is needed: the best denoiser of a table is its posterior mean.
+and its integral over all levels is the entropy of y. Drawing sigma from this density, and cutting it into equal parts,
+gives every block the same number of nats to resolve. No network is needed: the best denoiser of a table is its
+posterior mean.
 """
 
 import math
@@ -103,7 +104,9 @@ class InformationNoise(NoiseDistribution):
         sigmas[0], sigmas[-1] = self.sigma_max, self.sigma_min
         density = information_density(table.float().cpu(), frequencies.float().cpu(), sigmas, self.num_draws, self.seed)
         nats = -torch.trapezoid(density, logs)
-        mixed = (1 - self.uniform_share) * density / nats + self.uniform_share / math.log(self.sigma_max / self.sigma_min)
+        mixed = (1 - self.uniform_share) * density / nats + self.uniform_share / math.log(
+            self.sigma_max / self.sigma_min
+        )
         return TabulatedNoise.from_density(sigmas, mixed)
 
     def cdf(self, sigma: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where a part logs: TensorBoard events and `metrics.csv` in its own folder, both continued when a training is resumed."""
+"""Where a part logs: TensorBoard events and `metrics.csv` in its own folder, both continued on resume."""
 
 import csv
 import warnings

@@ -1,8 +1,9 @@
 """Noise distributions: how often each noise level is trained.
 
-One object serves three purposes through its inverse CDF: the partition cuts its quantiles, training draws from an interval
-of it, and the quantile schedule of the samplers steps along it. Every distribution is truncated to `[sigma_min, sigma_max]`,
-and `cdf` is that of the truncated law: 0 at `sigma_min`, 1 at `sigma_max`. Levels are computed in float64.
+One object serves three purposes through its inverse CDF: the partition cuts its quantiles, training draws from an
+interval of it, and the quantile schedule of the samplers steps along it. Every distribution is truncated to
+`[sigma_min, sigma_max]`, and `cdf` is that of the truncated law: 0 at `sigma_min`, 1 at `sigma_max`. Levels are
+computed in float64.
 
 `information.py` has the distribution that is measured from a target table.
 """
@@ -10,12 +11,18 @@ and `cdf` is that of the truncated law: 0 at `sigma_min`, 1 at `sigma_max`. Leve
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from dbl.errors import UserError
+
+
+def even_fractions(index: Tensor) -> Tensor:
+    """Numbers in [0, 1) for integers [N]: multiples of the golden ratio, so that any run of them spreads evenly."""
+    return ((index.double() + 0.5) * 0.6180339887498949) % 1
 
 
 class Interval(NamedTuple):
@@ -170,7 +177,7 @@ class TabulatedNoise(NoiseDistribution):
         if len(self.sigmas) != len(self.cdf_values) or len(self.sigmas) < 2:
             raise UserError("noise: sigmas and cdf_values must have the same length, at least 2")
         for name, values in (("sigmas", self.sigmas), ("cdf_values", self.cdf_values)):
-            if any(first <= second for first, second in zip(values[:-1], values[1:], strict=True)):
+            if any(first <= second for first, second in pairwise(values)):
                 raise UserError(f"noise: {name} must decrease strictly")
         if (self.sigmas[0], self.sigmas[-1], self.cdf_values[0], self.cdf_values[-1]) != (*reversed(self.range), 1, 0):
             raise UserError("noise: sigmas must run from sigma_max to sigma_min and cdf_values from 1 to 0")

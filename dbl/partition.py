@@ -1,6 +1,7 @@
 """The partition: which block owns which noise levels and which layers.
 
-This is the only place that maps a noise level to a block. Block 0 has the highest noise and the first layers, and runs first.
+This is the only place that maps a noise level to a block. Block 0 has the highest noise and the first layers, and runs
+first.
 """
 
 import math
@@ -25,8 +26,8 @@ class Partition:
     """Noise levels and layers of each block.
 
     Args:
-        boundaries: [B+1] decreasing levels, from `sigma_max` to `sigma_min`; block b owns `boundaries[b+1]` (excluded, but
-            for the last) to `boundaries[b]` (included).
+        boundaries: [B+1] decreasing levels, from `sigma_max` to `sigma_min`; block b owns `boundaries[b+1]` (excluded,
+            but for the last) to `boundaries[b]` (included).
         layers: [B] number of layers of each block, in the order in which they run.
         overlap: fraction of its width in ln sigma by which a block's training interval is widened on each side.
 
@@ -41,6 +42,8 @@ class Partition:
     def __post_init__(self) -> None:
         object.__setattr__(self, "boundaries", tuple(self.boundaries))
         object.__setattr__(self, "layers", tuple(self.layers))
+        if len(self.boundaries) < 2:
+            raise UserError(f"partition.boundaries {list(self.boundaries)} must have at least 2 levels")
         if any(high <= low for high, low in pairwise(self.boundaries)) or self.boundaries[-1] <= 0:
             raise UserError(f"partition.boundaries {list(self.boundaries)} must be positive and decrease strictly")
         if len(self.layers) != len(self.boundaries) - 1 or min(self.layers) < 1:
@@ -110,7 +113,8 @@ class Cut:
     Args:
         num_blocks: B.
         scheme: where the levels are cut. `equal_probability`: each interval holds 1/B of the noise distribution (paper,
-            Sec. 3.3); `uniform_sigma`, `uniform_log_sigma`: equal widths in sigma or ln sigma; `explicit`: at `boundaries`.
+            Sec. 3.3); `uniform_sigma`, `uniform_log_sigma`: equal widths in sigma or ln sigma; `explicit`: at
+            `boundaries`.
         boundaries: [B+1] decreasing levels, for `explicit` only.
         layers: [B] layers of each block; by default the layers are split evenly.
         overlap: see `Partition`; the paper uses 0.05 (0.1 for text).

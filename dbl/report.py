@@ -90,21 +90,21 @@ def _markdown(report: dict[str, Any]) -> list[str]:
         lines += ["## Samples", "", "One class a column.", "", f"![samples]({report['samples']})", ""]
         if len(report["sides"]) > 1:
             lines += ["The end-to-end network's:", "", "![samples](../baseline/report/samples.png)", ""]
-    return lines + ["## How to read this", "", *_EXPLANATION]
+    return [*lines, "## How to read this", "", *_EXPLANATION]
 
 
 _TITLES = {"blocks": "Blocks", "end_to_end": "End to end"}
 
 _EXPLANATION = [
-    "- *Parameters at once*: trainable parameters that are in memory at any time of the training. Gradients and optimizer",
-    "  state grow with them, activations with the layers of one part.",
+    "- *Parameters at once*: trainable parameters that are in memory at any time of the training. Gradients and",
+    "  optimizer state grow with them, activations with the layers of one part.",
     "- *Wall time*: training of all parts one after another on this machine, validation included.",
-    "- *test/loss*: weighted denoising loss on the test split at fixed noise levels that cover the whole range by the noise",
-    "  distribution, each level with the block that owns it; comparable between sides, lower is better.",
-    "- *test/accuracy*: share of test images whose label is right; mean over start noises for the blocks (single draws in",
-    "  report.json).",
-    "- Both sides had the same number of steps, batch size and learning rate; each part saw every step, so the compute of",
-    "  all blocks together is that of the end-to-end network.",
+    "- *test/loss*: weighted denoising loss on the test split at fixed noise levels that cover the whole range by the",
+    "  noise distribution, each level with the block that owns it; comparable between sides, lower is better.",
+    "- *test/accuracy*: share of test images whose label is right; mean over start noises for the blocks (single draws",
+    "  in report.json).",
+    "- Both sides had the same number of steps, batch size and learning rate; each part saw every step, so the compute",
+    "  of all blocks together is that of the end-to-end network.",
 ]
 
 

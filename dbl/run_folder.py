@@ -1,10 +1,10 @@
 """The run folder: where each file of a run lies, and the contract that is written there once.
 
-    runs/<name>/  config.yaml  contract.json  table.safetensors
-                  block_<b>/   checkpoints/last.ckpt  metrics.csv  events…
-                  model/       config.json  block_<b>.safetensors  table.safetensors
-                  report/      report.md  report.json  samples.png
-                  baseline/    a run folder of its own for the end-to-end network
+runs/<name>/  config.yaml  contract.json  table.safetensors
+block_<b>/   checkpoints/last.ckpt  metrics.csv  events…
+model/       config.json  block_<b>.safetensors  table.safetensors
+report/      report.md  report.json  samples.png
+baseline/    a run folder of its own for the end-to-end network
 """
 
 from dataclasses import dataclass
@@ -78,12 +78,12 @@ class RunFolder:
         return load_contract(self.path)
 
     def settle(self, terms: Terms, data: DataSpec) -> Contract:
-        """The contract of this run: the stored one if there is one, else a new one (not yet written).
+        """The contract of this run: the stored one if a part was trained under it, else a new one (not yet written).
 
         Raises:
             UserError: if the stored one was made with other terms or other data.
         """
-        if not (self.path / "contract.json").is_file():
+        if not self._has_trained_parts():
             return terms.settle(data)
         stored = self.load_contract()
         chosen = {"contract": to_plain(terms)["init_args"], "data": to_plain(data)["init_args"]}
@@ -92,14 +92,17 @@ class RunFolder:
         if difference:
             key, ours, theirs = difference
             raise UserError(
-                f"{key} is {ours} here but {theirs} in {self.path / 'contract.json'}, which the blocks of this run agreed "
-                "on: put it back, or start another run with --run.name"
+                f"{key} is {ours} here but {theirs} in {self.path / 'contract.json'}, on which the blocks of this run "
+                "agreed: put it back, or start another run with --run.name"
             )
         return stored
 
+    def _has_trained_parts(self) -> bool:
+        return any(self.path.glob("*/checkpoints/last.ckpt"))
+
     def write_contract(self, contract: Contract) -> None:
-        """Write the contract unless it is there already."""
-        if not (self.path / "contract.json").is_file():
+        """Write the contract, unless a block was trained under the one that is there."""
+        if not self._has_trained_parts():
             save_contract(self.path, contract)
 
 

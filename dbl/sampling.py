@@ -1,12 +1,14 @@
 """Samplers: plain functions that carry noise along decreasing levels to a clean target, and the levels they step along.
 
-A sampler takes `denoise(noisy, sigma) -> denoised`, a start [N, ...] at the first level and `sigmas`, K+1 decreasing levels
-of which the last is 0. It knows nothing of blocks or training. The state is kept in the dtype of the start: float64 is meant.
+A sampler takes `denoise(noisy, sigma) -> denoised`, a start [N, ...] at the first level and `sigmas`, K+1 decreasing
+levels of which the last is 0. It knows nothing of blocks or training. The state is kept in the dtype of the start:
+float64 is meant.
 """
 
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -31,7 +33,8 @@ def karras_levels(num_steps: int, sigma_min: float, sigma_max: float, rho: float
 def quantile_levels(num_steps: int, noise: NoiseDistribution) -> Tensor:
     """[K+1] decreasing levels at the quantiles 1 - k/K of the training law, then 0.
 
-    With K = B and an equal-probability partition these are the upper ends of the blocks' intervals: one call of each block.
+    With K = B and an equal-probability partition these are the upper ends of the blocks' intervals: one call of each
+    block.
     """
     q = 1 - torch.arange(num_steps, dtype=torch.float64) / num_steps
     levels = noise.quantile(q)
@@ -41,7 +44,7 @@ def quantile_levels(num_steps: int, noise: NoiseDistribution) -> Tensor:
 def sample_euler(denoise: Denoise, start: Tensor, sigmas: Tensor) -> Tensor:
     """Euler's method on the probability-flow ODE: first order, K calls."""
     noisy = start
-    for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, sigma_next in pairwise(sigmas):
         noisy = euler_step(noisy, denoise(noisy, sigma), sigma, sigma_next)
     return noisy
 
@@ -49,7 +52,7 @@ def sample_euler(denoise: Denoise, start: Tensor, sigmas: Tensor) -> Tensor:
 def sample_heun(denoise: Denoise, start: Tensor, sigmas: Tensor) -> Tensor:
     """Heun's method (EDM, Algorithm 1 without churn): second order, 2K - 1 calls; the last step is Euler's."""
     noisy = start
-    for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, sigma_next in pairwise(sigmas):
         denoised = denoise(noisy, sigma)
         ahead = euler_step(noisy, denoised, sigma, sigma_next)
         if sigma_next > 0:
@@ -63,7 +66,7 @@ def sample_heun(denoise: Denoise, start: Tensor, sigmas: Tensor) -> Tensor:
 def sample_dpmpp_2m(denoise: Denoise, start: Tensor, sigmas: Tensor) -> Tensor:
     """DPM-Solver++(2M) (arXiv 2211.01095, Algorithm 2): second order by one earlier result, K calls."""
     noisy, earlier, width_before = start, None, None
-    for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, sigma_next in pairwise(sigmas):
         denoised = denoise(noisy, sigma)
         width = (sigma / sigma_next).log()  # step in lambda = -ln(sigma); infinite for the last step to 0
         extrapolated = denoised
@@ -95,7 +98,11 @@ class Sampler:
         schedule: levels of the steps; `karras`: EDM's; `quantile`: equal shares of the training law.
         num_steps: K.
         rho: of the Karras schedule; larger puts more steps at low noise.
-        guidance_scale: 1 samples the model as it is; larger values follow the class more closely (two calls for each one).
+        guidance_scale: 1 samples the model as it is; larger values follow the class more closely (two calls for each
+            one).
+        temperature: factor on the start noise. 1 draws from the model's distribution: right for images. 0 starts at
+            the mean and is deterministic: right for a classifier, where a draw from p(class | image) is right less
+            often than the most probable class.
     """
 
     method: Literal["euler", "heun", "dpmpp_2m"] = "euler"
@@ -103,12 +110,15 @@ class Sampler:
     num_steps: int = 50
     rho: float = 7.0
     guidance_scale: float = 1.0
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if self.num_steps < 1:
             raise UserError(f"sampler.num_steps ({self.num_steps}) must be at least 1")
         if self.rho <= 0:
             raise UserError(f"sampler.rho ({self.rho}) must be positive")
+        if self.temperature < 0:
+            raise UserError(f"sampler.temperature ({self.temperature}) must be 0 or more")
 
     def levels(self, noise: NoiseDistribution) -> Tensor:
         """[K+1] decreasing levels for a training law; the last is 0."""

@@ -1,7 +1,7 @@
 """Counter-based randomness: every draw is a function of a seed and of what it is for, never of what was drawn before.
 
-So block b trained alone, after others or beside others draws the same numbers, and a run that was killed and resumed draws
-what it would have drawn.
+So block b trained alone, after others or beside others draws the same numbers, and a run that was killed and resumed
+draws what it would have drawn.
 """
 
 import hashlib

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from dbl.errors import UserError
 
@@ -41,12 +41,15 @@ def from_plain(plain: Mapping[str, Any], base: type[T]) -> T:
         raise UserError(f"class_path {path!r} cannot be imported ({error}): install or import its package") from None
     if not (isinstance(cls, type) and issubclass(cls, base) and is_dataclass(cls)):
         raise UserError(f"class_path {path!r} is not a {base.__name__}")
-    return cls(**{key: _nested(value) for key, value in plain["init_args"].items()})
+    expected = get_type_hints(cls)
+    arguments = {key: _nested(value, expected.get(key)) for key, value in plain["init_args"].items()}
+    return cls(**arguments)  # type: ignore[return-value]
 
 
-def _nested(value: Any) -> Any:
-    if isinstance(value, Mapping) and "class_path" in value:
-        return from_plain(value, object)
+def _nested(value: Any, expected: Any) -> Any:
+    """A dataclass inside a dataclass, which must be of the kind that its field is annotated with."""
+    if isinstance(value, Mapping) and "class_path" in value and isinstance(expected, type):
+        return from_plain(value, expected)
     return value
 
 
@@ -54,8 +57,8 @@ def first_difference(ours: Any, theirs: Any, key: str = "") -> tuple[str, Any, A
     """The first place at which two plain values differ: its dotted key and both values; None if they are equal."""
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
         for name in sorted({*ours, *theirs}):
-            inner = name if name in ("class_path", "init_args") else f"{key}.{name}".lstrip(".")
-            found = first_difference(ours.get(name), theirs.get(name), key if inner == name else inner)
+            nested = key if name in ("class_path", "init_args") else f"{key}.{name}".lstrip(".")
+            found = first_difference(ours.get(name), theirs.get(name), nested)
             if found:
                 return found
         return None

@@ -19,12 +19,13 @@ from dbl.denoiser import Denoiser
 from dbl.diffusion import corrupt
 from dbl.errors import UserError
 from dbl.figures import image_grid
-from dbl.sampling import Sampler, guided
+from dbl.noise import even_fractions
+from dbl.sampling import Denoise, Sampler, guided
 from dbl.seeding import generator_for
 from dbl.targets import Batch, Clean, PixelTarget
 
-# Multiples of the golden ratio modulo 1 spread evenly, so that the levels of an evaluation cover the range at any number.
-_GOLDEN = 0.6180339887498949
+# Multiples of the golden ratio modulo 1 spread evenly, so that the levels of an evaluation cover the range at any
+# number. _GOLDEN = 0.6180339887498949
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,8 @@ class BlockStack(L.LightningModule):
             [N, *target_shape].
         """
         sampler, noise = self.inference.sampler, self.contract.noise
-        start = noise.sigma_max * self._unit_noise(indices, draw)
-        denoise = partial(self._denoise, cond=cond)
+        start = sampler.temperature * noise.sigma_max * self._unit_noise(indices, draw)
+        denoise: Denoise = partial(self._denoise, cond=cond)
         if sampler.guidance_scale != 1:
             denoise = guided(denoise, partial(self._denoise, cond=self._no_class(cond)), sampler.guidance_scale)
         return sampler.run(denoise, start, sampler.levels(noise))
@@ -191,8 +192,7 @@ class BlockStack(L.LightningModule):
     @torch.no_grad()
     def _add_losses(self, clean: Clean, batch: Batch) -> None:
         """Weighted losses at fixed levels that cover the whole range, each with the block that owns its level."""
-        uniform = ((batch["index"].cpu().double() + 0.5) * _GOLDEN) % 1
-        levels = self.contract.noise.quantile(uniform)
+        levels = self.contract.noise.quantile(even_fractions(batch["index"].cpu()))
         owners = self.contract.partition.block_for(levels)
         sigma = levels.to(clean.clean.device, torch.float32)
         generator = generator_for(self.inference.seed, "test noise", int(batch["position"]), device=clean.clean.device)

@@ -1,8 +1,8 @@
 """Target spaces: what a block denoises, and how the network's answer is read.
 
-A target is chosen in the config (`PixelTarget`, `ClassTarget`). For a data set it gives a `TargetSpace`, which turns a raw
-batch into clean targets and conditions and back, and a `Readout`, which turns the preconditioned output of the network into
-a denoised target and a loss. The space has no trainable parameter; the readout belongs to one block.
+A target is chosen in the config (`PixelTarget`, `ClassTarget`). For a data set it gives a `TargetSpace`, which turns a
+raw batch into clean targets and conditions and back, and a `Readout`, which turns the preconditioned output of the
+network into a denoised target and a loss. The space has no trainable parameter; the readout belongs to one block.
 """
 
 import math
@@ -153,7 +153,9 @@ class PixelReadout(Readout):
 
 
 class TableReadout(Readout):
-    """Logits over the rows of a table; denoised is the expected embedding; cross-entropy (paper, Eq. 5, discrete targets).
+    """Logits over the rows of a table; denoised is the expected embedding; the loss is cross-entropy.
+
+    These are the discrete targets of the paper's Eq. 5.
 
     Args:
         table: [C, D] rows of unit length, frozen.
@@ -258,11 +260,11 @@ class ClassTarget(Target):
         sigma_data: as in `Target`. The paper keeps 0.5 although a coordinate of a unit vector is smaller; so do we.
         weight: as in `Target`. EDM's weight makes cross-entropy at low noise dominate, so the default is uniform.
         dim: D, length of a row.
-        kind: how logits are read. `cosine`: a learned scale (16 at the start) times the cosine of the preconditioned vector
-            with each row. `linear`: a linear layer on the network's output. `posterior`: that plus the evidence
+        kind: how logits are read. `cosine`: a learned scale (16 at the start) times the cosine of the preconditioned
+            vector with each row. `linear`: a linear layer on the network's output. `posterior`: that plus the evidence
             `<noisy, row> / sigma^2` of Bayes' rule.
-        table_file: safetensors file with a tensor `table` [C, dim] to use; by default rows are orthonormal where C <= dim,
-            else random, from the seed.
+        table_file: safetensors file with a tensor `table` [C, dim] to use; by default rows are orthonormal where C <=
+            dim, else random, from the seed.
     """
 
     weight: Weight = "uniform"

@@ -68,8 +68,8 @@ class Losses(NamedTuple):
 class TrainedPart(L.LightningModule, ABC):
     """A part of a run that is trained alone: a block, or a whole network end to end.
 
-    Data order, noise and dropout are functions of (seed, part, position), where the position counts the batches that this
-    part has consumed; it is stored in the checkpoint. So a resumed training continues as if it had never stopped.
+    Data order, noise and dropout are functions of (seed, part, position), where the position counts the batches that
+    this part has consumed; it is stored in the checkpoint. So a resumed training continues as if it had never stopped.
 
     Args:
         part: name of its folder in the run folder.
@@ -102,6 +102,12 @@ class TrainedPart(L.LightningModule, ABC):
         optimizer = self.recipe.optimizer(self.trained.parameters())
         factor = partial(self.recipe.learning_rate_factor, total=self.trainer.max_steps)
         return [optimizer], [LambdaLR(optimizer, factor)]
+
+    def setup(self, stage: str) -> None:
+        """Let the DataModule read in the order of this part, from its position on."""
+        bind = getattr(self.trainer.datamodule, "bind", None)  # type: ignore[attr-defined]
+        if stage == "fit" and bind is not None:
+            bind(block=self.index, start=lambda: self.position)
 
     def on_fit_start(self) -> None:
         """Refuse what cannot be trained correctly; compile if asked."""

@@ -1,4 +1,4 @@
-"""The one checkpoint of a part: written at a step interval, at the end, and when the user or the machine stops the training."""
+"""The one checkpoint of a part: written at a step interval, at the end, and when a signal stops the training."""
 
 import signal
 import threading
@@ -16,8 +16,9 @@ from dbl.training import TrainedPart
 class LastCheckpoint(Checkpoint):
     """Keep `last.ckpt` up to date, always after a whole optimizer step.
 
-    The file is written to a temporary name and renamed (Lightning's atomic save), so a kill leaves the one before. On SIGINT
-    (Ctrl-C) or SIGTERM the running step is finished and saved, and `Interrupted` is raised; a second signal acts at once.
+    The file is written to a temporary name and renamed (Lightning's atomic save), so a kill leaves the one before. On
+    SIGINT (Ctrl-C) or SIGTERM the running step is finished and saved, and `Interrupted` is raised; a second signal
+    acts at once.
 
     Args:
         path: of the checkpoint.
@@ -35,21 +36,22 @@ class LastCheckpoint(Checkpoint):
         self._handlers: dict[int, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Remember a checkpoint that is there already, and listen to signals."""
-        if stage != "fit":
-            return
-        if trainer.ckpt_path:
+        """Remember the checkpoint that is resumed."""
+        if stage == "fit" and trainer.ckpt_path:
             self.last_saved = str(trainer.ckpt_path)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen to signals, in place of Lightning's handlers, which are in place by now."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._receive)
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the signal handlers back."""
         self._restore_handlers()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Put the signal handlers back: a failed fit has no teardown."""
+        """Put the signal handlers back."""
         self._restore_handlers()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
@@ -76,5 +78,6 @@ class LastCheckpoint(Checkpoint):
             self.last_saved = f"{self.path} (step {step})"
         if self._signal is not None:
             raise Interrupted(
-                f"{pl_module.part} stopped at step {step} of {trainer.max_steps} and was saved; the same command resumes it"
+                f"{pl_module.part} stopped at step {step} of {trainer.max_steps} and was saved; the same command "
+                "resumes it"
             )

@@ -15,8 +15,8 @@ class EMA(WeightAveraging):
     Checkpoints hold both: the average as `state_dict`, the live weights as `current_model_state`.
 
     Args:
-        decay: weight of the past in each update, in [0, 1). In the first steps it is (1 + n) / (10 + n) after n updates if
-            that is smaller, so that a short training does not remember its start. 0 turns averaging off.
+        decay: weight of the past in each update, in [0, 1). In the first steps it is (1 + n) / (10 + n) after n
+            updates if that is smaller, so that a short training does not remember its start. 0 turns averaging off.
     """
 
     def __init__(self, decay: float = 0.999) -> None:

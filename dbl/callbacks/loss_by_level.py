@@ -1,5 +1,6 @@
 """Training loss split by noise level."""
 
+from itertools import pairwise
 from typing import Any
 
 import lightning as L
@@ -30,9 +31,7 @@ class LossByLevel(L.Callback):
             q = torch.linspace(0, 1, self.num_bins + 1, dtype=torch.float64)
             edges = pl_module.contract.noise.quantile_within(pl_module.interval, q)
             self._inner = edges[1:-1].to(pl_module.device, torch.float32)
-            self._names = [
-                f"train/loss_at_{low:.3g}_to_{high:.3g}" for low, high in zip(edges[:-1], edges[1:], strict=True)
-            ]
+            self._names = [f"train/loss_at_{low:.3g}_to_{high:.3g}" for low, high in pairwise(edges.tolist())]
             self._clear(pl_module.device)
 
     def _clear(self, device: torch.device) -> None:
@@ -46,7 +45,7 @@ class LossByLevel(L.Callback):
         if not isinstance(pl_module, DiffusionBlock):
             return
         self._add(outputs["sigma"], outputs["per_sample"].float())
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             for name, total, count in zip(self._names, self._sums.tolist(), self._counts.tolist(), strict=True):
                 if count:
                     pl_module.log(name, total / count)

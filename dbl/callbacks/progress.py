@@ -45,7 +45,7 @@ class StepProgress(ProgressBar):
     ) -> None:
         """Move the bar to the present step."""
         if self._bar is not None and trainer.global_step > self._bar.n:
-            if trainer.global_step % trainer.log_every_n_steps == 0:
+            if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
                 self._bar.set_postfix(self._metrics(trainer), refresh=False)
             self._bar.update(trainer.global_step - self._bar.n)
 

@@ -28,7 +28,7 @@ class Throughput(L.Callback):
         assert isinstance(pl_module, TrainedPart)
         self._samples += len(outputs["per_sample"])
         steps = trainer.global_step - self._step
-        if steps and trainer.global_step % trainer.log_every_n_steps == 0:
+        if steps and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             seconds = time.perf_counter() - self._time
             pl_module.log("train/samples_per_second", self._samples / seconds)
             pl_module.log("train/steps_per_second", steps / seconds)

@@ -25,6 +25,8 @@ from dbl.training import TrainedPart
 STACK_COMMANDS = ("validate", "test", "predict")
 # What only the training of a part needs.
 _TRAINING_GROUPS = ("model", "ema", "checkpoint", "loss_by_level")
+# Options of Lightning's Trainer that manual optimization excludes: name, default, and our own.
+_AUTOMATIC_ONLY = (("gradient_clip_val", None, "clip_norm"), ("accumulate_grad_batches", 1, "accumulate"))
 
 
 class BlockCLI(LightningCLI):
@@ -73,7 +75,9 @@ class BlockCLI(LightningCLI):
         parser.add_class_arguments(LastCheckpoint, "checkpoint")
         parser.add_class_arguments(LossByLevel, "loss_by_level")
         parser.add_class_arguments(Inference, "inference")
-        parser.add_argument("--from_scratch", type=bool, default=False, help="Train anew what has been trained already.")
+        parser.add_argument(
+            "--from_scratch", type=bool, default=False, help="Train anew what has been trained already."
+        )
         parser.link_arguments("contract.seed", "data.init_args.seed")
         parser.link_arguments(("contract", "data", "run"), "model.contract", _settle, apply_on="instantiate")
         parser.link_arguments(("run", "model"), "checkpoint.path", _checkpoint_path, apply_on="instantiate")
@@ -81,7 +85,7 @@ class BlockCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; what is wrong becomes one line."""
         try:
-            self.config = parser.parse_args(args)
+            self.config = parser.parse_args(args)  # type: ignore[arg-type]
         except ArgumentError as error:
             raise UserError(_one_line(str(error))) from None
 
@@ -108,6 +112,9 @@ class BlockCLI(LightningCLI):
         return stack
 
     def _training(self) -> L.Trainer:
+        for option, default, ours in _AUTOMATIC_ONLY:
+            if self._get(self.config, "trainer")[option] != default:
+                raise UserError(f"trainer.{option} is for automatic optimization: set model.recipe.{ours} instead")
         callbacks = [
             *(self._get(self.config_init, group) for group in ("ema", "loss_by_level", "checkpoint")),
             PartitionFigure(),
@@ -152,11 +159,11 @@ class BlockCLI(LightningCLI):
 
     def validate(self, **options: Any) -> None:
         """Evaluate the stack on the validation split."""
-        self.results = list(self.trainer.validate(**options))
+        self.results = list(self.trainer.validate(**options | {"weights_only": True}))
 
     def test(self, **options: Any) -> None:
         """Evaluate the stack on the test split."""
-        self.results = list(self.trainer.test(**options))
+        self.results = list(self.trainer.test(**options | {"weights_only": True}))
 
 
 def _settle(terms: Terms, data: ImageData, run: RunFolder) -> Contract:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import yaml
-from lightning import Trainer
 
 from dbl.assembly import assemble, read_part
 from dbl.baselines import EndToEndViT
@@ -45,10 +44,11 @@ def _end_to_end(cli: RunCLI) -> Side:
 def _end_to_end_vit(run: RunFolder, config: dict[str, Any], from_scratch: bool) -> Side:
     write_text(run.config, yaml.safe_dump(config, sort_keys=False))
     fit_part(run.config, ["--from_scratch", str(from_scratch).lower()], EndToEndViT)
-    cli = BlockCLI(["test", "--config", str(run.config)], EndToEndViT)
+    checkpoint = run.checkpoint("end_to_end")
+    cli = BlockCLI(["test", "--config", str(run.config), "--ckpt_path", str(checkpoint)], EndToEndViT)
     assert isinstance(cli.model, EndToEndViT)
     contract = cli.model.contract
-    state = read_part(run.checkpoint("end_to_end"), "end_to_end", contract, "network.")
+    state = read_part(checkpoint, "end_to_end", contract, "network.")
     part = {
         "part": "end_to_end",
         "layers": contract.terms.network.num_layers,

@@ -52,7 +52,10 @@ class RunCLI(BlockCLI):
         super().add_arguments_to_parser(parser)
         parser.add_argument("--blocks", type=str, default="all", help="Blocks to train: all, or a list such as 0,2.")
         parser.add_argument(
-            "--backend", type=Literal["inline"], default="inline", help="inline: one block after another in this process."
+            "--backend",
+            type=Literal["inline"],
+            default="inline",
+            help="inline: one block after another in this process.",
         )
 
     def _chosen_blocks(self) -> list[int]:

@@ -13,7 +13,10 @@ def main(arguments: list[str]) -> None:
     missing = unfinished_blocks(cli.run, cli.contract)
     if missing:
         blocks = ",".join(map(str, missing))
-        print(f"not assembled yet: train the other blocks with --blocks {blocks}, or copy their folders into {cli.run.path}")
+        print(
+            f"not assembled yet: train the other blocks with --blocks {blocks}, or copy their folders into "
+            f"{cli.run.path}"
+        )
         return
     assemble(cli.run)
     write_report(cli.run, cli.contract, cli.inference.sampler, [evaluate_stack(cli.run, "blocks")])

@@ -10,7 +10,7 @@ from dbl.data.base import ImageData, Split
 from dbl.data.cache import cached
 from dbl.data.decode import ImageDecoder
 from dbl.data.images import ImageSet, check_classes
-from dbl.data.rows import HubRows, ParquetRows, Rows, find_files
+from dbl.data.rows import HubRows, ParquetRows, Rows, files_of_splits, find_files
 from dbl.errors import UserError
 
 
@@ -93,41 +93,24 @@ class HubImages(ImageData):
         return Path(self.cache_dir) / f"{self.name}-{key[:16]}"
 
     def _rows(self, name: str) -> Rows:
-        if self.data_dir is not None or self.data_files is not None:
-            return ParquetRows(self._named_files(name))
-        if files := self._found_files().get(name):
-            return ParquetRows(files)
+        if files := self._local_files():
+            return ParquetRows(files[name])
         wanted = " and ".join(f"{self.name}/{split}.parquet" for split in self._names)
         return HubRows(self.path, self.config_name, name, f"set DBL_DATA to a folder with {wanted}")
 
-    def _named_files(self, name: str) -> list[Path]:
-        """The files of a split that the settings name."""
-        folder = Path(self.data_dir or ".")
-        if self.data_files is None:
-            key, patterns = "data_dir", _patterns(name)
-        elif name in self.data_files:
-            key, patterns = "data_files", [self.data_files[name]]
-        else:
-            raise UserError(
-                f"data.init_args.data_files has no entry for split {name!r}, only {', '.join(self.data_files)}"
-            )
-        files = find_files(folder, *patterns)
-        if not files:
-            raise UserError(f"data.init_args.{key}: there is no file {folder / patterns[0]}")
-        return files
-
-    def _found_files(self) -> dict[str, list[Path]]:
-        """The files of every split in `$DBL_DATA`; nothing unless all are there, so that no run mixes two sources."""
-        if not os.environ.get("DBL_DATA"):
+    def _local_files(self) -> dict[str, list[Path]]:
+        """The files of every split; none means the hub, so that no run mixes two sources."""
+        if self.data_files is not None:
+            return files_of_splits(Path(self.data_dir or "."), self.data_files, self._names)
+        if self.data_dir is None and not os.environ.get("DBL_DATA"):
             return {}
-        folder = Path(os.environ["DBL_DATA"]) / self.name
-        found = {name: find_files(folder, *_patterns(name)) for name in self._names}
-        return found if all(found.values()) else {}
+        folder = Path(self.data_dir or Path(os.environ["DBL_DATA"], self.name))
+        files = {name: find_files(folder, f"{name}.parquet", f"{name}-*.parquet") for name in self._names}
+        missing = [name for name in self._names if not files[name]]
+        if missing and self.data_dir is not None:
+            raise UserError(f"data.init_args.data_dir: there is no file {folder / missing[0]}.parquet")
+        return {} if missing else files
 
     @property
     def _names(self) -> list[str]:
         return [name for name in self._split_names.values() if name is not None]
-
-
-def _patterns(name: str) -> list[str]:
-    return [f"{name}.parquet", f"{name}-*.parquet"]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dbl.data.base import ImageData, Split
 from dbl.data.images import ImageSet, check_classes
-from dbl.data.rows import ParquetRows, find_files
+from dbl.data.rows import ParquetRows, files_of_splits
 from dbl.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,14 +60,11 @@ class Latents(ImageData):
         Raises:
             UserError: if a file is absent or damaged, or shape or classes are not as declared.
         """
-        if split not in self.data_files:
-            if split == "validation":
-                return None
-            raise UserError(f"data.init_args.data_files has no entry for {split!r}, only {', '.join(self.data_files)}")
         folder = Path(self.data_dir or os.environ.get("DBL_DATA") or ".")
-        files = find_files(folder, self.data_files[split])
-        if not files:
-            raise UserError(f"data.init_args.data_files: there is no file {folder / self.data_files[split]}")
+        splits = ["train", *({"validation"} & self.data_files.keys()), "test"]
+        if split not in splits:
+            return None
+        files = files_of_splits(folder, self.data_files, splits)[split]
         read = _read_parquet if files[0].suffix == ".parquet" else _read_safetensors
         latents = read(files, self._shape)
         if split == "train":
@@ -116,20 +113,21 @@ def _read_safetensors(files: list[Path], shape: tuple[int, int, int]) -> ImageSe
         try:
             with safe_open(path, "pt") as file:
                 found = tuple(file.get_slice("latents").get_shape())
-                labels.append(file.get_tensor("labels"))
+                _check_shape(found[1:], shape, path)
+                labels.append(_as_classes(file.get_tensor("labels"), found[0], path))
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path} is damaged or has no tensors 'latents' and 'labels' ({error})") from None
-        _check_shape(found[1:], shape, path)
         counts.append(found[0])
     ends = tuple(accumulate(counts))
-    return ImageSet(
-        ShardedLatents(tuple(files), ends, torch.Size((ends[-1], *shape))), _as_classes(torch.cat(labels), files[0])
-    )
+    return ImageSet(ShardedLatents(tuple(files), ends, torch.Size((ends[-1], *shape))), torch.cat(labels))
 
 
-def _as_classes(labels: Tensor, path: Path) -> Tensor:
-    if labels.is_floating_point():
-        raise UserError(f"{path}: the tensor 'labels' holds {labels.dtype}, not the numbers of classes")
+def _as_classes(labels: Tensor, num: int, path: Path) -> Tensor:
+    """[N] int64."""
+    if labels.is_floating_point() or labels.shape != (num,):
+        raise UserError(
+            f"{path}: the tensor 'labels' must hold whole numbers [{num}], not {labels.dtype} {list(labels.shape)}"
+        )
     return labels.long()
 
 
@@ -149,11 +147,15 @@ def _floats(table: "pyarrow.Table", shape: tuple[int, int, int], source: str) ->
     import pyarrow
 
     values = table.column("latents").combine_chunks()
-    found = np.shape(values[0].as_py())
+    found = np.array(values[0].as_py(), dtype=object).shape
     if found != (math.prod(shape),):
         _check_shape(found, shape, source)
-    while not pyarrow.types.is_primitive(values.type):
-        values = values.storage if isinstance(values, pyarrow.ExtensionArray) else values.flatten()
+    if isinstance(values, pyarrow.ExtensionArray):  # arrays of fixed shape as `datasets` stores them
+        values = values.storage
+    while isinstance(values, pyarrow.ListArray | pyarrow.LargeListArray | pyarrow.FixedSizeListArray):
+        values = values.flatten()
+    if not pyarrow.types.is_floating(values.type):
+        raise UserError(f"data.init_args.data_files: the latents of {source} are {values.type}, not floats")
     if len(values) != len(table) * math.prod(shape):
         raise UserError(f"data.init_args.data_files: not all latents of {source} have the shape {list(shape)}")
     return torch.from_numpy(values.to_numpy(zero_copy_only=False).astype(np.float32)).view(-1, *shape)

@@ -1,5 +1,6 @@
 """The noise wrapper of a DataModule: from clean batches to `(z_sigma, sigma)` for one block."""
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -9,18 +10,16 @@ from torch import Tensor
 from dbl.block import DiffusionBlock, NoisyBatch
 from dbl.data.base import ImageData
 from dbl.diffusion import corrupt
+from dbl.noise import even_fractions
 from dbl.seeding import generator_for
 from dbl.targets import Batch
-
-# Multiples of the golden ratio modulo 1 spread evenly, so that fixed validation levels cover an interval at any number.
-_GOLDEN = 0.6180339887498949
 
 
 class NoisyData(L.LightningDataModule):
     """Wraps a clean DataModule for the training of one block.
 
-    Noise is made on the device, after the batch was moved there. In training it is a function of (seed, block, position,
-    rank); in validation the same levels and noise are drawn every time.
+    Noise is made on the device, after the batch was moved there. In training it is a function of (seed, block,
+    position, rank); in validation the same levels and noise are drawn every time.
 
     Args:
         data: the clean DataModule.
@@ -31,7 +30,10 @@ class NoisyData(L.LightningDataModule):
         super().__init__()
         self.data = data
         self.block = block
-        data.bind(block=block.index, start=lambda: block.position)
+
+    def bind(self, block: int, start: Callable[[], int]) -> None:
+        """Pass on; see `ImageData.bind`."""
+        self.data.bind(block, start)
 
     def prepare_data(self) -> None:
         """Pass on."""
@@ -72,5 +74,4 @@ class NoisyData(L.LightningDataModule):
         return self.block.contract.noise.sample(self.block.interval, num, generator)
 
     def _fixed_levels(self, index: Tensor) -> Tensor:
-        uniform = ((index.cpu().double() + 0.5) * _GOLDEN) % 1
-        return self.block.contract.noise.quantile_within(self.block.interval, uniform)
+        return self.block.contract.noise.quantile_within(self.block.interval, even_fractions(index.cpu()))

@@ -5,9 +5,10 @@ Both are tables with named columns that are read piece by piece, so that a large
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,11 +105,11 @@ class ParquetRows(Rows):
     @property
     def columns(self) -> list[str]:
         """See `Rows.columns`; those that all files have."""
-        first, *others = [set(names) for names in self._names]
-        return [name for name in self._names[0] if name in first.intersection(*others)]
+        (first, _), *others = self._footers
+        return [name for name in first if all(name in names for names, _ in others)]
 
     def __len__(self) -> int:
-        return sum(_parquet(file).metadata.num_rows for file in self._files)
+        return sum(num_rows for _, num_rows in self._footers)
 
     def pieces(self, columns: list[str]) -> Iterator["pyarrow.Table"]:
         """See `Rows.pieces`."""
@@ -118,6 +119,15 @@ class ParquetRows(Rows):
             with _parquet_file(path) as file:
                 for batch in file.iter_batches(PIECE_ROWS, columns=columns):
                     yield pyarrow.Table.from_batches([batch])
+
+    @cached_property
+    def _footers(self) -> list[tuple[list[str], int]]:
+        """Names of the columns and number of rows of each file."""
+        footers = []
+        for path in self._files:
+            with _parquet_file(path) as file:
+                footers.append((file.schema_arrow.names, file.metadata.num_rows))
+        return footers
 
 
 class HubRows(Rows):
@@ -160,7 +170,7 @@ class HubRows(Rows):
         try:
             return datasets.load_dataset(path, config_name, split=split)
         except ValueError as error:  # the data set is there, but not this variant or split
-            raise UserError(f"data: {path} has no split {split!r} ({_first_line(error)})") from None
+            raise UserError(f"data: the hub has no {self.source} ({_first_line(error)})") from None
         except Exception as error:  # the kinds for a failed connection differ between versions of the hub's client
             raise UserError(f"data: cannot reach the hub for {path} ({_first_line(error)}); {remedy}") from None
 
@@ -188,6 +198,30 @@ def find_files(folder: Path, *patterns: str) -> list[Path]:
         if files := sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))):
             return files
     return []
+
+
+def files_of_splits(folder: Path, data_files: Mapping[str, str], splits: list[str]) -> dict[str, list[Path]]:
+    """The files of each split as the setting `data_files` names them.
+
+    Args:
+        folder: that relative patterns start from.
+        data_files: split -> file or glob.
+        splits: that are wanted.
+
+    Raises:
+        UserError: if a split has no entry or no file, or two splits share a file.
+    """
+    files: dict[str, list[Path]] = {}
+    for split in splits:
+        if split not in data_files:
+            raise UserError(f"data.init_args.data_files has no entry for split {split!r}, only {', '.join(data_files)}")
+        files[split] = find_files(folder, data_files[split])
+        if not files[split]:
+            raise UserError(f"data.init_args.data_files: there is no file {folder / data_files[split]}")
+    for one, other in combinations(splits, 2):
+        for shared in set(files[one]) & set(files[other]):
+            raise UserError(f"data.init_args.data_files: {shared} belongs to split {one!r} and to {other!r}")
+    return files
 
 
 def _first_line(error: Exception) -> str:

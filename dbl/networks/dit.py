@@ -51,14 +51,14 @@ class DiT(Architecture):
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "DiT":
-        """A published size such as `"S/2"`: S, B, L or XL with patches of 2, 4 or 8; `changes` replace single fields."""
+        """A published size such as `"S/2"`: S, B, L or XL with patch 2, 4 or 8; `changes` replace single fields."""
         size, _, patch = name.partition("/")
         if size not in _SIZES or patch not in map(str, _PATCHES):
-            raise UserError(f"there is no DiT preset {name!r}: choose {', '.join(_SIZES)} and /2, /4 or /8, such as S/2")
+            raise UserError(
+                f"there is no DiT preset {name!r}: choose {', '.join(_SIZES)} and /2, /4 or /8, such as S/2"
+            )
         num_layers, width, num_heads = _SIZES[size]
-        return replace(
-            cls(num_layers=num_layers, width=width, num_heads=num_heads, patch_size=int(patch)), **changes
-        )
+        return replace(cls(num_layers=num_layers, width=width, num_heads=num_heads, patch_size=int(patch)), **changes)
 
     def build(self, data: DataSpec, target_shape: tuple[int, ...], num_layers: int) -> "DiTNetwork":
         """See `Architecture.build`; cond is a class label [N], with C for "no class"."""
@@ -96,7 +96,7 @@ class DiTNetwork(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """As `layers.initialise`, and the head at 0: the first output is 0, so the first denoised image is `c_skip z`."""
+        """As `layers.initialise`, and the head at 0, so that the first denoised image is `c_skip z`."""
         initialise(self)
         nn.init.zeros_(self.head.project.weight)
 

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 class NoiseEmbedding(nn.Module):
     """A vector made from `c_noise`, by sines and cosines of geometric frequencies and a small MLP.
 
-    `c_noise = ln(sigma) / 4` covers about three units over the whole range of levels and a fraction of one over a block's
-    interval; frequencies from 1/2 to 64 resolve both.
+    `c_noise = ln(sigma) / 4` covers about three units over the whole range of levels and a fraction of one over a
+    block's interval; frequencies from 1/2 to 64 resolve both.
 
     Args:
         width: D.

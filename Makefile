@@ -1,0 +1,51 @@
+# `make help` lists the targets. The first target that needs it makes .venv with everything.
+PYTHON ?= python3
+CONFIG ?= configs/digits_dit.yaml
+ARGS ?=
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train compare test lint format types bench tensorboard clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(READY) ## make .venv with everything
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "dbl needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	@touch $@
+
+train: $(READY) ## train all blocks, assemble, evaluate, report    [CONFIG=configs/... ARGS="--trainer.max_steps 400"]
+	$(BIN)/dbl train --config $(CONFIG) $(ARGS)
+
+compare: $(READY) ## the same beside the end-to-end network           [CONFIG=configs/... ARGS=...]
+	$(BIN)/dbl compare --config $(CONFIG) $(ARGS)
+
+test: $(READY) ## run the tests
+	$(BIN)/pytest
+
+lint: $(READY) ## check style and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: $(READY) ## mend style and format where that can be done automatically
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+types: $(READY) ## check types
+	$(BIN)/mypy
+
+bench: $(READY) ## measure ratios of time: a block against the whole network
+	$(BIN)/python -m benchmarks.block_against_whole
+
+tensorboard: $(READY) ## show the logs of all runs
+	$(BIN)/tensorboard --logdir runs
+
+clean: ## remove caches; runs and .venv stay
+	rm -rf .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
