@@ -1,0 +1,205 @@
+"""Manual optimization: steps, schedule, accumulation, clipping, averages, and losses that are not finite."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from toy import Stripes, checkpoint, fit, recipe
+
+from dbl.block import DiffusionBlock, NoisyBatch
+from dbl.callbacks import LossByLevel
+from dbl.callbacks.ema import EMA
+from dbl.contract import Contract
+from dbl.data.noisy import NoisyData
+from dbl.errors import UserError
+from dbl.training import Recipe
+
+
+class Record(L.Callback):
+    """Keep what a training step saw and logged."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+        self.metrics: dict[str, float] = {}
+        self.sigmas: list[torch.Tensor] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.rates.append(self.metrics.get("train/learning_rate", 0.0))
+        self.sigmas.append(outputs["sigma"])
+
+
+def test_global_step_counts_optimizer_steps(dit_contract: Contract, tmp_path: Path) -> None:
+    """Catches a raw optimizer step (global_step stays 0) and an accumulation that counts batches as steps."""
+    block = DiffusionBlock(dit_contract, 0, recipe(accumulate=3))
+    trainer = fit(block, tmp_path, steps=4)
+    assert trainer.global_step == 4
+    assert block.position == 12
+
+
+def test_the_learning_rate_follows_warm_up_and_cosine(dit_contract: Contract, tmp_path: Path) -> None:
+    """Catches a schedule that is never stepped under manual optimization, or stepped twice."""
+    seen = Record()
+    fit(DiffusionBlock(dit_contract, 0, recipe(warmup_steps=3)), tmp_path, steps=8, callbacks=[seen])
+    warm = [1e-2 * (step + 1) / 4 for step in range(3)]
+    cosine = [1e-2 * 0.5 * (1 + math.cos(math.pi * step / 5)) for step in range(5)]
+    assert seen.rates == pytest.approx(warm + cosine)
+
+
+def test_constant_decay_stays() -> None:
+    """Catches a cosine that is applied whatever the recipe says."""
+    assert [Recipe(decay="constant", warmup_steps=1).learning_rate_factor(step, 10) for step in range(4)] == [
+        0.5,
+        1,
+        1,
+        1,
+    ]
+
+
+def test_accumulation_equals_one_large_batch(dit_contract: Contract) -> None:
+    """Catches gradients that are summed where they should be averaged, or cleared between the batches."""
+    data = NoisyBatches(dit_contract)
+    whole, parts = (DiffusionBlock(dit_contract, 0) for _ in range(2))
+    batches = [data.batch(position) for position in range(3)]
+    whole.eval(), parts.eval()
+    torch.cat([whole.losses(batch).per_sample for batch in batches]).mean().backward()
+    for batch in batches:
+        (parts.losses(batch).per_sample.mean() / 3).backward()
+    for one, two in zip(whole.denoiser.parameters(), parts.denoiser.parameters(), strict=True):
+        if one.grad is not None:
+            assert two.grad is not None
+            torch.testing.assert_close(one.grad, two.grad)
+
+
+class NoisyBatches:
+    """Batches of the noise wrapper without a training."""
+
+    def __init__(self, contract: Contract, block: int = 0, training: bool = True, rank: int = 0) -> None:
+        class Stage:
+            global_rank = rank
+
+        self.block = DiffusionBlock(contract, block)
+        self.data = NoisyData(Stripes(), self.block)
+        self.data.trainer = Stage()  # type: ignore[assignment]
+        self.data.trainer.training = training  # type: ignore[union-attr]
+        self.clean = list(self.data.train_dataloader())
+
+    def batch(self, position: int) -> NoisyBatch:
+        return self.data.on_after_batch_transfer(self.clean[position], 0)
+
+
+def test_noise_is_a_function_of_block_position_and_rank(dit_contract: Contract) -> None:
+    """Catches ranks or blocks that draw the same noise, and noise that depends on what was drawn before."""
+    first = NoisyBatches(dit_contract).batch(4)
+    torch.manual_seed(5)
+    again = NoisyBatches(dit_contract)
+    again.batch(1)
+    assert torch.equal(first.noisy, again.batch(4).noisy)
+    assert not torch.equal(first.sigma, NoisyBatches(dit_contract, rank=1).batch(4).sigma)
+    assert not torch.equal(first.sigma, again.batch(3).sigma)
+
+
+def test_noisy_is_clean_plus_sigma_times_unit_noise(dit_contract: Contract) -> None:
+    """Catches noise that is scaled twice, or levels that are matched with other samples."""
+    batch = NoisyBatches(dit_contract, block=1).batch(0)
+    unit = (batch.noisy - batch.clean.clean) / batch.sigma.reshape(-1, 1, 1, 1)
+    assert unit.std().item() == pytest.approx(1, abs=0.15)
+    assert unit.mean().item() == pytest.approx(0, abs=0.15)
+
+
+@pytest.mark.parametrize("block", [0, 1, 2])
+def test_levels_lie_in_the_training_interval(block: int, dit_contract: Contract) -> None:
+    """Catches a block that trains on the levels of another, or that forgets the overlap."""
+    data = NoisyBatches(dit_contract, block)
+    sigma = torch.cat([data.batch(position).sigma for position in range(6)]).double()
+    low, high = dit_contract.partition.training_interval(block)
+    assert low * (1 - 1e-6) <= sigma.min()
+    assert sigma.max() <= high * (1 + 1e-6)
+    inner = dit_contract.partition.interval(block)
+    assert ((sigma < inner.low) | (sigma > inner.high)).any()
+
+
+def test_validation_draws_are_fixed(dit_contract: Contract) -> None:
+    """Catches a validation loss that moves because its noise does."""
+    data = NoisyBatches(dit_contract, training=False)
+    assert torch.equal(data.batch(2).noisy, data.batch(2).noisy)
+
+
+def test_ema_is_the_recursive_average_and_validation_uses_it() -> None:
+    """Catches an average that never moves, or whose warm-up keeps the first weights."""
+    ema = EMA(0.5)
+    average, current = [torch.zeros(2)], [torch.ones(2)]
+    ema._kwargs["multi_avg_fn"](average, current, torch.tensor(30))
+    assert torch.equal(average[0], torch.full((2,), 0.5))
+    ema._kwargs["multi_avg_fn"](average, [torch.zeros(2)], torch.tensor(1))
+    assert average[0][0].item() == pytest.approx(0.5 * 2 / 11)
+
+
+def test_a_checkpoint_holds_average_and_live_weights(dit_contract: Contract, tmp_path: Path) -> None:
+    """Catches a last checkpoint in which the average has overwritten the live weights."""
+    fit(DiffusionBlock(dit_contract, 0, recipe()), tmp_path)
+    stored: Any = checkpoint(tmp_path, "block_0")
+    key = "denoiser.network.patches.project.weight"
+    assert not torch.equal(stored["state_dict"][key], stored["current_model_state"][key])
+
+
+def test_clipping_bounds_the_step(dit_contract: Contract, tmp_path: Path) -> None:
+    """Catches a clip_norm that is read nowhere: plain gradient descent with a tiny norm hardly moves."""
+    moved = {}
+    for clip in (1e-4, None):
+        train = Recipe(optimizer=lambda p: torch.optim.SGD(p, lr=1.0), decay="constant", clip_norm=clip)
+        block = DiffusionBlock(dit_contract, 0, train)
+        start = [parameter.detach().clone() for parameter in block.denoiser.parameters()]
+        fit(block, tmp_path / str(clip), steps=1)
+        live: Any = checkpoint(tmp_path / str(clip), "block_0")["current_model_state"]
+        ends = [live[f"denoiser.{name}"] for name, _ in block.denoiser.named_parameters()]
+        moved[clip] = math.sqrt(sum((a - b).square().sum().item() for a, b in zip(start, ends, strict=True)))
+    assert moved[1e-4] == pytest.approx(1e-4, rel=1e-3)
+    assert moved[None] > 1e-2
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(
+    dit_contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a training that goes on with NaN weights, or a message without step, levels and checkpoint."""
+    block = DiffusionBlock(dit_contract, 1, recipe())
+    compute = block.denoiser.loss
+    monkeypatch.setattr(
+        block.denoiser, "loss", lambda *batch: compute(*batch) * (math.nan if block.position == 4 else 1)
+    )
+    with pytest.raises(UserError, match=r"block_1 stopped at step 4: loss is nan at noise levels .* \(step 4\)"):
+        fit(block, tmp_path)
+    assert all(parameter.isfinite().all() for parameter in block.parameters())
+
+
+def test_loss_by_level_averages_the_losses_of_each_bin(dit_contract: Contract, tmp_path: Path) -> None:
+    """Catches bins that do not cover the interval or that mix up losses."""
+    seen = Record()
+    block = DiffusionBlock(dit_contract, 1, recipe())
+    fit(block, tmp_path, steps=1, callbacks=[LossByLevel(3), seen], log_every_n_steps=1)
+    binned = {name: value for name, value in seen.metrics.items() if name.startswith("train/loss_at_")}
+    edges = [tuple(map(float, name.removeprefix("train/loss_at_").split("_to_"))) for name in binned]
+    counts = [((seen.sigmas[0] >= low * 0.99) & (seen.sigmas[0] <= high * 1.01)).sum().item() for low, high in edges]
+    weighted = sum(value * count for value, count in zip(binned.values(), counts, strict=True)) / sum(counts)
+    assert sum(counts) == 8
+    assert weighted == pytest.approx(seen.metrics["train/loss"], rel=1e-4)
+
+
+def test_bf16_trains_and_keeps_float32_weights(dit_contract: Contract, tmp_path: Path) -> None:
+    """Catches preconditioning in bfloat16, or a precision option that breaks the step."""
+    trainer = fit(DiffusionBlock(dit_contract, 0, recipe()), tmp_path, precision="bf16-mixed")
+    stored: Any = checkpoint(tmp_path, "block_0")["state_dict"]
+    assert trainer.global_step == 6
+    assert all(value.dtype == torch.float32 for value in stored.values())
+
+
+def test_fp16_is_refused(dit_contract: Contract, tmp_path: Path) -> None:
+    """Catches gradients that are clipped while a scaler has them scaled."""
+    block = DiffusionBlock(dit_contract, 0, recipe())
+    block.trainer = L.Trainer(max_steps=1, accelerator="cpu", logger=False)
+    block.trainer._accelerator_connector.precision_plugin.precision = "16-mixed"
+    with pytest.raises(UserError, match="bf16-mixed"):
+        block.on_fit_start()
