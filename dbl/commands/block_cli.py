@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -23,8 +23,6 @@ from dbl.stack import BlockStack, Inference
 from dbl.training import TrainedPart
 
 STACK_COMMANDS = ("validate", "test", "predict")
-# What only the training of a part needs.
-_TRAINING_GROUPS = ("model", "ema", "checkpoint", "loss_by_level")
 # Options of Lightning's Trainer that manual optimization excludes: name, default, and our own.
 _AUTOMATIC_ONLY = (("gradient_clip_val", None, "clip_norm"), ("accumulate_grad_batches", 1, "accumulate"))
 
@@ -69,12 +67,10 @@ class BlockCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The groups beside `model`, `data` and `trainer`."""
-        parser.add_class_arguments(RunFolder, "run")
-        parser.add_class_arguments(Terms, "contract")
+        _add_run_groups(parser)
         parser.add_class_arguments(EMA, "ema")
         parser.add_class_arguments(LastCheckpoint, "checkpoint")
         parser.add_class_arguments(LossByLevel, "loss_by_level")
-        parser.add_class_arguments(Inference, "inference")
         parser.add_argument(
             "--from_scratch", type=bool, default=False, help="Train anew what has been trained already."
         )
@@ -93,20 +89,34 @@ class BlockCLI(LightningCLI):
         """Build what the command needs: nothing to parse only, no part to train for the commands on the stack."""
         if self.subcommand is None:
             return
-        config = self.config.clone()
         uses_stack = self.subcommand in STACK_COMMANDS and issubclass(self.part, DiffusionBlock)
-        if uses_stack:
-            for group in _TRAINING_GROUPS:
-                config[self.subcommand].pop(group, None)
-        self.config_init = self.parser.instantiate_classes(config)
+        self.config_init = self.without_part() if uses_stack else self.parser.instantiate_classes(self.config)
         self.datamodule = self._get(self.config_init, "data")
         self.run: RunFolder = self._get(self.config_init, "run")
         self.model = self._stack() if uses_stack else self._get(self.config_init, "model")
         self.trainer = self._training() if self.subcommand == "fit" else self._evaluation()
 
+    def without_part(self) -> Namespace:
+        """Build `run`, `contract`, `inference`, `data` and the arguments of `trainer`, and nothing that is trained.
+
+        Returns:
+            The groups, under the name of the command if there is one.
+        """
+        parser = LightningArgumentParser(exit_on_error=False)
+        _add_run_groups(parser)
+        parser.add_lightning_class_args(ImageData, "data", subclass_mode=True)
+        parser.add_lightning_class_args(L.Trainer, "trainer")
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        groups = {group: config[group] for group in ("run", "contract", "inference", "data", "trainer")}
+        built = parser.instantiate_classes(parser.parse_object(groups))
+        if self.subcommand is None:
+            return built
+        options = {name: config.get(name) for name in self._subcommand_method_arguments[self.subcommand]}
+        return Namespace({self.subcommand: Namespace(**vars(built), **options)})
+
     def _stack(self) -> BlockStack:
         stack = BlockStack.from_pretrained(self.run.model, self._get(self.config_init, "inference"))
-        contract = _settle(self._get(self.config_init, "contract"), self.datamodule, self.run)
+        contract = self.run.settle(self._get(self.config_init, "contract"), self.datamodule.spec)
         if stack.contract.hash != contract.hash:
             raise UserError(f"{self.run.model} was assembled under another contract: run dbl assemble {self.run.path}")
         return stack
@@ -164,6 +174,12 @@ class BlockCLI(LightningCLI):
     def test(self, **options: Any) -> None:
         """Evaluate the stack on the test split."""
         self.results = list(self.trainer.test(**options | {"weights_only": True}))
+
+
+def _add_run_groups(parser: LightningArgumentParser) -> None:
+    parser.add_class_arguments(RunFolder, "run")
+    parser.add_class_arguments(Terms, "contract")
+    parser.add_class_arguments(Inference, "inference")
 
 
 def _settle(terms: Terms, data: ImageData, run: RunFolder) -> Contract:

@@ -18,6 +18,7 @@ from dbl.run_folder import RunFolder
 def main(arguments: list[str]) -> None:
     """Train what is missing on both sides, each part with the same number of steps, and report both."""
     cli = RunCLI(arguments[1:])
+    cli.freeze()
     fit_blocks(cli.run, list(range(cli.contract.partition.num_blocks)), cli.config.from_scratch)
     assemble(cli.run)
     sides = [evaluate_stack(cli.run, "blocks"), _end_to_end(cli)]

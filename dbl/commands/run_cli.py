@@ -1,6 +1,7 @@
 """The config of a whole run: parsed, its contract settled, its parts trained one after another in this process."""
 
 import gc
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from dbl.block import DiffusionBlock
 from dbl.commands.block_cli import BlockCLI
-from dbl.contract import Contract
+from dbl.contract import Contract, Terms
+from dbl.data import ImageData
 from dbl.errors import UserError
 from dbl.files import write_text
 from dbl.run_folder import RunFolder
@@ -19,31 +21,36 @@ from dbl.training import TrainedPart
 
 
 class RunCLI(BlockCLI):
-    """Parses the config of a whole run and settles its contract; writes `contract.json` and `config.yaml`.
+    """Parses the config of a whole run.
 
     Args:
         arguments: the command line without program and command.
 
     Attributes:
         run: where the files go.
-        contract: what the blocks agree on.
+        terms: what the blocks agree on, as chosen.
+        data: the clean DataModule; nothing is read before it is asked for.
         inference: how the assembled network is used.
 
     Raises:
-        UserError: if the config is wrong, or differs from the contract of a run that is there already.
+        UserError: if the config is wrong.
     """
 
     def __init__(self, arguments: list[str]) -> None:
         super().__init__(arguments, run=False)
-        groups = ("run", "contract", "data", "inference")
-        config = self.config.clone()
-        for key in [key for key in vars(config) if key not in groups]:
-            config.pop(key)
-        built = self.parser.instantiate_classes(config)
+        built = self.without_part()
         self.run: RunFolder = built.run
+        self.terms: Terms = built.contract
+        self.data: ImageData = built.data
         self.inference: Inference = built.inference
-        self.contract: Contract = self.run.settle(built.contract, built.data.spec)
-        self.blocks = self._chosen_blocks()
+
+    @cached_property
+    def contract(self) -> Contract:
+        """What the blocks agree on; UserError if it differs from that of blocks that are trained already."""
+        return self.run.settle(self.terms, self.data.spec)
+
+    def freeze(self) -> None:
+        """Write `contract.json` and `config.yaml` into the run folder."""
         self.run.write_contract(self.contract)
         write_text(self.run.config, yaml.safe_dump(self.resolved(), sort_keys=False))
 
@@ -58,7 +65,8 @@ class RunCLI(BlockCLI):
             help="inline: one block after another in this process.",
         )
 
-    def _chosen_blocks(self) -> list[int]:
+    def chosen_blocks(self) -> list[int]:
+        """The blocks that `--blocks` names; UserError if there is no such block."""
         text = str(self.config.blocks)
         if text == "all":
             return list(range(self.contract.partition.num_blocks))

@@ -47,7 +47,7 @@ def sample_run(
     stack = BlockStack.from_pretrained(folder.model, Inference(sampler=sampler, resident=resident, seed=seed))
     if not stack.makes_images:
         raise UserError(f"{run} classifies images and draws none: use dbl test or dbl predict")
-    stack.to(device or torch.accelerator.current_accelerator() or "cpu").eval()
+    stack.to(device or torch.accelerator.current_accelerator(check_available=True) or "cpu").eval()
     calls = sampler.calls_per_block(stack.contract.noise, stack.contract.partition)
     print(f"calls of blocks 0 to {len(calls) - 1} in one sample: {', '.join(map(str, calls))}")
     labels = _labels(classes, stack.contract.data.num_classes, num_images).to(stack.device)

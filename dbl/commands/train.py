@@ -9,12 +9,14 @@ from dbl.report import write_report
 def main(arguments: list[str]) -> None:
     """Train; blocks that are trained already are left alone, those that were stopped go on."""
     cli = RunCLI(arguments[1:])
-    fit_blocks(cli.run, cli.blocks, cli.config.from_scratch)
+    blocks = cli.chosen_blocks()
+    cli.freeze()
+    fit_blocks(cli.run, blocks, cli.config.from_scratch)
     missing = unfinished_blocks(cli.run, cli.contract)
     if missing:
-        blocks = ",".join(map(str, missing))
+        others = ",".join(map(str, missing))
         print(
-            f"not assembled yet: train the other blocks with --blocks {blocks}, or copy their folders into "
+            f"not assembled yet: train the other blocks with --blocks {others}, or copy their folders into "
             f"{cli.run.path}"
         )
         return

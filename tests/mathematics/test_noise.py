@@ -17,6 +17,7 @@ from dbl.noise import (
     NoiseDistribution,
     TabulatedNoise,
     UniformNoise,
+    even_fractions,
 )
 
 LAWS = [
@@ -136,6 +137,16 @@ def test_quantiles_within_an_interval_start_and_end_at_its_ends(law: NoiseDistri
     assert levels[2] == pytest.approx(interval.high, rel=1e-9)
 
 
+@every_law
+def test_quantiles_never_leave_an_interval_by_rounding(law: NoiseDistribution) -> None:
+    """Catches a level a hair above the interval's end, which belongs to another block and may lie outside the range."""
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    levels = levels_of(law, 40).tolist()
+    for low, high in zip(levels[1:], levels[:-1], strict=True):
+        lowest, highest = law.quantile_within(Interval(low, high), ends).tolist()
+        assert low <= lowest < highest <= high
+
+
 def test_sampling_depends_on_the_generator_alone() -> None:
     """Catches a draw from the global generator, which would make a block's noise depend on what ran before it."""
     law = LogNormalNoise()
@@ -147,6 +158,22 @@ def test_sampling_depends_on_the_generator_alone() -> None:
     assert torch.equal(first, again)
     assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(first, law.sample(law.range, 7, torch.Generator().manual_seed(6)))
+
+
+@pytest.mark.parametrize("start", [0, 1797, 50_000_000])
+def test_even_fractions_of_any_run_of_indices_spread_evenly(start: int) -> None:
+    """Catches fractions that repeat, leave gaps, or lose digits for large indices: a part of the range never seen."""
+    num = 89
+    fractions = even_fractions(torch.arange(start, start + num))
+    assert fractions.dtype == torch.float64
+    assert 0 <= fractions.min() < fractions.max() < 1
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    gaps = torch.cat([fractions, ends]).sort().values.diff()
+    assert gaps.max() < 2 / num
+    assert gaps[1:-1].min() > 0.3 / num
+    for n, fraction in enumerate(fractions.tolist()):
+        expected = (start + n + 0.5) * (math.sqrt(5) - 1) / 2 % 1
+        assert fraction == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_law_without_a_table_is_not_changed_by_fit() -> None:

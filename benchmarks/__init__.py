@@ -1,0 +1,1 @@
+"""Benchmarks: ratios measured within one run, so that they hold on any machine."""

@@ -1,0 +1,72 @@
+"""Every config in `configs/` is whole: it parses, every key has a comment, and its blocks can be built and trained."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from dbl.commands.run_cli import RunCLI
+from dbl.data import Digits, HubImages
+from dbl.data_spec import DataSpec
+from dbl.targets import Clean, PixelTarget
+
+CONFIGS = sorted(Path(__file__).parents[2].glob("configs/*.yaml"))
+REQUIRED = {"digits_dit", "digits_vit", "mnist_dit", "cifar10_vit", "cifar10_dit", "cifar100_vit", "tiny-imagenet_vit"}
+REQUIRED |= {"cifar10_dit_s2", "imagenet256_dit_l2"}
+
+
+def test_all_configs_are_there() -> None:
+    """Catches a glob that finds nothing, and a config that was lost or renamed."""
+    assert {path.stem for path in CONFIGS} >= REQUIRED
+
+
+def _declared_spec(run: RunCLI) -> DataSpec:
+    """The facts about the data as the config declares them, without reading any."""
+    if isinstance(run.data, Digits):
+        return run.data.spec
+    options = run.config.data.init_args
+    shape = (options.channels, options.image_size, options.image_size)
+    classes, channels = options.num_classes, options.channels
+    uniform = (1 / classes,) * classes
+    return DataSpec("declared", "none", shape, classes, uniform, (0.5,) * channels, (0.2,) * channels)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_builds_every_block_and_takes_a_step(path: Path) -> None:
+    """Catches a key that does not exist, layers that do not split, and networks that do not fit data or target."""
+    run = RunCLI(["--config", str(path)])
+    assert run.run.name == path.stem
+    data = _declared_spec(run)
+    contract = run.terms.settle(data)
+    assert sum(contract.partition.layers) == run.terms.network.num_layers
+    assert min(run.inference.sampler.calls_per_block(contract.noise, contract.partition)) >= 1
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for block in range(contract.partition.num_blocks):
+            denoiser = contract.denoiser(block)
+            images, labels = torch.randn(2, *data.shape), torch.zeros(2, dtype=torch.int64)
+            is_image = isinstance(run.terms.target, PixelTarget)
+            clean = images if is_image else torch.randn(2, *run.terms.target.shape(data))
+            batch = Clean(clean, labels if is_image else images, labels)
+            denoiser.loss(batch, clean, torch.rand(2)).mean().backward()
+            assert all(parameter.grad is not None for parameter in denoiser.parameters())
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_key_has_a_comment(path: Path) -> None:
+    """Catches a key that a reader has to look up in the code."""
+    lines = path.read_text().splitlines()
+    leaves = [line for line in lines if re.match(r"\s*(- )?[a-z_]+:", line) and "class_path" not in line]
+    bare = [line for line in leaves if "#" not in line and not line.rstrip().endswith(":")]
+    assert bare == []
+    assert lines[0].startswith("# ")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_hub_config_names_where_local_files_go(path: Path) -> None:
+    """Catches a config whose data cannot be given locally: without a hub each must say which file it wants."""
+    run = RunCLI(["--config", str(path)])
+    if isinstance(run.data, HubImages):
+        assert run.config.data.init_args.data_dir is None
+        assert run.config.data.init_args.path.split("/")[-1] in path.read_text()
