@@ -51,10 +51,10 @@ class Terms:
         """The contract for a data set.
 
         Raises:
-            UserError: if the parts do not fit each other or the data.
+            UserError: if noise, partition and target do not fit each other.
         """
         table = self.target.make_table(data, self.seed)
-        noise = self.noise if table is None else self.noise.fit(table, torch.tensor(data.class_frequencies))
+        noise = self.noise.fit(table, torch.tensor(data.class_frequencies))
         partition = self.partition.build(noise, self.network.num_layers)
         return Contract(self, data, noise, partition, table)
 

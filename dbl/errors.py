@@ -8,6 +8,12 @@ class UserError(Exception):
     """
 
 
+def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise UserError unless `value` is one of `choices`, e.g. `get_args` of a Literal."""
+    if value not in choices:
+        raise UserError(f"{key} ({value}) must be one of {', '.join(choices)}")
+
+
 class DblWarning(UserWarning):
     """A setting that works but is probably not what the user meant. Errors in the tests."""
 

@@ -24,21 +24,23 @@ from dbl.seeding import generator_for
 def mmse(table: Tensor, frequencies: Tensor, sigmas: Tensor, num_draws: int, seed: int) -> Tensor:
     """Smallest possible mean squared error of estimating a table row from `row + sigma * noise`.
 
-    Monte Carlo with the same draws at every level, so that the curve is smooth in sigma.
+    Monte Carlo with the same draws at every level, so that the curve is smooth in sigma, and with each noise and its
+    mirror image, which halves the error.
 
     Args:
         table: [C, D] rows.
         frequencies: [C] probabilities of the rows, summing to 1.
         sigmas: [K] levels.
-        num_draws: rows and noises drawn.
+        num_draws: rows and noises drawn, an even number.
         seed: of these draws.
 
     Returns:
         [K] squared errors, summed over D, float64.
     """
     generator = generator_for(seed, "mmse")
-    rows = _stratified_rows(frequencies, num_draws, generator)
-    noise = torch.randn(num_draws, table.shape[1], generator=generator, dtype=table.dtype)
+    rows = _stratified_rows(frequencies, num_draws // 2, generator).repeat(2)
+    noise = torch.randn(num_draws // 2, table.shape[1], generator=generator, dtype=table.dtype)
+    noise = torch.cat([noise, -noise])
     errors = [_squared_error(table, frequencies, rows, noise, sigma).mean() for sigma in sigmas.tolist()]
     return torch.stack(errors).double()
 
@@ -97,13 +99,21 @@ class InformationNoise(NoiseDistribution):
         if not 0 < self.uniform_share <= 1:
             raise UserError(f"noise: uniform_share ({self.uniform_share}) must lie in (0, 1]")
 
-    def fit(self, table: Tensor, frequencies: Tensor) -> TabulatedNoise:
-        """Measure the density for a table [C, D] with class frequencies [C]."""
+    def fit(self, table: Tensor | None, frequencies: Tensor) -> TabulatedNoise:
+        """Measure the density for a table [C, D] with class frequencies [C].
+
+        Raises:
+            UserError: if there is no table, or nothing to learn about its rows.
+        """
+        if table is None:
+            raise UserError("noise InformationNoise needs a target with a table, such as dbl.ClassTarget")
         logs = torch.linspace(math.log(self.sigma_max), math.log(self.sigma_min), self.num_levels, dtype=torch.float64)
         sigmas = logs.exp()
         sigmas[0], sigmas[-1] = self.sigma_max, self.sigma_min
         density = information_density(table.float().cpu(), frequencies.float().cpu(), sigmas, self.num_draws, self.seed)
         nats = -torch.trapezoid(density, logs)
+        if nats < 1e-3:
+            raise UserError("noise InformationNoise: between sigma_min and sigma_max nothing is learnt about the class")
         mixed = (1 - self.uniform_share) * density / nats + self.uniform_share / math.log(
             self.sigma_max / self.sigma_min
         )

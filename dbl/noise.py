@@ -80,8 +80,8 @@ class NoiseDistribution(ABC):
         ends = self.cdf(torch.tensor(interval, dtype=torch.float64, device=uniform.device))
         return self.quantile(torch.lerp(ends[0], ends[1], uniform)).clamp(interval.low, interval.high)
 
-    def fit(self, table: Tensor, frequencies: Tensor) -> "NoiseDistribution":
-        """The law for a target table [C, D] with class frequencies [C]; most laws do not depend on it."""
+    def fit(self, table: Tensor | None, frequencies: Tensor) -> "NoiseDistribution":
+        """The law for a target table [C, D] (None for images) with class frequencies [C]; most do not depend on it."""
         return self
 
 

@@ -7,12 +7,12 @@ first.
 import math
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from dbl.errors import UserError
+from dbl.errors import UserError, check_choice
 from dbl.noise import Interval, NoiseDistribution
 
 # A level that was rounded to float32 still belongs to the interval whose end it is.
@@ -129,6 +129,7 @@ class Cut:
     def __post_init__(self) -> None:
         if self.num_blocks < 1:
             raise UserError(f"partition.num_blocks ({self.num_blocks}) must be at least 1")
+        check_choice("partition.scheme", self.scheme, get_args(Scheme))
         if (self.scheme == "explicit") != (self.boundaries is not None):
             raise UserError("partition.boundaries and partition.scheme=explicit go together: give both or neither")
         if self.boundaries is not None and len(self.boundaries) != self.num_blocks + 1:

@@ -9,13 +9,13 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from dbl.diffusion import euler_step
-from dbl.errors import DblWarning, UserError
+from dbl.errors import DblWarning, UserError, check_choice
 from dbl.noise import NoiseDistribution
 from dbl.partition import Partition
 
@@ -86,6 +86,8 @@ def guided(denoise: Denoise, denoise_uncond: Denoise, scale: float) -> Denoise:
     return combined
 
 
+Method = Literal["euler", "heun", "dpmpp_2m"]
+Schedule = Literal["karras", "quantile"]
 _METHODS = {"euler": sample_euler, "heun": sample_heun, "dpmpp_2m": sample_dpmpp_2m}
 
 
@@ -105,14 +107,16 @@ class Sampler:
             often than the most probable class.
     """
 
-    method: Literal["euler", "heun", "dpmpp_2m"] = "euler"
-    schedule: Literal["karras", "quantile"] = "karras"
+    method: Method = "euler"
+    schedule: Schedule = "karras"
     num_steps: int = 50
     rho: float = 7.0
     guidance_scale: float = 1.0
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        check_choice("sampler.method", self.method, get_args(Method))
+        check_choice("sampler.schedule", self.schedule, get_args(Schedule))
         if self.num_steps < 1:
             raise UserError(f"sampler.num_steps ({self.num_steps}) must be at least 1")
         if self.rho <= 0:

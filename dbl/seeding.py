@@ -5,6 +5,7 @@ draws what it would have drawn.
 """
 
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,7 +19,7 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
         seed: the seed of the whole run.
         purpose: words and counters that name the draw; any change gives an unrelated seed.
     """
-    text = "/".join(str(part) for part in (seed, *purpose))
+    text = json.dumps([seed, *purpose])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 

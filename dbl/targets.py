@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -19,10 +19,11 @@ from torch.nn import functional as F
 
 from dbl.data_spec import DataSpec
 from dbl.diffusion import append_axes, edm_weight
-from dbl.errors import UserError
+from dbl.errors import UserError, check_choice
 from dbl.seeding import generator_for
 
 Batch = dict[str, Tensor]
+ReadoutKind = Literal["cosine", "linear", "posterior"]
 
 
 class Clean(NamedTuple):
@@ -162,7 +163,7 @@ class TableReadout(Readout):
         kind: how logits are made; see `ClassTarget`.
     """
 
-    def __init__(self, table: Tensor, kind: Literal["cosine", "linear", "posterior"]) -> None:
+    def __init__(self, table: Tensor, kind: ReadoutKind) -> None:
         super().__init__()
         self.kind = kind
         self.table: Tensor
@@ -210,6 +211,7 @@ class Target(ABC):
     def __post_init__(self) -> None:
         if not self.sigma_data > 0:
             raise UserError(f"target.sigma_data ({self.sigma_data}) must be positive")
+        check_choice("target.weight", self.weight, get_args(Weight))
 
     def loss_weight(self, sigma: Tensor) -> Tensor:
         """[N] weights of levels [N]."""
@@ -269,8 +271,12 @@ class ClassTarget(Target):
 
     weight: Weight = "uniform"
     dim: int = 128
-    kind: Literal["cosine", "linear", "posterior"] = "cosine"
+    kind: ReadoutKind = "cosine"
     table_file: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("target.kind", self.kind, get_args(ReadoutKind))
 
     def shape(self, data: DataSpec) -> tuple[int, ...]:
         """See `Target.shape`."""
@@ -305,4 +311,6 @@ def _load_table(path: str, shape: tuple[int, int]) -> Tensor:
         raise UserError(f"target.table_file {path} is not a safetensors file with a tensor `table`") from None
     if tuple(table.shape) != shape:
         raise UserError(f"target.table_file {path} has shape {list(table.shape)}, but the target needs {list(shape)}")
+    if not table.norm(dim=1).all():
+        raise UserError(f"target.table_file {path} has a row of zeros, which has no direction")
     return table.float()

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import lightning as L
 import torch
@@ -14,9 +14,10 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from dbl.contract import Contract
-from dbl.errors import UserError
+from dbl.errors import UserError, check_choice
 from dbl.seeding import derive_seed
 
+Decay = Literal["cosine", "constant"]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
@@ -35,12 +36,13 @@ class Recipe:
 
     optimizer: OptimizerFactory = field(default=AdamW)
     warmup_steps: int = 0
-    decay: Literal["cosine", "constant"] = "cosine"
+    decay: Decay = "cosine"
     clip_norm: float | None = 1.0
     accumulate: int = 1
     compile: bool = False
 
     def __post_init__(self) -> None:
+        check_choice("model.recipe.decay", self.decay, get_args(Decay))
         if self.accumulate < 1:
             raise UserError(f"model.recipe.accumulate ({self.accumulate}) must be at least 1")
         if self.warmup_steps < 0:

@@ -36,12 +36,12 @@ class Architecture(ABC):
     def check_patches(self, data: DataSpec, patch_size: int) -> int:
         """The number of patches of one input, or UserError if they do not tile it."""
         _, height, width = data.shape
-        if height % patch_size or width % patch_size:
+        if patch_size < 1 or height % patch_size or width % patch_size:
             raise UserError(f"network.patch_size ({patch_size}) must divide the image size {height} x {width}")
         return (height // patch_size) * (width // patch_size)
 
 
 def check_heads(width: int, num_heads: int) -> None:
     """Raise UserError unless the width splits into heads and into the four parts of a position."""
-    if width % num_heads or width % 4:
+    if num_heads < 1 or width < 1 or width % num_heads or width % 4:
         raise UserError(f"network.width ({width}) must be a multiple of 4 and of network.num_heads ({num_heads})")

@@ -111,6 +111,16 @@ def test_the_output_depends_on_every_input(data_spec: DataSpec) -> None:
         assert largest[[0, 1, 2, 4, 5, 6]].max() == 0
 
 
+def test_the_answer_is_read_at_the_leading_token(data_spec: DataSpec) -> None:
+    """Catches an answer that is read at a patch: without layers between, the leading token has not seen the image."""
+    network, classifier = build(SIZES, data_spec, num_layers=1).eval(), SIZES.build_classifier(data_spec).eval()
+    network.layers, classifier.layers = nn.ModuleList(), nn.Sequential()
+    noisy, c_noise, images = batch(data_spec)
+    assert torch.equal(network(noisy, c_noise, images), network(noisy, c_noise, images + 1))
+    assert not torch.allclose(network(noisy, c_noise, images), network(noisy + 1, c_noise, images))
+    assert torch.equal(classifier(images), classifier(images + 1))
+
+
 def test_the_place_of_a_patch_matters(data_spec: DataSpec) -> None:
     """Catches positions that are missing: without them the order of the patches could not be seen."""
     network, classifier = build(SIZES, data_spec, num_layers=2).eval(), SIZES.build_classifier(data_spec).eval()
