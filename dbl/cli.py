@@ -66,9 +66,10 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[0] not in _COMMANDS:
         print(f"dbl: there is no command {arguments[0]!r}: choose {', '.join(_COMMANDS)}", file=sys.stderr)
         return 2
-    _quieten()
     try:
-        import_module(_COMMANDS[arguments[0]]).main(arguments)
+        command = import_module(_COMMANDS[arguments[0]])
+        _quieten()  # after the import, in which Lightning sets the level of its log
+        command.main(arguments)
     except Exception as error:
         known = _known_fault(error)
         if known is None:

@@ -115,6 +115,8 @@ def save_contract(folder: Path, contract: Contract) -> None:
 
 def load_contract(folder: Path) -> Contract:
     """Read the contract that `save_contract` wrote; UserError if it is absent or damaged."""
+    if not (folder / "contract.json").is_file():
+        raise UserError(f"{folder} has trained parts but no contract.json: restore it, or start another run (--run.name)")
     plain = read_json(folder / "contract.json")
     table = folder / "table.safetensors"
     needs_table = isinstance(plain, dict) and plain.get("table_sha256")
