@@ -48,6 +48,11 @@ class DiffusionBlock(TrainedPart):
         """The denoiser."""
         return self.denoiser
 
+    @property
+    def raw_network(self) -> nn.Module:
+        """The network inside the denoiser."""
+        return self.denoiser.network
+
     def losses(self, batch: NoisyBatch) -> Losses:
         """Weighted denoising loss of each sample (paper, Eq. 5)."""
         return Losses(self.denoiser.loss(batch.clean, batch.noisy, batch.sigma), batch.sigma)

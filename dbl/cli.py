@@ -70,6 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
         command = import_module(_COMMANDS[arguments[0]])
         _quieten()  # after the import, in which Lightning sets the level of its log
         command.main(arguments)
+    except KeyboardInterrupt:
+        print("dbl: stopped", file=sys.stderr)
+        return 130
     except Exception as error:
         known = _known_fault(error)
         if known is None:

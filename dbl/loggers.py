@@ -7,14 +7,18 @@ from pathlib import Path
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 
-def part_loggers(folder: Path, step: int) -> list[Logger]:
+def part_loggers(folder: Path, step: int, rank: int) -> list[Logger]:
     """Loggers for a training that starts or resumes at optimizer step `step`; what was logged after it is dropped."""
-    return [TensorBoardLogger(str(folder), name="", version="", purge_step=step), _metrics_file(folder, step)]
+    purge_step = step + 1 if step else None
+    events = TensorBoardLogger(str(folder), name="", version="", purge_step=purge_step)
+    return [events, _metrics_file(folder, step, rank)]
 
 
-def _metrics_file(folder: Path, step: int) -> CSVLogger:
-    earlier = _rows_until(folder / "metrics.csv", step)
+def _metrics_file(folder: Path, step: int, rank: int) -> CSVLogger:
     logger = CSVLogger(str(folder), name="", version="")
+    if rank:
+        return logger  # only the first rank writes
+    earlier = _rows_until(folder / "metrics.csv", step)
     with warnings.catch_warnings():
         # Lightning says that it deletes the earlier file: its rows are written again at once.
         warnings.filterwarnings("ignore", message="Experiment logs directory")

@@ -2,7 +2,7 @@
 
 Keys of `report.json`:
 
-- `run`, `contract` (hash), `network`, `target`, `data` (name, classes, shape);
+- `run`, `contract` (hash), `network`, `target`, `noise`, `partition` (as chosen), `data` (name, classes, shape);
 - `sides`: list of `blocks` and, if it was trained, `end_to_end`, each with
     - `name`;
     - `parts`: list of `part`, `layers`, `sigma_high`, `sigma_low` (null end to end), `steps`, `seconds`, `parameters`;
@@ -57,6 +57,8 @@ def write_report(run: RunFolder, contract: Contract, sampler: Sampler, sides: li
         "contract": contract.hash,
         "network": to_plain(contract.terms.network),
         "target": to_plain(contract.terms.target),
+        "noise": to_plain(contract.terms.noise),
+        "partition": to_plain(contract.terms.partition),
         "data": {
             "name": contract.data.name,
             "num_classes": contract.data.num_classes,
@@ -72,9 +74,9 @@ def write_report(run: RunFolder, contract: Contract, sampler: Sampler, sides: li
 
 
 def _markdown(report: dict[str, Any]) -> list[str]:
-    lines = [f"# {report['run']}", ""]
-    network = report["network"]["class_path"].rpartition(".")[2]
-    lines += [f"{network} with {report['network']['init_args']['num_layers']} layers on {report['data']['name']}.", ""]
+    num_layers, data = report["network"]["init_args"]["num_layers"], report["data"]["name"]
+    lines = [f"# {report['run']}", "", f"{_name(report['network'])} with {num_layers} layers on {data}."]
+    lines += [_choices(report), ""]
     lines += ["## Quality and cost", "", *_comparison(report["sides"]), ""]
     for side in report["sides"]:
         lines += [f"## {_TITLES[side['name']]}, part by part", "", *_parts(side), ""]
@@ -83,14 +85,31 @@ def _markdown(report: dict[str, Any]) -> list[str]:
         "## Sampler",
         "",
         f"{sampler['method']} with {sampler['num_steps']} steps on the {sampler['schedule']} schedule, guidance "
-        f"{sampler['guidance_scale']:g}. Network calls of each part in one sample stand in the tables above.",
+        f"{sampler['guidance_scale']:g}, temperature {sampler['temperature']:g}. Network calls of each part in one "
+        "sample stand in the tables above.",
         "",
     ]
     if report["samples"]:
         lines += ["## Samples", "", "One class a column.", "", f"![samples]({report['samples']})", ""]
         if len(report["sides"]) > 1:
             lines += ["The end-to-end network's:", "", "![samples](../baseline/report/samples.png)", ""]
-    return [*lines, "## How to read this", "", *_EXPLANATION]
+    explanation = _EXPLANATION if len(report["sides"]) == 1 else [*_EXPLANATION, *_EQUAL_COMPUTE]
+    return [*lines, "## How to read this", "", *explanation]
+
+
+def _choices(report: dict[str, Any]) -> str:
+    """One sentence on target, readout, noise law and partition."""
+    target, noise, cut = (report[key] for key in ("target", "noise", "partition"))
+    kind = target["init_args"].get("kind")
+    readout = f"{kind} readout" if kind else "squared error"
+    return (
+        f"Target {_name(target)} with {readout}; noise law {_name(noise)}; {cut['init_args']['num_blocks']} blocks by "
+        f"{cut['init_args']['scheme']}, overlap {cut['init_args']['overlap']:g}."
+    )
+
+
+def _name(spec: dict[str, Any]) -> str:
+    return str(spec["class_path"].rpartition(".")[2])
 
 
 _TITLES = {"blocks": "Blocks", "end_to_end": "End to end"}
@@ -103,8 +122,10 @@ _EXPLANATION = [
     "  noise distribution, each level with the block that owns it; comparable between sides, lower is better.",
     "- *test/accuracy*: share of test images whose label is right; mean over start noises for the blocks (single draws",
     "  in report.json).",
-    "- Both sides had the same number of steps, batch size and learning rate; each part saw every step, so the compute",
-    "  of all blocks together is that of the end-to-end network.",
+]
+_EQUAL_COMPUTE = [
+    "- Both sides were given the same batch size, optimizer and number of steps; a step of all blocks together passes",
+    "  through as many layers as a step of the end-to-end network.",
 ]
 
 

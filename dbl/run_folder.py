@@ -9,6 +9,7 @@ baseline/    a run folder of its own for the end-to-end network
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dbl.contract import Contract, Terms
 from dbl.data_spec import DataSpec
@@ -78,24 +79,27 @@ class RunFolder:
         return load_contract(self.path)
 
     def settle(self, terms: Terms, data: DataSpec) -> Contract:
-        """The contract of this run: the stored one if a part was trained under it, else a new one (not yet written).
+        """The contract of this run: the stored one if it was made with these terms and data, else a new one.
+
+        The stored one goes first because what is fitted and drawn can differ in the last digit between machines. A new
+        one is not yet written.
 
         Raises:
-            UserError: if the stored one was made with other terms or other data.
+            UserError: if parts were trained under a contract with other terms or other data.
         """
-        if not self._has_trained_parts():
+        if not (self.path / "contract.json").is_file() and not self._has_trained_parts():
             return terms.settle(data)
         stored = self.load_contract()
-        chosen = {"contract": to_plain(terms)["init_args"], "data": to_plain(data)["init_args"]}
-        agreed = {"contract": to_plain(stored.terms)["init_args"], "data": to_plain(stored.data)["init_args"]}
-        difference = first_difference(chosen, agreed)
-        if difference:
+        difference = first_difference(_chosen(terms, data), _chosen(stored.terms, stored.data))
+        if difference is None:
+            return stored
+        if self._has_trained_parts():
             key, ours, theirs = difference
             raise UserError(
                 f"{key} is {ours} here but {theirs} in {self.path / 'contract.json'}, on which the blocks of this run "
                 "agreed: put it back, or start another run with --run.name"
             )
-        return stored
+        return terms.settle(data)
 
     def _has_trained_parts(self) -> bool:
         return any(self.path.glob("*/checkpoints/last.ckpt"))
@@ -104,6 +108,11 @@ class RunFolder:
         """Write the contract, unless a block was trained under the one that is there."""
         if not self._has_trained_parts():
             save_contract(self.path, contract)
+
+
+def _chosen(terms: Terms, data: DataSpec) -> dict[str, Any]:
+    """What a user can change, as plain values under the names of the config."""
+    return {"contract": to_plain(terms)["init_args"], "data": to_plain(data)["init_args"]}
 
 
 def save_contract(folder: Path, contract: Contract) -> None:
@@ -116,7 +125,9 @@ def save_contract(folder: Path, contract: Contract) -> None:
 def load_contract(folder: Path) -> Contract:
     """Read the contract that `save_contract` wrote; UserError if it is absent or damaged."""
     if not (folder / "contract.json").is_file():
-        raise UserError(f"{folder} has trained parts but no contract.json: restore it, or start another run (--run.name)")
+        raise UserError(
+            f"{folder} has trained parts but no contract.json: restore it, or start another run (--run.name)"
+        )
     plain = read_json(folder / "contract.json")
     table = folder / "table.safetensors"
     needs_table = isinstance(plain, dict) and plain.get("table_sha256")

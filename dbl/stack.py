@@ -24,9 +24,6 @@ from dbl.sampling import Denoise, Sampler, guided
 from dbl.seeding import generator_for
 from dbl.targets import Batch, Clean, PixelTarget
 
-# Multiples of the golden ratio modulo 1 spread evenly, so that the levels of an evaluation cover the range at any
-# number. _GOLDEN = 0.6180339887498949
-
 
 @dataclass(frozen=True)
 class Inference:
@@ -51,6 +48,21 @@ class Inference:
             if getattr(self, name) < 1:
                 raise UserError(f"inference.{name} ({getattr(self, name)}) must be at least 1")
 
+    def check(self, contract: Contract) -> None:
+        """Refuse what a network of this contract cannot do.
+
+        Raises:
+            UserError: if guidance is asked for where no condition was dropped in training.
+        """
+        drops = (
+            isinstance(contract.terms.target, PixelTarget) and getattr(contract.terms.network, "cond_dropout", 0) > 0
+        )
+        if self.sampler.guidance_scale != 1 and not drops:
+            raise UserError(
+                f"inference.sampler.guidance_scale ({self.sampler.guidance_scale}) must be 1: guidance needs a network "
+                "for images that was trained with cond_dropout above 0"
+            )
+
 
 class BlockStack(L.LightningModule):
     """All blocks of a run as one denoiser, for validate, test and predict.
@@ -65,11 +77,13 @@ class BlockStack(L.LightningModule):
         super().__init__()
         self.contract = contract
         self.inference = inference or Inference()
+        self.inference.check(contract)
         self.space = contract.space()
         self._load = load
         num_blocks = contract.partition.num_blocks
         self.blocks = nn.ModuleList(map(load, range(num_blocks)) if self.inference.resident == "all" else [])
         self._active: tuple[int, Denoiser] | None = None
+        self.grid: Tensor | None = None
         self.block_losses = nn.ModuleList(MeanMetric() for _ in range(num_blocks))
         self.total_loss = MeanMetric()
         num_accuracies = 0 if self.makes_images else self.inference.draws
@@ -141,8 +155,6 @@ class BlockStack(L.LightningModule):
         return self(noisy, sigma, cond)
 
     def _no_class(self, cond: Tensor) -> Tensor:
-        if not self.makes_images:
-            raise UserError("inference.sampler.guidance_scale must be 1 for a classifier: its condition is the image")
         return torch.full_like(cond, self.contract.data.num_classes)
 
     def _unit_noise(self, indices: Tensor, draw: int) -> Tensor:
@@ -206,15 +218,17 @@ class BlockStack(L.LightningModule):
             self.total_loss(losses)
 
     def on_test_end(self) -> None:
-        """Log a sample grid if the stack makes images."""
-        if self.makes_images:
-            for logger in self.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_image("samples", self.sample_grid())
+        """Draw the sample grid if the stack makes images, while it is on its device, and log it."""
+        if not self.makes_images:
+            return
+        self.grid = self._sample_grid()
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("samples", self.grid)
 
-    def sample_grid(self) -> Tensor:
-        """`inference.num_images` images, one class a column, as one picture [channels, H, W] of type uint8."""
-        num_classes, num_images = self.contract.data.num_classes, self.inference.num_images
-        indices = torch.arange(num_images, device=self.device)
-        images = torch.cat([self.generate(part % num_classes, part) for part in indices.split(64)])
-        return image_grid(images, num_columns=min(num_classes, 10))
+    def _sample_grid(self) -> Tensor:
+        """`inference.num_images` images, one class a column (ten columns at most), as `image_grid` makes it."""
+        columns = min(self.contract.data.num_classes, 10)
+        indices = torch.arange(self.inference.num_images, device=self.device)
+        images = torch.cat([self.generate(part % columns, part) for part in indices.split(64)])
+        return image_grid(images, self.contract.data, columns)

@@ -99,6 +99,16 @@ class TrainedPart(L.LightningModule, ABC):
     def trained(self) -> nn.Module:
         """The module whose parameters are trained and stored."""
 
+    @property
+    @abstractmethod
+    def raw_network(self) -> nn.Module:
+        """The part of it that `torch.compile` is for: what is called once in each step."""
+
+    @property
+    def between_steps(self) -> bool:
+        """Whether the last batch ended an optimizer step, so that no gradient is waiting."""
+        return self.position % self.recipe.accumulate == 0
+
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """One optimizer over this part's own parameters, with a schedule in optimizer steps."""
         optimizer = self.recipe.optimizer(self.trained.parameters())
@@ -115,10 +125,10 @@ class TrainedPart(L.LightningModule, ABC):
         """Refuse what cannot be trained correctly; compile if asked."""
         if self.trainer.max_steps < 1:
             raise UserError("trainer.max_steps must be set: the number of optimizer steps of each block")
-        if str(self.trainer.precision).startswith("16"):
+        if self.trainer.precision not in ("32-true", "bf16-mixed"):
             raise UserError(f"trainer.precision={self.trainer.precision} is not supported: use bf16-mixed or 32-true")
         if self.recipe.compile:
-            self.trained.compile()
+            self.raw_network.compile()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make dropout a function of the position."""
@@ -131,7 +141,7 @@ class TrainedPart(L.LightningModule, ABC):
         self._check_finite(loss, "loss", losses.sigma)
         self.manual_backward(loss / self.recipe.accumulate)
         self.position += 1
-        if self.position % self.recipe.accumulate == 0:
+        if self.between_steps:
             self._optimizer_step(losses.sigma)
         self._log_step("train/loss", loss)
         outputs = {"loss": loss.detach(), "per_sample": losses.per_sample.detach()}

@@ -36,6 +36,11 @@ class EndToEndViT(TrainedPart):
         """The classifier."""
         return self.network
 
+    @property
+    def raw_network(self) -> nn.Module:
+        """The classifier."""
+        return self.network
+
     def losses(self, batch: Batch) -> Losses:
         """Cross-entropy of each sample in nats."""
         clean = self.space.encode(batch)

@@ -68,16 +68,31 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         """Save if it is time; stop if a signal came."""
         assert isinstance(pl_module, TrainedPart)
-        step = trainer.global_step
-        if pl_module.position % pl_module.recipe.accumulate:
+        if not pl_module.between_steps:
             return  # in the middle of an accumulation: its gradients would be lost
-        due = step % self.every_n_steps == 0 or step >= trainer.max_steps or self._signal is not None
-        if due and step != self._saved_step:
+        step = trainer.global_step
+        if step % self.every_n_steps == 0 or step >= trainer.max_steps or self._signal is not None:
+            self._save(trainer)
+        self._stop_if_asked(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save what another callback or `trainer.max_epochs` ends early, while the live weights are still in place."""
+        assert isinstance(pl_module, TrainedPart)
+        last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
+        if (trainer.should_stop or last_epoch) and pl_module.between_steps:
+            self._save(trainer)
+        self._stop_if_asked(trainer, pl_module)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        step = trainer.global_step
+        if step != self._saved_step:
             trainer.save_checkpoint(self.path, weights_only=False)
             self._saved_step = step
             self.last_saved = f"{self.path} (step {step})"
+
+    def _stop_if_asked(self, trainer: L.Trainer, part: TrainedPart) -> None:
         if self._signal is not None:
             raise Interrupted(
-                f"{pl_module.part} stopped at step {step} of {trainer.max_steps} and was saved; the same command "
-                "resumes it"
+                f"{part.part} stopped at step {trainer.global_step} of {trainer.max_steps} and was saved; "
+                "the same command resumes it (without --from_scratch)"
             )

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import lightning as L
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
@@ -24,6 +25,11 @@ class EMA(WeightAveraging):
             raise UserError(f"ema.decay ({decay}) must lie in [0, 1)")
         # Buffers are constants here; averaging would turn integer ones into nonsense.
         super().__init__(use_buffers=False, multi_avg_fn=partial(_update, decay))
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Move the average to the device: it was made before the module was moved there."""
+        assert self._average_model is not None
+        self._average_model.to(pl_module.device)
 
 
 @torch.no_grad()

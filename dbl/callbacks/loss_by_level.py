@@ -45,7 +45,7 @@ class LossByLevel(L.Callback):
         if not isinstance(pl_module, DiffusionBlock):
             return
         self._add(outputs["sigma"], outputs["per_sample"].float())
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if pl_module.between_steps and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             for name, total, count in zip(self._names, self._sums.tolist(), self._counts.tolist(), strict=True):
                 if count:
                     pl_module.log(name, total / count)

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -16,7 +18,7 @@ from dbl.contract import Contract, Terms
 from dbl.data.base import ImageData
 from dbl.data.noisy import NoisyData
 from dbl.errors import UserError
-from dbl.files import read_checkpoint
+from dbl.files import read_checkpoint, write_tensors, write_text
 from dbl.loggers import part_loggers
 from dbl.run_folder import RunFolder
 from dbl.stack import BlockStack, Inference
@@ -25,6 +27,9 @@ from dbl.training import TrainedPart
 STACK_COMMANDS = ("validate", "test", "predict")
 # Options of Lightning's Trainer that manual optimization excludes: name, default, and our own.
 _AUTOMATIC_ONLY = (("gradient_clip_val", None, "clip_norm"), ("accumulate_grad_batches", 1, "accumulate"))
+
+# Options that say what one call does, not how the run is made.
+_OF_ONE_CALL = ("blocks", "backend", "from_scratch", "ckpt_path", "weights_only")
 
 
 class BlockCLI(LightningCLI):
@@ -129,7 +134,7 @@ class BlockCLI(LightningCLI):
             *(self._get(self.config_init, group) for group in ("ema", "loss_by_level", "checkpoint")),
             PartitionFigure(),
             Throughput(),
-            Timer(verbose=False),
+            Timer(duration=self._get(self.config_init, "trainer")["max_time"], verbose=False),
         ]
         with_bar = self._get(self.config, "trainer")["enable_progress_bar"] is not False
         return self._trainer(callbacks + ([StepProgress()] if with_bar else []))
@@ -143,6 +148,7 @@ class BlockCLI(LightningCLI):
     def _trainer(self, callbacks: list[L.Callback]) -> L.Trainer:
         config = dict(self._get(self.config_init, "trainer"))
         config["callbacks"] = [*callbacks, *(config["callbacks"] or [])]
+        config["max_time"] = None  # the timer above has it
         config["logger"] = False if config["logger"] is None else config["logger"]
         config["default_root_dir"] = config["default_root_dir"] or str(self.run.path)
         return L.Trainer(**config)
@@ -150,30 +156,57 @@ class BlockCLI(LightningCLI):
     def fit(self, model: TrainedPart, datamodule: ImageData, **options: Any) -> None:
         """Train one part, from its last checkpoint if there is one."""
         self.run.write_contract(model.contract)
+        self._write_config(model.part)
         resumed = self._checkpoint_to_resume(options.pop("ckpt_path", None))
         step = read_checkpoint(resumed)["global_step"] if resumed else 0
         if step >= self.trainer.max_steps > 0:
             print(f"{model.part} is trained already ({step} steps); --from_scratch=true trains it anew")
             return
         if self._get(self.config, "trainer")["logger"] is None:
-            self.trainer.loggers = part_loggers(self.run.part(model.part), step)
+            self.trainer.loggers = part_loggers(self.run.part(model.part), step, self.trainer.global_rank)
         data = NoisyData(datamodule, model) if isinstance(model, DiffusionBlock) else datamodule
         options["weights_only"] = True  # never run code that a checkpoint might hold
         self.trainer.fit(model, datamodule=data, ckpt_path=resumed, **options)
 
+    def resolved(self) -> dict[str, Any]:
+        """The whole config as plain values, without what belongs to one call only."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        plain: dict[str, Any] = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_unset=False))
+        return {key: value for key, value in plain.items() if key not in _OF_ONE_CALL}
+
+    def _write_config(self, part: str) -> None:
+        """Keep how a part was trained beside it, and in the run folder if nothing is there."""
+        text = yaml.safe_dump(self.resolved(), sort_keys=False)
+        write_text(self.run.part(part) / "config.yaml", text)
+        if not self.run.config.is_file():
+            write_text(self.run.config, text)
+
     def _checkpoint_to_resume(self, chosen: str | None) -> Path | None:
-        if self._get(self.config, "from_scratch"):
-            return None
         last = self.run.checkpoint(self.model.part)
+        if self._get(self.config, "from_scratch"):
+            last.unlink(missing_ok=True)
         return Path(chosen) if chosen else (last if last.is_file() else None)
 
     def validate(self, **options: Any) -> None:
         """Evaluate the stack on the validation split."""
-        self.results = list(self.trainer.validate(**options | {"weights_only": True}))
+        self.results = list(self.trainer.validate(**self._checked(options)))
 
     def test(self, **options: Any) -> None:
         """Evaluate the stack on the test split."""
-        self.results = list(self.trainer.test(**options | {"weights_only": True}))
+        self.results = list(self.trainer.test(**self._checked(options)))
+
+    def predict(self, **options: Any) -> None:
+        """Write labels, or an image for each label, of the test split to `report/predictions.safetensors`."""
+        options["return_predictions"] = True
+        batches = self.trainer.predict(**self._checked(options))
+        path = self.run.report / "predictions.safetensors"
+        write_tensors(path, {"predictions": torch.cat([torch.as_tensor(batch).cpu() for batch in batches or []])})
+        print(f"predictions: {path}")
+
+    def _checked(self, options: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(self.model, BlockStack) and options.get("ckpt_path"):
+            raise UserError(f"--ckpt_path is for dbl fit: the assembled network is read from {self.run.model}")
+        return options | {"weights_only": True}  # never run code that a checkpoint might hold
 
 
 def _add_run_groups(parser: LightningArgumentParser) -> None:

@@ -9,6 +9,7 @@ from dbl.baselines import EndToEndViT
 from dbl.commands.block_cli import BlockCLI
 from dbl.commands.evaluate import evaluate_stack
 from dbl.commands.run_cli import RunCLI, fit_blocks, fit_part
+from dbl.errors import UserError
 from dbl.files import write_text
 from dbl.networks import ViT
 from dbl.report import Side, write_report
@@ -22,8 +23,18 @@ def main(arguments: list[str]) -> None:
     fit_blocks(cli.run, list(range(cli.contract.partition.num_blocks)), cli.config.from_scratch)
     assemble(cli.run)
     sides = [evaluate_stack(cli.run, "blocks"), _end_to_end(cli)]
+    _check_equal_compute(sides)
     write_report(cli.run, cli.contract, cli.inference.sampler, sides)
     print(f"report: {cli.run.report / 'report.md'}")
+
+
+def _check_equal_compute(sides: list[Side]) -> None:
+    steps = {part["part"] + f" ({side.name})": part["steps"] for side in sides for part in side.parts}
+    if len(set(steps.values())) > 1:
+        counts = ", ".join(f"{part}: {number}" for part, number in steps.items())
+        raise UserError(
+            f"the parts had different numbers of steps ({counts}): train them anew with --from_scratch=true"
+        )
 
 
 def _end_to_end(cli: RunCLI) -> Side:

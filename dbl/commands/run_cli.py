@@ -3,7 +3,7 @@
 import gc
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import yaml
@@ -50,7 +50,17 @@ class RunCLI(BlockCLI):
         return self.run.settle(self.terms, self.data.spec)
 
     def freeze(self) -> None:
-        """Write `contract.json` and `config.yaml` into the run folder."""
+        """Write `contract.json` and `config.yaml`, once what could fail after the training is checked.
+
+        Raises:
+            UserError: if the assembled network could not be used as `inference` asks, or several devices are asked for.
+        """
+        if self.config.trainer.devices not in (1, "1", "auto"):
+            raise UserError(
+                f"trainer.devices={self.config.trainer.devices}: use 1 here, or dbl fit for a block on several"
+            )
+        self.inference.check(self.contract)
+        self.inference.sampler.calls_per_block(self.contract.noise, self.contract.partition)  # warns
         self.run.write_contract(self.contract)
         write_text(self.run.config, yaml.safe_dump(self.resolved(), sort_keys=False))
 
@@ -77,11 +87,6 @@ class RunCLI(BlockCLI):
         for block in blocks:
             self.contract.partition.check_block(block)
         return blocks
-
-    def resolved(self) -> dict[str, Any]:
-        """The whole config as plain values, without what belongs to one call only."""
-        config: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
-        return {key: value for key, value in config.items() if key not in ("blocks", "backend", "from_scratch")}
 
 
 def fit_part(config: Path, options: list[str], part: type[TrainedPart] = DiffusionBlock) -> None:

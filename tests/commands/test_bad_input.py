@@ -24,6 +24,12 @@ CASES = {
     "patch that does not divide": ("train", ["--contract.network.init_args.patch_size=3"], "network.patch_size (3)"),
     "no steps": ("fit", ["--trainer.max_steps=-1"], "trainer.max_steps"),
     "clipping by the trainer": ("fit", ["--trainer.gradient_clip_val=1"], "model.recipe.clip_norm"),
+    "guidance of an unguided network": (
+        "train",
+        ["--contract.network.init_args.cond_dropout=0", "--inference.sampler.guidance_scale=2"],
+        "inference.sampler.guidance_scale",
+    ),
+    "several devices": ("train", ["--trainer.devices=2"], "trainer.devices=2"),
     "no such class": ("fit", ["--contract.network=dbl.networks.Nope"], "contract.network"),
     "checkpoint that is absent": ("fit", ["--ckpt_path=nowhere.ckpt"], "nowhere.ckpt does not exist"),
 }

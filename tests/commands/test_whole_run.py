@@ -9,6 +9,7 @@ import torch
 
 from dbl.assembly import ModelFolder
 from dbl.cli import main
+from dbl.files import read_tensors
 
 from .conftest import Run
 
@@ -99,6 +100,23 @@ def test_compare_reports_blocks_beside_one_block(dbl: Run) -> None:
     assert {"test/loss"} <= blocks["test"].keys() & whole["test"].keys()
 
 
+def test_compare_refuses_unequal_compute(dbl: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a report that calls 4 steps against 6 equal compute: finished blocks are not cut back."""
+    assert dbl("train", "digits_dit", "--trainer.max_steps=6") == 0
+    assert dbl("compare", "digits_dit") == 2
+    assert "block_0 (blocks): 6" in capsys.readouterr().err
+
+
+def test_each_part_keeps_the_config_it_was_trained_with(dbl: Run) -> None:
+    """Catches a recipe that is lost when another block is trained with another one."""
+    assert dbl("fit", "digits_dit", "--model.recipe.optimizer.lr=0.002") == 0
+    assert dbl("fit", "digits_dit", "--model.block=1", "--model.recipe.optimizer.lr=0.003") == 0
+    rates = [Path(f"runs/digits_dit/block_{block}/config.yaml").read_text() for block in (0, 1)]
+    assert "lr: 0.002" in rates[0]
+    assert "lr: 0.003" in rates[1]
+    assert "lr: 0.002" in Path("runs/digits_dit/config.yaml").read_text()
+
+
 def test_compare_reports_a_classifier_beside_the_plain_vit(dbl: Run) -> None:
     """Catches a baseline that is tested with untrained weights: the accuracy must be that of the checkpoint."""
     steps = ["--trainer.max_steps=40", "--model.recipe.optimizer.lr=0.003", "--contract.network.mlp_width=32"]
@@ -120,19 +138,38 @@ def test_test_and_predict_use_the_assembled_stack(dbl: Run, capsys: pytest.Captu
     assert f"{side['test']['test/loss_block_0']:.6f}"[:6] in printed
     assert dbl("validate", "digits_vit", "--contract.network.mlp_width=32") == 0
     assert dbl("predict", "digits_vit", "--contract.network.mlp_width=32") == 0
+    predictions = read_tensors(Path("runs/digits_vit/report/predictions.safetensors"))["predictions"]
+    assert predictions.shape == (355,)
+    assert dbl("test", "digits_vit", "--contract.network.mlp_width=32", "--ckpt_path=other.ckpt") == 2
 
 
 def test_sample_draws_the_classes_asked_for(dbl: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches options of `dbl sample` that are read nowhere."""
     assert dbl("train", "digits_dit") == 0
-    fast = ["--sampler.num_steps=5", "--num_images=4"]
+    fast = ["--sampler.num_steps=15", "--num_images=4"]
     assert main(["sample", "runs/digits_dit", *fast, "--output=a.png", "--classes=[3]"]) == 0
     assert main(["sample", "runs/digits_dit", *fast, "--output=b.png", "--classes=[3]", "--resident=one"]) == 0
     assert main(["sample", "runs/digits_dit", *fast, "--output=c.png", "--classes=[3]", "--seed=1"]) == 0
     pictures = [Path(name).read_bytes() for name in ("a.png", "b.png", "c.png")]
     assert pictures[0] == pictures[1] != pictures[2]
-    assert main(["sample", "runs/digits_dit", "--classes=[11]"]) == 2
-    assert "there are classes 0 to 9" in capsys.readouterr().err
+    capsys.readouterr()
+    faults = {
+        "--classes=[11]": "there are classes 0 to 9",
+        "--num_images=0": "--num_images (0)",
+        "--device=x": "--device x",
+    }
+    for option, message in faults.items():
+        assert main(["sample", "runs/digits_dit", option]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_sample_uses_the_sampler_of_the_run(dbl: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches pictures that were made with other settings than those of the report."""
+    assert dbl("train", "digits_dit", "--inference.sampler.num_steps=17") == 0
+    capsys.readouterr()
+    assert main(["sample", "runs/digits_dit", "--num_images=2"]) == 0
+    counts = capsys.readouterr().out.splitlines()[0].partition(": ")[2]
+    assert sum(map(int, counts.split(", "))) == 17
 
 
 def test_assemble_can_be_called_alone(dbl: Run) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,8 +38,6 @@ def runs(
 @pytest.fixture
 def run(runs: dict[str, RunFolder], tmp_path: Path) -> RunFolder:
     """A copy of the assembled DiT run that a test may damage."""
-    import shutil
-
     shutil.copytree(runs["dit"].path, tmp_path / "dit")
     return RunFolder("dit", str(tmp_path))
 
@@ -98,9 +98,8 @@ def test_guidance_uses_the_class_dropped_in_training(runs: dict[str, RunFolder])
     plain = _stack(runs["dit"], sampler={"num_steps": 3}).generate(labels, indices)
     strong = _stack(runs["dit"], sampler={"num_steps": 3, "guidance_scale": 2.0}).generate(labels, indices)
     assert not torch.allclose(plain, strong)
-    vit = _stack(runs["vit"], sampler={"num_steps": 3, "schedule": "quantile", "guidance_scale": 2.0})
     with pytest.raises(UserError, match="guidance_scale"):
-        vit.sample(torch.zeros(2, 1, 4, 6), indices)
+        _stack(runs["vit"], sampler={"num_steps": 3, "schedule": "quantile", "guidance_scale": 2.0})
 
 
 def test_temperature_zero_is_deterministic(runs: dict[str, RunFolder]) -> None:
@@ -167,8 +166,6 @@ def test_a_checkpoint_in_the_folder_of_another_block_is_refused(run: RunFolder) 
 
 def test_blocks_of_two_contracts_are_refused(run: RunFolder, dit_contract: Contract) -> None:
     """Catches a merge of blocks with other intervals, whose shapes fit all the same."""
-    from dataclasses import replace
-
     other = replace(dit_contract.terms, seed=7).settle(dit_contract.data)
     fit(DiffusionBlock(other, 1, recipe()), run.path)
     with pytest.raises(UserError, match="another contract"):
@@ -215,7 +212,21 @@ def test_a_contract_edited_by_hand_is_refused(run: RunFolder) -> None:
 
 def test_other_terms_are_refused_once_a_block_is_trained(run: RunFolder, dit_contract: Contract) -> None:
     """Catches blocks of one run that were trained under different settings, with a message that names the key."""
-    from dataclasses import replace
-
     with pytest.raises(UserError, match=r"contract.seed is 3 here but 0 in .*contract.json"):
         run.settle(replace(dit_contract.terms, seed=3), dit_contract.data)
+
+
+def test_a_stored_contract_goes_before_a_new_one(run: RunFolder, vit_contract: Contract, tmp_path: Path) -> None:
+    """Catches blocks that are refused on a machine whose arithmetic differs in the last digit."""
+    partition = vit_contract.partition
+    moved = tuple(level * (1 + 1e-9) if 0 < index < 3 else level for index, level in enumerate(partition.boundaries))
+    elsewhere = Contract(
+        vit_contract.terms,
+        vit_contract.data,
+        vit_contract.noise,
+        replace(partition, boundaries=moved),
+        vit_contract.table,
+    )
+    other = RunFolder("other", str(tmp_path))
+    other.write_contract(elsewhere)
+    assert other.settle(vit_contract.terms, vit_contract.data).hash == elsewhere.hash != vit_contract.hash

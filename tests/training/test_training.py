@@ -15,6 +15,7 @@ from dbl.callbacks.ema import EMA
 from dbl.contract import Contract
 from dbl.data.noisy import NoisyData
 from dbl.errors import UserError
+from dbl.loggers import part_loggers
 from dbl.training import Recipe
 
 
@@ -196,10 +197,45 @@ def test_bf16_trains_and_keeps_float32_weights(dit_contract: Contract, tmp_path:
     assert all(value.dtype == torch.float32 for value in stored.values())
 
 
-def test_fp16_is_refused(dit_contract: Contract, tmp_path: Path) -> None:
-    """Catches gradients that are clipped while a scaler has them scaled."""
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-true", "64-true"])
+def test_other_precisions_are_refused(precision: str, dit_contract: Contract) -> None:
+    """Catches gradients that are clipped while a scaler has them scaled, and weights that do not fit their inputs."""
     block = DiffusionBlock(dit_contract, 0, recipe())
     block.trainer = L.Trainer(max_steps=1, accelerator="cpu", logger=False)
-    block.trainer._accelerator_connector.precision_plugin.precision = "16-mixed"
+    block.trainer._accelerator_connector.precision_plugin.precision = precision  # type: ignore[assignment]
     with pytest.raises(UserError, match="bf16-mixed"):
         block.on_fit_start()
+
+
+def test_compile_compiles_what_a_step_calls(
+    dit_contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches an option that compiles a forward that training never calls."""
+    calls = []
+
+    def compile_stand_in(function: Any, *_: Any, **__: Any) -> Any:
+        return lambda *arguments: calls.append(1) or function(*arguments)
+
+    monkeypatch.setattr(torch, "compile", compile_stand_in)
+    fit(DiffusionBlock(dit_contract, 0, recipe(compile=True)), tmp_path, steps=3, limit_val_batches=0)
+    assert len(calls) == 3
+
+
+def test_an_early_end_is_saved(dit_contract: Contract, tmp_path: Path) -> None:
+    """Catches steps that are lost when something other than max_steps ends the training."""
+
+    class Stop(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+            trainer.should_stop = trainer.global_step == 5
+
+    fit(DiffusionBlock(dit_contract, 0, recipe()), tmp_path, steps=12, callbacks=[Stop()])
+    assert checkpoint(tmp_path, "block_0")["global_step"] == 5
+
+
+def test_only_the_first_rank_writes_metrics(tmp_path: Path) -> None:
+    """Catches a logger that fails on the other ranks, where Lightning gives it no file."""
+    (tmp_path / "metrics.csv").write_text("step,train/loss\n1,0.5\n9,0.4\n")
+    part_loggers(tmp_path, step=4, rank=1)
+    assert "9,0.4" in (tmp_path / "metrics.csv").read_text()
+    part_loggers(tmp_path, step=4, rank=0)
+    assert (tmp_path / "metrics.csv").read_text().splitlines()[1:] == ["1,0.5"]
