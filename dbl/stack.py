@@ -166,9 +166,9 @@ class BlockStack(L.LightningModule):
         ]
         return torch.stack(rows).to(self.device, torch.float32 if self.device.type == "mps" else torch.float64)
 
-    def generate(self, labels: Tensor, indices: Tensor) -> Tensor:
+    def generate(self, labels: Tensor, indices: Tensor, draw: int = 0) -> Tensor:
         """Images [N, channels, height, width] of the classes `labels` [N], in raw units (uint8 sets: 0 to 255)."""
-        return self.space.decode(self.sample(labels, indices))
+        return self.space.decode(self.sample(labels, indices, draw))
 
     def classify(self, images: Tensor, indices: Tensor, draw: int = 0) -> Tensor:
         """Labels [N] of standardised images [N, channels, height, width]."""

@@ -14,8 +14,11 @@ FLOORS = {
     0: ["data_spec", "errors", "files", "seeding", "serial", "__init__"],
     1: ["noise", "information", "partition", "diffusion"],
     2: ["networks"],
-    3: ["targets", "denoiser", "sampling", "contract", "run_folder", "figures"],
-    4: ["training", "block", "baselines", "callbacks", "loggers", "assembly", "stack", "data"],
+    3: ["targets", "denoiser", "sampling", "contract", "run_folder", "figures", "likelihood", "image_metrics"],
+    4: [
+        *("training", "block", "baselines", "callbacks", "loggers", "assembly", "stack", "data"),
+        *("features", "diagnostics", "memory", "plan"),
+    ],
     5: ["report", "commands", "cli", "__main__"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
