@@ -17,6 +17,7 @@ Train a network in independent blocks by diffusion, assemble it, evaluate it, sa
 whole runs
   train     train all blocks of a run, then assemble, evaluate and report
   compare   the same beside the end-to-end network at equal compute, in one report
+  plan      memory of a training step by category, before any training
   assemble  check the blocks of a run and merge them into its model folder
   sample    draw images from an assembled network
 
@@ -35,6 +36,7 @@ _COMMANDS = {
     "predict": "dbl.commands.parts",
     "train": "dbl.commands.train",
     "compare": "dbl.commands.compare",
+    "plan": "dbl.commands.plan",
     "assemble": "dbl.commands.assemble",
     "sample": "dbl.commands.sample",
 }

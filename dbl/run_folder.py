@@ -1,7 +1,7 @@
 """The run folder: where each file of a run lies, and the contract that is written there once.
 
 runs/<name>/  config.yaml  contract.json  table.safetensors
-block_<b>/   checkpoints/last.ckpt  metrics.csv  events…
+block_<b>/   checkpoints/last.ckpt  memory.json  metrics.csv  events…
 model/       config.json  block_<b>.safetensors  table.safetensors
 report/      report.md  report.json  samples.png
 baseline/    a run folder of its own for the end-to-end network
@@ -69,6 +69,10 @@ class RunFolder:
     def checkpoint(self, part: str) -> Path:
         """The newest checkpoint of a trained part."""
         return self.part(part) / "checkpoints" / "last.ckpt"
+
+    def memory(self, part: str) -> Path:
+        """The measured memory of a trained part."""
+        return self.part(part) / "memory.json"
 
     def baseline(self) -> "RunFolder":
         """The run folder of the end-to-end baseline, inside this one."""

@@ -1,8 +1,13 @@
 """Fixtures that the tests of several floors share."""
 
 import pytest
+from toy import DIT, VIT, Stripes
 
+from dbl.contract import Contract, Terms
 from dbl.data_spec import DataSpec
+from dbl.information import InformationNoise
+from dbl.partition import Cut
+from dbl.targets import ClassTarget, PixelTarget
 
 
 @pytest.fixture
@@ -17,3 +22,19 @@ def data_spec() -> DataSpec:
         mean=(10.0, 20.0, 30.0),
         std=(2.0, 4.0, 8.0),
     )
+
+
+@pytest.fixture(scope="session")
+def stripes() -> Stripes:
+    return Stripes()
+
+
+@pytest.fixture(scope="session")
+def dit_contract(stripes: Stripes) -> Contract:
+    return Terms(network=DIT, target=PixelTarget(), partition=Cut(num_blocks=3)).settle(stripes.spec)
+
+
+@pytest.fixture(scope="session")
+def vit_contract(stripes: Stripes) -> Contract:
+    terms = Terms(network=VIT, target=ClassTarget(dim=8), noise=InformationNoise(), partition=Cut(num_blocks=3))
+    return terms.settle(stripes.spec)

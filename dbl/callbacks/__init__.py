@@ -3,8 +3,9 @@
 from dbl.callbacks.checkpoint import LastCheckpoint
 from dbl.callbacks.ema import EMA
 from dbl.callbacks.loss_by_level import LossByLevel
+from dbl.callbacks.memory import Memory
 from dbl.callbacks.partition_figure import PartitionFigure
 from dbl.callbacks.progress import StepProgress
 from dbl.callbacks.throughput import Throughput
 
-__all__ = ["EMA", "LastCheckpoint", "LossByLevel", "PartitionFigure", "StepProgress", "Throughput"]
+__all__ = ["EMA", "LastCheckpoint", "LossByLevel", "Memory", "PartitionFigure", "StepProgress", "Throughput"]

@@ -5,7 +5,7 @@ from functools import partial
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
-from torch import Tensor
+from torch import Tensor, nn
 
 from dbl.errors import UserError
 
@@ -25,6 +25,11 @@ class EMA(WeightAveraging):
             raise UserError(f"ema.decay ({decay}) must lie in [0, 1)")
         # Buffers are constants here; averaging would turn integer ones into nonsense.
         super().__init__(use_buffers=False, multi_avg_fn=partial(_update, decay))
+
+    @property
+    def average(self) -> nn.Module | None:
+        """The averaged copy of the module, once a training has started."""
+        return self._average_model
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Move the average to the device: it was made before the module was moved there."""

@@ -13,7 +13,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from dbl.block import DiffusionBlock
-from dbl.callbacks import EMA, LastCheckpoint, LossByLevel, PartitionFigure, StepProgress, Throughput
+from dbl.callbacks import EMA, LastCheckpoint, LossByLevel, Memory, PartitionFigure, StepProgress, Throughput
 from dbl.contract import Contract, Terms
 from dbl.data.base import ImageData
 from dbl.data.noisy import NoisyData
@@ -76,12 +76,14 @@ class BlockCLI(LightningCLI):
         parser.add_class_arguments(EMA, "ema")
         parser.add_class_arguments(LastCheckpoint, "checkpoint")
         parser.add_class_arguments(LossByLevel, "loss_by_level")
+        parser.add_class_arguments(Memory, "memory")
         parser.add_argument(
             "--from_scratch", type=bool, default=False, help="Train anew what has been trained already."
         )
         parser.link_arguments("contract.seed", "data.init_args.seed")
         parser.link_arguments(("contract", "data", "run"), "model.contract", _settle, apply_on="instantiate")
         parser.link_arguments(("run", "model"), "checkpoint.path", _checkpoint_path, apply_on="instantiate")
+        parser.link_arguments(("run", "model"), "memory.path", _memory_path, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; what is wrong becomes one line."""
@@ -131,7 +133,7 @@ class BlockCLI(LightningCLI):
             if self._get(self.config, "trainer")[option] != default:
                 raise UserError(f"trainer.{option} is for automatic optimization: set model.recipe.{ours} instead")
         callbacks = [
-            *(self._get(self.config_init, group) for group in ("ema", "loss_by_level", "checkpoint")),
+            *(self._get(self.config_init, group) for group in ("ema", "loss_by_level", "memory", "checkpoint")),
             PartitionFigure(),
             Throughput(),
             Timer(duration=self._get(self.config_init, "trainer")["max_time"], verbose=False),
@@ -221,6 +223,10 @@ def _settle(terms: Terms, data: ImageData, run: RunFolder) -> Contract:
 
 def _checkpoint_path(run: RunFolder, part: TrainedPart) -> str:
     return str(run.checkpoint(part.part))
+
+
+def _memory_path(run: RunFolder, part: TrainedPart) -> str:
+    return str(run.memory(part.part))
 
 
 def _one_line(message: str) -> str:

@@ -3,7 +3,7 @@
 import gc
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import yaml
@@ -17,7 +17,7 @@ from dbl.errors import UserError
 from dbl.files import write_text
 from dbl.run_folder import RunFolder
 from dbl.stack import Inference
-from dbl.training import TrainedPart
+from dbl.training import Recipe, TrainedPart
 
 
 class RunCLI(BlockCLI):
@@ -48,6 +48,14 @@ class RunCLI(BlockCLI):
     def contract(self) -> Contract:
         """What the blocks agree on; UserError if it differs from that of blocks that are trained already."""
         return self.run.settle(self.terms, self.data.spec)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """How a part is trained."""
+        parser = LightningArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(Recipe, "recipe")
+        built = parser.instantiate_classes(parser.parse_object({"recipe": self.config.model.recipe}))
+        return cast(Recipe, built.recipe)
 
     def freeze(self) -> None:
         """Write `contract.json` and `config.yaml`, once what could fail after the training is checked.

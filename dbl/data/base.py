@@ -71,6 +71,11 @@ class ImageData(LightningDataModule, ABC):
         """The facts about the data set, measured over the training split."""
         return measure(self.name, self.split("train"))
 
+    @property
+    def declared_spec(self) -> DataSpec:
+        """Facts that suffice for planning; a data set whose arguments give shape and classes reads nothing for them."""
+        return self.spec
+
     def split(self, name: Split) -> ImageSet:
         """The images of a split; read once.
 

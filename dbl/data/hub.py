@@ -10,7 +10,9 @@ from dbl.data.base import ImageData, Split
 from dbl.data.cache import cached
 from dbl.data.decode import ImageDecoder
 from dbl.data.images import ImageSet, check_classes
+from dbl.data.measure import declared
 from dbl.data.rows import HubRows, ParquetRows, Rows, files_of_splits, find_files
+from dbl.data_spec import DataSpec
 from dbl.errors import UserError
 
 
@@ -69,6 +71,12 @@ class HubImages(ImageData):
         if len(set(self._names)) < len(self._names):
             raise UserError(f"data.init_args: the names of the splits must differ, got {', '.join(self._names)}")
         self._decoder = ImageDecoder(image_column, label_column, image_size, channels)
+
+    @property
+    def declared_spec(self) -> DataSpec:
+        """See `ImageData.declared_spec`."""
+        size = self._decoder.image_size
+        return declared(self.name, (self._decoder.channels, size, size), self.num_classes)
 
     def load(self, split: Split) -> ImageSet | None:
         """See `ImageData.load`.

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from dbl.data.base import ImageData, Split
 from dbl.data.images import ImageSet, check_classes
+from dbl.data.measure import declared
 from dbl.data.rows import ParquetRows, files_of_splits
+from dbl.data_spec import DataSpec
 from dbl.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,6 +55,11 @@ class Latents(ImageData):
         self.data_dir = data_dir
         self.num_classes = num_classes
         self._shape = (channels, image_size, image_size)
+
+    @property
+    def declared_spec(self) -> DataSpec:
+        """See `ImageData.declared_spec`."""
+        return declared(self.name, self._shape, self.num_classes)
 
     def load(self, split: Split) -> ImageSet | None:
         """See `ImageData.load`.

@@ -37,6 +37,14 @@ def measure(name: str, training: ImageSet) -> DataSpec:
     )
 
 
+def declared(name: str, shape: tuple[int, int, int], num_classes: int) -> DataSpec:
+    """Facts for planning, before any data is there: shape and classes are true, frequencies and statistics stand in."""
+    channels = shape[0]
+    return DataSpec(
+        name, "declared", shape, num_classes, (1 / num_classes,) * num_classes, (0.0,) * channels, (1.0,) * channels
+    )
+
+
 def _frequencies(name: str, labels: Tensor) -> Tensor:
     """[C] shares of the classes 0 to the largest label."""
     counts = labels.bincount()

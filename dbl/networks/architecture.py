@@ -27,7 +27,8 @@ class Architecture(ABC):
             num_layers: layers of this block.
 
         Returns:
-            A module with `forward(noisy [N, *target_shape], c_noise [N], cond) -> [N, *target_shape]`.
+            A module with `forward(noisy [N, *target_shape], c_noise [N], cond) -> [N, *target_shape]`. Its residual
+            layers stand in an `nn.ModuleList` named `layers` if activation checkpointing is to work.
 
         Raises:
             UserError: if the sizes do not fit the data.

@@ -4,10 +4,14 @@ Axes: N batch, T tokens, D width, H heads, P patch size. A layer is one residual
 """
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from dbl.errors import UserError
 
 
 class NoiseEmbedding(nn.Module):
@@ -212,3 +216,24 @@ def initialise(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, Modulation):
             nn.init.zeros_(module.project.weight)
+
+
+def checkpoint_layers(network: nn.Module) -> None:
+    """Let each layer keep only its input for the backward pass and compute the rest again there.
+
+    Activation checkpointing: less memory for about a third more time; results and random numbers stay the same.
+
+    Args:
+        network: with its residual layers, to be called one after another, in an attribute `layers`.
+
+    Raises:
+        UserError: if it has no such attribute.
+    """
+    layers = getattr(network, "layers", None)
+    if not isinstance(layers, nn.ModuleList | nn.Sequential):
+        raise UserError(
+            f"model.recipe.activation_checkpointing: {type(network).__name__} does not keep its residual layers in an "
+            "attribute `layers` (nn.ModuleList): add it, or turn the option off"
+        )
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)

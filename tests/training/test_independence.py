@@ -49,7 +49,7 @@ def test_a_block_holds_only_its_own_layers(dit_contract: Contract) -> None:
     assert [len(part) for part in layers] == [1, 1, 1]  # type: ignore[arg-type]
 
 
-def test_another_seed_trains_other_weights(data: object, dit_contract: Contract, tmp_path: Path) -> None:
+def test_another_seed_trains_other_weights(dit_contract: Contract, tmp_path: Path) -> None:
     """Catches a seed that is read nowhere."""
     from dataclasses import replace
 

@@ -1,0 +1,139 @@
+"""`dbl plan`: memory of a training step by category before any training, without allocating it."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LightningArgumentParser
+from rich.console import Console
+from rich.table import Table
+
+from dbl.commands.run_cli import RunCLI
+from dbl.errors import UserError
+from dbl.figures import memory_figure, readable_bytes, save_figure
+from dbl.files import write_json
+from dbl.memory import CATEGORIES
+from dbl.plan import Planner, Row
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BINARY_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+class PlanCLI(RunCLI):
+    """Parses the config of a run with the options of `dbl plan`."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The groups of a run, and what to plan."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--num-blocks",
+            dest="num_blocks",
+            type=str,
+            default=None,
+            help="Numbers of blocks to compare, such as 2,3,4,6.",
+        )
+        parser.add_argument("--json", type=bool, nargs="?", const=True, default=False, help="Print JSON.")
+        parser.add_argument(
+            "--fit", type=str, default=None, help="Also find the largest batch within this memory, such as 12GB."
+        )
+        parser.add_argument(
+            "--device", type=str, default=None, help="Whose kernels: cpu or cuda; by default what is here."
+        )
+        parser.add_argument("--output", type=Path, default=None, help="Picture; by default plan.png in the run folder.")
+
+    def numbers_of_blocks(self) -> list[int]:
+        """Those of `--num-blocks`; by default the config's and those up to 6 that split the layers evenly."""
+        text, layers = self.config["num_blocks"], self.terms.network.num_layers
+        if text is None:
+            return sorted({self.terms.partition.num_blocks, *(num for num in (2, 3, 4, 6) if layers % num == 0)})
+        try:
+            return [int(number) for number in text.split(",")]
+        except ValueError:
+            raise UserError(f"--num-blocks {text} must be numbers such as 2,3,4,6") from None
+
+    def planner(self) -> Planner:
+        """For this config; UserError if the device is not there."""
+        device = self.config["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+        if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+            raise UserError(
+                f"--device {device} cannot be planned here: choose cpu, or run dbl plan where there is a GPU"
+            )
+        return Planner(self.terms, self.data.declared_spec, self.recipe, str(self.config.trainer.precision), device)
+
+
+def main(arguments: list[str]) -> None:
+    """Plan every row; print the table or JSON; write `plan.json` and the picture."""
+    cli = PlanCLI(arguments[1:])
+    planner, batch_size = cli.planner(), cli.data.batch_size
+    limit = None if cli.config["fit"] is None else parse_bytes(cli.config["fit"])
+    rows = [_planned(planner, row, batch_size, limit) for row in planner.rows(cli.numbers_of_blocks())]
+    _check_fit(cli.config["fit"], rows)
+    plan = {
+        "batch_size": batch_size,
+        "precision": planner.precision,
+        "device": planner.device,
+        "fit_bytes": limit,
+        "rows": _with_ratios(rows),
+    }
+    picture = cli.config["output"] or cli.run.path / "plan.png"
+    write_json(picture.with_suffix(".json"), plan)
+    save_figure(memory_figure({row["name"]: row["bytes"] for row in rows}), picture)
+    if cli.config["json"]:
+        print(json.dumps(plan, indent=2))
+    else:
+        _print_table(plan)
+        print(f"picture: {picture}")
+
+
+def _planned(planner: Planner, row: Row, batch_size: int, limit: int | None) -> dict[str, Any]:
+    peak = planner.peak(row.make_part, batch_size)
+    planned = {
+        "name": row.name,
+        "num_blocks": row.num_blocks,
+        "num_layers": row.num_layers,
+        "bytes": peak,
+        "peak_bytes": sum(peak.values()),
+    }
+    if limit is not None:
+        planned["largest_batch"] = planner.largest_batch(row.make_part, limit)
+        if planned["largest_batch"] == 0:
+            planned["one_image_bytes"] = sum(planner.peak(row.make_part, 1).values())
+    return planned
+
+
+def _with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row | {"ratio": round(row["peak_bytes"] / rows[0]["peak_bytes"], 4)} for row in rows]
+
+
+def _check_fit(text: str | None, rows: list[dict[str, Any]]) -> None:
+    needs = [row.get("one_image_bytes") for row in rows]
+    if text is not None and all(needs):
+        least = readable_bytes(min(need for need in needs if need))
+        raise UserError(f"--fit {text} is below what one image needs: {least} at least")
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of a size such as 12GB (10^9 each), 12GiB (2^30 each), 800MB or 4096; UserError if it is none."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    if not match:
+        raise UserError(f"--fit {text} must be a size such as 12GB, 12GiB or 800MB")
+    number, prefix, binary = match.groups()
+    return int(float(number) * (_BINARY_UNITS if binary else _UNITS)[prefix.upper()])
+
+
+def _print_table(plan: dict[str, Any]) -> None:
+    rows = plan["rows"]
+    largest = max(row["peak_bytes"] for row in rows)
+    unit = readable_bytes(largest).split()[1]
+    table = Table(title=f"peak of one training step in {unit}, {plan['batch_size']} images, {plan['precision']}")
+    with_fit = plan["fit_bytes"] is not None
+    for column in ("", "layers", *CATEGORIES, "peak", "ratio", *(["largest batch"] if with_fit else [])):
+        table.add_column(column, justify="right" if column else "left")
+    for row in rows:
+        sizes = [*row["bytes"].values(), row["peak_bytes"]]
+        cells = [readable_bytes(size, largest).split()[0] for size in sizes]
+        fit = [str(row["largest_batch"] or "none")] if with_fit else []
+        table.add_row(row["name"], str(row["num_layers"]), *cells, f"{row['ratio']:.3f}", *fit)
+    Console(width=None if Console().is_terminal else 180).print(table)

@@ -1,0 +1,254 @@
+"""Memory by category: the counter, the callback, the plan, and activation checkpointing."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+from toy import DIT, VIT, Stripes, assert_equal_states, checkpoint, fit, recipe
+
+from dbl.baselines import EndToEndViT
+from dbl.block import DiffusionBlock, NoisyBatch
+from dbl.callbacks import Memory
+from dbl.commands.plan import PlanCLI, parse_bytes
+from dbl.contract import Contract, Terms
+from dbl.data import Digits
+from dbl.data_spec import DataSpec
+from dbl.errors import UserError
+from dbl.information import InformationNoise
+from dbl.memory import MemoryTracker
+from dbl.networks.layers import checkpoint_layers
+from dbl.partition import Cut
+from dbl.plan import Planner, largest_within
+from dbl.targets import ClassTarget
+from dbl.training import Recipe, TrainedPart
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def test_a_linear_layer_costs_what_arithmetic_says() -> None:
+    """Catches categories that are swapped, counted twice, or not freed."""
+    layer = nn.Linear(10, 1000, bias=False)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
+    layer.weight.grad = torch.zeros_like(layer.weight)
+    optimizer.step()
+    optimizer.zero_grad()
+    batch, average = torch.randn(70, 10), [torch.empty(11)]
+    tracker = MemoryTracker()
+    tracker.watch(layer, optimizer, average, batch)
+    with tracker:
+        layer(batch).sin().sum().backward()
+    weights, outputs = 10 * 1000 * 4, 70 * 1000 * 4
+    known = {"parameters": weights, "gradients": 0, "optimizer": weights, "average": 44, "batch": 70 * 10 * 4}
+    assert {name: tracker.peak[name] for name in known} == known
+    # The peak is at the derivative of the sine: the output is kept, its cosine and the product are made.
+    assert tracker.peak["activations"] == pytest.approx(outputs, abs=64)
+    assert tracker.peak["temporaries"] == pytest.approx(2 * outputs, abs=64)
+
+
+def test_gradients_are_told_from_temporaries() -> None:
+    """Catches gradients that stay temporaries while others are computed."""
+    network = nn.Sequential(*(nn.Linear(200, 200, bias=False) for _ in range(10)))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    tracker = MemoryTracker()
+    tracker.watch(network, optimizer, [], batch := torch.randn(1, 200))
+    with tracker:
+        network(batch).sum().backward()
+    assert tracker.peak["gradients"] >= 9 * 200 * 200 * 4
+    assert tracker.peak["temporaries"] < 2 * 200 * 200 * 4
+
+
+def _planner(name: str) -> tuple[Planner, int]:
+    cli = PlanCLI(["--config", str(CONFIGS / f"{name}.yaml")])
+    return cli.planner(), cli.data.batch_size
+
+
+def _allocator_peak(part: TrainedPart, data: DataSpec, batch_size: int) -> int:
+    """Peak bytes of one real step on the CPU, as the allocator itself reports them to torch's profiler."""
+    optimizer = part.recipe.optimizer(part.trained.parameters())
+    images = torch.randint(0, 255, (batch_size, *data.shape), dtype=torch.uint8)
+    labels = torch.arange(batch_size) % data.num_classes
+    batch = {"image": images, "label": labels, "index": labels.clone()}
+    held = [images, labels, batch["index"]]
+    if isinstance(part, DiffusionBlock):
+        clean, sigma = part.space.encode(batch), torch.ones(batch_size)
+        batch = NoisyBatch(clean, clean.clean + 1, sigma)  # type: ignore[assignment]
+        held = [*clean, batch[1], sigma]  # type: ignore[index]
+
+    def step() -> None:
+        part.losses(batch).per_sample.mean().backward()
+        nn.utils.clip_grad_norm_(part.trained.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    constants = [*part.parameters(), *part.buffers()]
+    state = [value for values in optimizer.state.values() for value in values.values()]
+    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in [*constants, *state, *held]}
+    average = sum(tensor.nbytes for tensor in constants)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
+    now = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return sum(storages.values()) + average + peak
+
+
+@pytest.mark.parametrize("name", ["digits_dit", "digits_vit", "cifar10_vit"])
+@pytest.mark.parametrize("side", ["block", "end_to_end"])
+def test_the_plan_equals_what_the_allocator_reports(name: str, side: str) -> None:
+    """Catches tensors that the plan does not see: the reference is torch's allocator in a real step."""
+    planner, _ = _planner(name)
+    make = (
+        planner.end_to_end(planner.recipe) if side == "end_to_end" else planner.block(Cut(num_blocks=3), planner.recipe)
+    )
+    planned = sum(planner.peak(make, 32).values())
+    assert planned == pytest.approx(_allocator_peak(make().train(), planner.data, 32), rel=0.02)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_can_be_planned_without_its_data(path: Path) -> None:
+    """Catches a data set that must be there for planning, and a block that needs as much as the whole network."""
+    planner, batch_size = _planner(path.stem)
+    cut = planner.terms.partition
+    block = sum(planner.peak(planner.block(cut, planner.recipe), batch_size).values())
+    whole = sum(planner.peak(planner.end_to_end(planner.recipe), batch_size).values())
+    assert block < whole * (1 / cut.num_blocks + 0.2)  # a block also has its stem, head and modulation
+
+
+@pytest.mark.parametrize("kind", ["dit", "vit", "end_to_end"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_callback_measures_what_was_planned(
+    kind: str, accumulate: int, stripes: Stripes, dit_contract: Contract, vit_contract: Contract, tmp_path: Path
+) -> None:
+    """Catches a plan of another step than the one that Lightning carries out."""
+    contract = dit_contract if kind == "dit" else vit_contract
+    chosen = recipe(accumulate=accumulate)
+    part = EndToEndViT(contract, chosen) if kind == "end_to_end" else DiffusionBlock(contract, 1, chosen)
+    fit(part, tmp_path, callbacks=[Memory(str(tmp_path / "memory.json"))])
+    measured = json.loads((tmp_path / "memory.json").read_text())
+    planner = Planner(contract.terms, stripes.spec, chosen)
+    make = planner.end_to_end(chosen) if kind == "end_to_end" else planner.block(Cut(num_blocks=3), chosen)
+    planned = planner.peak(make, stripes.batch_size)
+    assert measured["batch_size"] == stripes.batch_size
+    assert measured["step"] == 3
+    assert measured["cuda"] is None
+    assert measured["peak_bytes"] == sum(measured["bytes"].values())
+    assert measured["peak_bytes"] == pytest.approx(sum(planned.values()), rel=0.02)
+    for category in ("parameters", "optimizer", "average", "activations"):
+        assert measured["bytes"][category] == pytest.approx(planned[category], rel=0.02)
+
+
+def test_measuring_changes_no_weight(vit_contract: Contract, tmp_path: Path) -> None:
+    """Catches a measurement that disturbs the training that it measures."""
+    fit(DiffusionBlock(vit_contract, 0, recipe()), tmp_path / "plain")
+    memory = Memory(str(tmp_path / "memory.json"))
+    fit(DiffusionBlock(vit_contract, 0, recipe()), tmp_path / "measured", callbacks=[memory])
+    states = [checkpoint(tmp_path / name, "block_0")["state_dict"] for name in ("plain", "measured")]
+    assert_equal_states(*states)
+
+
+class _Fails(L.Callback):
+    """Fails inside the measured step."""
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, *_: object) -> None:
+        """Fail in the third step."""
+        if trainer.global_step == 2:
+            raise RuntimeError("on purpose")
+
+
+def test_a_failing_step_leaves_no_counter_behind(vit_contract: Contract, tmp_path: Path) -> None:
+    """Catches a dispatch mode that stays active and slows all that follows."""
+    memory = Memory(str(tmp_path / "memory.json"))
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fit(DiffusionBlock(vit_contract, 0, recipe()), tmp_path, callbacks=[memory, _Fails()])
+    assert torch.utils._python_dispatch._get_current_dispatch_mode() is None
+
+
+def test_the_first_step_cannot_be_measured() -> None:
+    """Catches a measurement before the optimizer has its state."""
+    with pytest.raises(UserError, match=r"memory\.step"):
+        Memory("memory.json", step=1)
+
+
+@pytest.mark.parametrize("kind", ["dit", "vit", "end_to_end"])
+def test_activation_checkpointing_changes_memory_and_nothing_else(
+    kind: str, dit_contract: Contract, vit_contract: Contract, tmp_path: Path
+) -> None:
+    """Catches recomputation with other dropout, other weight names, or that is not switched on."""
+    contract = dit_contract if kind == "dit" else vit_contract
+    part: type[TrainedPart] = EndToEndViT if kind == "end_to_end" else DiffusionBlock
+    peaks, states = [], []
+    for saving in (False, True):
+        folder = tmp_path / str(saving)
+        module = part(contract, recipe=recipe(activation_checkpointing=saving))  # type: ignore[call-arg]
+        fit(module, folder, callbacks=[Memory(str(folder / "memory.json"))])
+        peaks.append(json.loads((folder / "memory.json").read_text())["bytes"]["activations"])
+        states.append(checkpoint(folder, module.part)["state_dict"])
+    assert_equal_states(*states)
+    if kind == "end_to_end":  # three layers; a block of one layer has nothing to save
+        assert peaks[1] < 0.7 * peaks[0]
+
+
+def test_a_network_without_layers_cannot_be_checkpointed() -> None:
+    """Catches an option that is silently ignored."""
+    with pytest.raises(UserError, match="activation_checkpointing"):
+        checkpoint_layers(nn.Linear(2, 2))
+
+
+def test_the_plan_has_every_row_and_saves_where_it_should() -> None:
+    """Catches rows that are all planned with one recipe."""
+    data = Digits(batch_size=8, eval_batch_size=8).spec
+    terms = Terms(network=replace(VIT, num_layers=6), target=ClassTarget(dim=16), noise=InformationNoise(num_draws=64))
+    planner = Planner(terms, data, Recipe())
+    rows = {row.name: row for row in planner.rows([2, 3])}
+    assert {row.num_layers for row in rows.values()} == {6, 3, 2}
+    peak = {name: planner.peak(row.make_part, 64) for name, row in rows.items()}
+    assert peak["2 blocks"]["activations"] > peak["3 blocks"]["activations"]
+    assert peak["end to end, checkpointing"]["activations"] < 0.5 * peak["end to end"]["activations"]
+    state = [peak[f"end to end, checkpointing{suffix}"]["optimizer"] for suffix in ("", ", Adafactor")]
+    assert state[1] < 0.3 * state[0]
+
+
+def test_lower_precision_keeps_smaller_activations(stripes: Stripes) -> None:
+    """Catches a precision that is read nowhere."""
+    terms = Terms(network=DIT, partition=Cut(num_blocks=1))
+    full, half = (Planner(terms, stripes.spec, Recipe(), precision) for precision in ("32-true", "bf16-mixed"))
+    sizes = [planner.peak(planner.end_to_end(Recipe()), 64)["activations"] for planner in (full, half)]
+    assert sizes[1] < 0.9 * sizes[0]
+
+
+@pytest.mark.parametrize("limit", [1, 105, 999, 5_000, 123_456])
+@pytest.mark.parametrize(
+    "size_of",
+    [lambda n: 5 * n + 100, lambda n: max(1_000, 3 * n), lambda n: n * n, lambda n: 7 * (n // 5) + 20],
+    ids=["linear", "flat first", "square", "steps"],
+)
+def test_the_largest_batch_fits_and_one_more_does_not(limit: int, size_of: Callable[[int], int]) -> None:
+    """Catches a search that stops at its first guess, or that never ends."""
+    found = largest_within(size_of, limit)
+    assert size_of(found + 1) > limit
+    assert found == 0 or size_of(found) <= limit
+
+
+def test_the_largest_batch_of_a_plan() -> None:
+    """Catches an answer that does not fit when it is planned."""
+    planner, _ = _planner("digits_vit")
+    make = planner.block(Cut(num_blocks=3), planner.recipe)
+    largest = planner.largest_batch(make, 50_000_000)
+    assert sum(planner.peak(make, largest).values()) <= 50_000_000 < sum(planner.peak(make, largest + 1).values())
+
+
+def test_sizes_are_read_as_written() -> None:
+    """Catches decimal and binary units that are taken for each other."""
+    sizes = {"12GB": 12 * 10**9, "12 GiB": 12 * 2**30, "1.5MB": 1_500_000, "4096": 4096, "2kib": 2048}
+    assert {text: parse_bytes(text) for text in sizes} == sizes
+    with pytest.raises(UserError, match="--fit lots"):
+        parse_bytes("lots")
