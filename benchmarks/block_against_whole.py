@@ -1,89 +1,130 @@
-"""Time of a block against the whole network at equal layers: a training step, and sampling.
+"""Ratios of time and memory: a block, or all blocks, against the whole network.
 
-Run `make bench`, or `python -m benchmarks.block_against_whole --config configs/digits_dit.yaml --blocks 3`. It prints a
-table and one line of JSON. Both sides take turns, so that a change in the machine's load meets both; the ratio is that
-of the medians.
+Ratios hold from machine to machine better than seconds do: both sides are measured in turn, in one process.
+
+    python -m benchmarks.block_against_whole --config configs/digits_dit.yaml
 """
 
 import argparse
-import json
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from dbl.bare_step import BareStep
 from dbl.commands.run_cli import RunCLI
 from dbl.contract import Contract
+from dbl.data import ImageData
+from dbl.files import write_json
 from dbl.partition import Cut
+from dbl.plan import Planner
 from dbl.stack import BlockStack, Inference
-from dbl.targets import Clean
+from dbl.targets import PixelTarget
+
+Call = Callable[[], object]
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", default="configs/digits_dit.yaml", help="config of a DiT")
+    """Measure, print, and write JSON."""
+    options = _options()
+    cli = RunCLI(["--config", options.config])
+    planner = Planner(cli.terms, cli.data.spec, cli.recipe)
+    cut = replace(cli.terms.partition, num_blocks=options.blocks, layers=None, boundaries=None)
+    results: dict[str, Any] = {
+        "config": options.config,
+        "blocks": options.blocks,
+        "batch": options.batch,
+        "threads": torch.get_num_threads(),
+        **training(planner, cut, options.batch, options.repeats),
+        "sampling": ratio(*(sampling(cli, planner, part, options.images) for part in (cut, Cut(num_blocks=1))), 1),
+        "data_images_per_second": round(images_per_second(cli.data)),
+        "help_seconds": round(help_seconds(), 2),
+    }
+    for name, value in results.items():
+        print(f"{name:36} {_readable(value)}")
+    write_json(Path(options.output), results)
+    print(f"written: {options.output}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--config", default="configs/digits_dit.yaml", help="config to measure")
     parser.add_argument("--blocks", type=int, default=3, help="B")
-    parser.add_argument("--images", type=int, default=256, help="images to sample")
+    parser.add_argument("--images", type=int, default=256, help="images to sample or classify")
     parser.add_argument("--batch", type=int, default=128, help="images in a training step")
     parser.add_argument("--repeats", type=int, default=15, help="training steps of each side")
-    options = parser.parse_args()
-    config = RunCLI(["--config", options.config])
-    whole, parts = (
-        replace(config.terms, partition=Cut(num_blocks=blocks)).settle(config.data.spec)
-        for blocks in (1, options.blocks)
-    )
-    step = ratio(training_step(parts, options.batch), training_step(whole, options.batch), options.repeats)
-    images = ratio(
-        sampling(parts, config.inference, options.images), sampling(whole, config.inference, options.images), 1
-    )
-    results = {"training_step": step, "sampling": images}
-    for name, result in results.items():
-        print(
-            f"{name:14} block {result['block_s']:.3f} s   whole {result['whole_s']:.3f} s   ratio {result['ratio']:.3f}"
-        )
-    print(json.dumps({"blocks": options.blocks, "threads": torch.get_num_threads(), **results}))
+    parser.add_argument("--output", default="runs/bench.json", help="where the JSON goes")
+    return parser.parse_args()
 
 
-def ratio(block: Callable[[], object], whole: Callable[[], object], repeats: int) -> dict[str, float]:
+def _readable(value: Any) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    return "   ".join(f"{name} {number:.4g}" for name, number in value.items())
+
+
+def training(planner: Planner, cut: Cut, batch: int, repeats: int) -> dict[str, dict[str, float]]:
+    """Time and peak memory of a training step: a block against the whole, and against the whole with checkpointing."""
+    saving = replace(planner.recipe, activation_checkpointing=True)
+    parts = planner.block(cut, planner.recipe), planner.end_to_end(planner.recipe), planner.end_to_end(saving)
+    block, whole, checkpointed = (BareStep(make(), planner.data, batch) for make in parts)
+    peaks = [sum(step.peak().values()) for step in (block, whole, checkpointed)]
+    return {
+        "training_step": ratio(block, whole, repeats),
+        "training_step_against_checkpointing": ratio(block, checkpointed, repeats),
+        "peak_memory": {"block": peaks[0], "whole": peaks[1], "ratio": peaks[0] / peaks[1]},
+        "peak_memory_against_checkpointing": {"block": peaks[0], "whole": peaks[2], "ratio": peaks[0] / peaks[2]},
+    }
+
+
+def ratio(block: Call, whole: Call, repeats: int) -> dict[str, float]:
     """Median seconds of both, in turn, after one call of each to warm up."""
     block(), whole()
     times = [(seconds(block), seconds(whole)) for _ in range(repeats)]
     block_s, whole_s = (statistics.median(column) for column in zip(*times, strict=True))
-    return {"block_s": block_s, "whole_s": whole_s, "ratio": block_s / whole_s}
+    return {"block": block_s, "whole": whole_s, "ratio": block_s / whole_s}
 
 
-def seconds(call: Callable[[], object]) -> float:
+def seconds(call: Call) -> float:
     """Wall time of one call."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
-def training_step(contract: Contract, batch: int) -> Callable[[], object]:
-    """Forward, backward and AdamW step of block 0 on random images."""
-    denoiser = contract.denoiser(0).train()
-    optimizer = torch.optim.AdamW(denoiser.parameters())
-    images = torch.randn(batch, *contract.data.shape)
-    labels = torch.arange(batch) % contract.data.num_classes
-    sigma = contract.noise.sample(contract.partition.interval(0), batch, torch.Generator().manual_seed(0)).float()
-    noisy = images + sigma.reshape(-1, 1, 1, 1) * torch.randn_like(images)
-
-    def step() -> None:
-        denoiser.loss(Clean(images, labels, labels), noisy, sigma).mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
-def sampling(contract: Contract, inference: Inference, images: int) -> Callable[[], object]:
-    """Generate images with an untrained stack: the time does not depend on the weights."""
+def sampling(cli: RunCLI, planner: Planner, cut: Cut, images: int) -> Call:
+    """Answer with an untrained stack, all blocks or one whole: the time does not depend on the weights."""
+    contract: Contract = replace(cli.terms, partition=cut).settle(planner.data)
+    inference: Inference = cli.inference
     stack = BlockStack(contract, lambda block: contract.denoiser(block).eval(), inference).eval()
-    labels = torch.arange(images) % contract.data.num_classes
-    return lambda: stack.generate(labels, torch.arange(images))
+    indices = torch.arange(images)
+    if isinstance(contract.terms.target, PixelTarget):
+        return lambda: stack.generate(indices % contract.data.num_classes, indices)
+    pictures = torch.zeros(images, *contract.data.shape)
+    return lambda: stack.classify(pictures, indices)
+
+
+def images_per_second(data: ImageData, budget_s: float = 3.0) -> float:
+    """Training images that the loader gives, with its augmentations, without a network."""
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < budget_s:
+        for batch in data.train_dataloader():
+            count += len(batch["label"])
+            if time.perf_counter() - start >= budget_s:
+                break
+    return count / (time.perf_counter() - start)
+
+
+def help_seconds() -> float:
+    """Start-up time of the command line: the second of two calls, when files are in the system's cache."""
+    call = [sys.executable, "-m", "dbl", "--help"]
+    return [seconds(lambda: subprocess.run(call, check=True, capture_output=True)) for _ in range(2)][1]
 
 
 if __name__ == "__main__":

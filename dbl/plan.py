@@ -12,17 +12,15 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Adafactor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dbl.bare_step import BareStep
 from dbl.baselines import EndToEndViT
-from dbl.block import DiffusionBlock, NoisyBatch
+from dbl.block import DiffusionBlock
 from dbl.contract import Contract, Terms
 from dbl.data_spec import DataSpec
-from dbl.diffusion import corrupt
-from dbl.memory import MemoryTracker
 from dbl.networks import ViT
 from dbl.noise import NoiseDistribution
 from dbl.partition import Cut
@@ -120,27 +118,7 @@ class Planner:
             active.enter_context(_no_warning_of_fake_data())
             for mode in (FakeTensorMode(allow_non_fake_inputs=True), _StandInScalars(), torch.device(self.device)):
                 active.enter_context(mode)
-            part = make_part().train()
-            average = [torch.empty_like(tensor) for tensor in (*part.parameters(), *part.buffers())]
-            part.prepare_network()
-            optimizer = part.recipe.optimizer(part.trained.parameters())
-            _make_state(part, optimizer)
-            batch = _fake_batch(part, self.data, batch_size)
-            tracker = MemoryTracker()
-            tracker.watch(part, optimizer, average, batch)
-            with tracker:
-                self._step(part, optimizer, batch)
-        return tracker.peak
-
-    def _step(self, part: TrainedPart, optimizer: torch.optim.Optimizer, batch: Any) -> None:
-        """As `TrainedPart.training_step`; of accumulated batches two, the second of which meets the first's gradients."""
-        for _ in range(min(part.recipe.accumulate, 2)):
-            with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16-mixed"):
-                loss = part.losses(batch).per_sample.mean()
-            (loss / part.recipe.accumulate).backward()
-        nn.utils.clip_grad_norm_(part.trained.parameters(), part.recipe.clip_norm or torch.inf)
-        optimizer.step()
-        optimizer.zero_grad()
+            return BareStep(make_part(), self.data, batch_size, self.precision).peak()
 
     def largest_batch(self, make_part: MakePart, limit_bytes: int) -> int:
         """The largest batch whose step stays within `limit_bytes`; 0 if one image does not fit.
@@ -150,6 +128,33 @@ class Planner:
         """
         size_of = lru_cache(maxsize=None)(lambda size: sum(self.peak(make_part, size).values()))
         return largest_within(size_of, limit_bytes)
+
+
+def plan_rows(
+    planner: Planner, numbers_of_blocks: list[int], batch_size: int, limit_bytes: int | None = None
+) -> list[dict[str, Any]]:
+    """The rows of `Planner.rows` as JSON values.
+
+    Args:
+        planner: of a config.
+        numbers_of_blocks: B of the rows in blocks.
+        batch_size: images in a step.
+        limit_bytes: also find the largest batch within this memory.
+
+    Returns:
+        For each row `name`, `num_blocks` (null end to end), `num_layers` (in memory at once), `bytes` (category ->
+        bytes at the peak), `peak_bytes`, `ratio` (to the first row) and, with a limit, `largest_batch`.
+    """
+    found: list[dict[str, Any]] = []
+    for row in planner.rows(numbers_of_blocks):
+        peak = planner.peak(row.make_part, batch_size)
+        total = sum(peak.values())
+        facts = {"name": row.name, "num_blocks": row.num_blocks, "num_layers": row.num_layers, "bytes": peak}
+        first_total = found[0]["peak_bytes"] if found else total
+        found.append(facts | {"peak_bytes": total, "ratio": round(total / first_total, 4)})
+        if limit_bytes is not None:
+            found[-1]["largest_batch"] = planner.largest_batch(row.make_part, limit_bytes)
+    return found
 
 
 def largest_within(size_of: Callable[[int], int], limit: int) -> int:
@@ -194,22 +199,3 @@ def _no_warning_of_fake_data() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
         yield
-
-
-def _make_state(part: TrainedPart, optimizer: torch.optim.Optimizer) -> None:
-    """Take one step, so that the optimizer has its state."""
-    for parameter in part.trained.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    optimizer.zero_grad()
-
-
-def _fake_batch(part: TrainedPart, data: DataSpec, size: int) -> Any:
-    """What a part is given in training."""
-    labels = torch.zeros(size, dtype=torch.int64)
-    images = torch.zeros(size, *data.shape, dtype=torch.uint8 if data.shape[0] in (1, 3) else torch.float32)
-    batch: dict[str, Tensor] = {"image": images, "label": labels, "index": labels.clone()}
-    if not isinstance(part, DiffusionBlock):
-        return batch
-    clean, sigma = part.space.encode(batch), torch.ones(size)
-    return NoisyBatch(clean, corrupt(clean.clean, torch.zeros_like(clean.clean), sigma), sigma)

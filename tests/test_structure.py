@@ -17,7 +17,7 @@ FLOORS = {
     3: ["targets", "denoiser", "sampling", "contract", "run_folder", "figures", "likelihood", "image_metrics"],
     4: [
         *("training", "block", "baselines", "callbacks", "loggers", "assembly", "stack", "data"),
-        *("features", "diagnostics", "memory", "plan"),
+        *("bare_step", "features", "diagnostics", "memory", "plan", "quality_by_steps"),
     ],
     5: ["report", "commands", "cli", "__main__"],
 }

@@ -47,10 +47,13 @@ class EndToEndViT(TrainedPart):
         return Losses(F.cross_entropy(self.network(clean.cond).float(), clean.labels, reduction="none"))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Accuracy over every test image."""
+        """Accuracy and cross-entropy in nats over every test image."""
         clean = self.space.encode(batch)
-        self.accuracy(self.network(clean.cond), clean.labels)
+        logits = self.network(clean.cond)
+        self.accuracy(logits, clean.labels)
         self.log("test/accuracy", self.accuracy, batch_size=len(clean.labels))
+        nats = F.cross_entropy(logits.float(), clean.labels)
+        self.log("test/nats", nats, batch_size=len(clean.labels), sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Predicted labels [N]."""

@@ -28,7 +28,8 @@ class Memory(L.Callback):
 
     Args:
         path: of the file.
-        step: optimizer step of this call that is measured, counted from 1; at least 2, when the optimizer has its state.
+        step: optimizer step of this call that is measured, counted from 1; at least 2, so that the optimizer has its
+            state.
     """
 
     def __init__(self, path: str, step: int = 3) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
@@ -13,7 +13,18 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from dbl.block import DiffusionBlock
-from dbl.callbacks import EMA, LastCheckpoint, LossByLevel, Memory, PartitionFigure, StepProgress, Throughput
+from dbl.callbacks import (
+    EMA,
+    Diagnostics,
+    ImageQuality,
+    LastCheckpoint,
+    Likelihood,
+    LossByLevel,
+    Memory,
+    PartitionFigure,
+    StepProgress,
+    Throughput,
+)
 from dbl.contract import Contract, Terms
 from dbl.data.base import ImageData
 from dbl.data.noisy import NoisyData
@@ -24,12 +35,17 @@ from dbl.run_folder import RunFolder
 from dbl.stack import BlockStack, Inference
 from dbl.training import TrainedPart
 
+Kind = TypeVar("Kind", bound=L.Callback)
+
 STACK_COMMANDS = ("validate", "test", "predict")
 # Options of Lightning's Trainer that manual optimization excludes: name, default, and our own.
 _AUTOMATIC_ONLY = (("gradient_clip_val", None, "clip_norm"), ("accumulate_grad_batches", 1, "accumulate"))
 
+# Evaluation of an assembled network: config group and callback.
+_EVALUATION = {"image_quality": ImageQuality, "likelihood": Likelihood, "diagnostics": Diagnostics}
+
 # Options that say what one call does, not how the run is made.
-_OF_ONE_CALL = ("blocks", "backend", "from_scratch", "ckpt_path", "weights_only")
+_OF_ONE_CALL = ("blocks", "seeds", "backend", "from_scratch", "ckpt_path", "weights_only")
 
 
 class BlockCLI(LightningCLI):
@@ -104,7 +120,7 @@ class BlockCLI(LightningCLI):
         self.trainer = self._training() if self.subcommand == "fit" else self._evaluation()
 
     def without_part(self) -> Namespace:
-        """Build `run`, `contract`, `inference`, `data` and the arguments of `trainer`, and nothing that is trained.
+        """Build the groups of a run, `data` and the arguments of `trainer`, and nothing that is trained.
 
         Returns:
             The groups, under the name of the command if there is one.
@@ -114,7 +130,7 @@ class BlockCLI(LightningCLI):
         parser.add_lightning_class_args(ImageData, "data", subclass_mode=True)
         parser.add_lightning_class_args(L.Trainer, "trainer")
         config = self.config[self.subcommand] if self.subcommand else self.config
-        groups = {group: config[group] for group in ("run", "contract", "inference", "data", "trainer")}
+        groups = {group: config[group] for group in ("run", "contract", "inference", *_EVALUATION, "data", "trainer")}
         built = parser.instantiate_classes(parser.parse_object(groups))
         if self.subcommand is None:
             return built
@@ -142,7 +158,7 @@ class BlockCLI(LightningCLI):
         return self._trainer(callbacks + ([StepProgress()] if with_bar else []))
 
     def _evaluation(self) -> L.Trainer:
-        trainer = self._trainer([])
+        trainer = self._trainer([self._get(self.config_init, group) for group in _EVALUATION])
         if self._get(self.config, "trainer")["logger"] is None:
             trainer.loggers = [TensorBoardLogger(str(self.run.report), name="", version="")]
         return trainer
@@ -189,6 +205,10 @@ class BlockCLI(LightningCLI):
             last.unlink(missing_ok=True)
         return Path(chosen) if chosen else (last if last.is_file() else None)
 
+    def callback(self, kind: type[Kind]) -> Kind:
+        """The callback of a class that the trainer was given."""
+        return next(callback for callback in self.trainer.callbacks if isinstance(callback, kind))  # type: ignore[attr-defined]
+
     def validate(self, **options: Any) -> None:
         """Evaluate the stack on the validation split."""
         self.results = list(self.trainer.validate(**self._checked(options)))
@@ -215,6 +235,8 @@ def _add_run_groups(parser: LightningArgumentParser) -> None:
     parser.add_class_arguments(RunFolder, "run")
     parser.add_class_arguments(Terms, "contract")
     parser.add_class_arguments(Inference, "inference")
+    for group, callback in _EVALUATION.items():
+        parser.add_class_arguments(callback, group)
 
 
 def _settle(terms: Terms, data: ImageData, run: RunFolder) -> Contract:

@@ -1,31 +1,76 @@
-"""`dbl compare`: blocks and the end-to-end network at equal compute, in one report."""
+"""`dbl compare`: blocks and the end-to-end network at equal compute, over one or several seeds, in one report."""
 
+import shutil
 from typing import Any
 
 import yaml
+from lightning.pytorch.cli import LightningArgumentParser
 
 from dbl.assembly import assemble, read_part
 from dbl.baselines import EndToEndViT
 from dbl.commands.block_cli import BlockCLI
-from dbl.commands.evaluate import evaluate_stack
+from dbl.commands.evaluate import evaluate_stack, measured_memory, training_facts
 from dbl.commands.run_cli import RunCLI, fit_blocks, fit_part
 from dbl.errors import UserError
 from dbl.files import write_text
 from dbl.networks import ViT
+from dbl.plan import Planner, plan_rows
+from dbl.quality_by_steps import step_numbers
 from dbl.report import Side, write_report
 from dbl.run_folder import RunFolder
 
 
+class CompareCLI(RunCLI):
+    """Parses the config of a run and the seeds to compare over."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The groups of a run, and the seeds."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--seeds", type=str, default=None, help="Seeds of training, such as 0,1,2; by default contract.seed alone."
+        )
+
+    def of_each_seed(self) -> dict[int, RunCLI]:
+        """The run of each seed: this one if there is a single seed, else one in a folder `seed_<s>` of its own."""
+        text = self.config.seeds
+        if text is None:
+            return {self.terms.seed: self}
+        try:
+            seeds = list(dict.fromkeys(int(seed) for seed in str(text).split(",")))
+        except ValueError:
+            raise UserError(f"--seeds {text} must be whole numbers such as 0,1,2") from None
+        return {seed: self._with_seed(seed) for seed in seeds}
+
+    def _with_seed(self, seed: int) -> RunCLI:
+        config = self.resolved()
+        folder = RunFolder(f"seed_{seed}", str(self.run.path))
+        config["run"] = {"name": folder.name, "root": folder.root}
+        config["contract"]["seed"] = seed
+        write_text(folder.config, yaml.safe_dump(config, sort_keys=False))
+        return RunCLI(["--config", str(folder.config), "--from_scratch", str(self.config.from_scratch).lower()])
+
+
 def main(arguments: list[str]) -> None:
-    """Train what is missing on both sides, each part with the same number of steps, and report both."""
-    cli = RunCLI(arguments[1:])
-    cli.freeze()
+    """Train what is missing on both sides and for each seed, each part with the same number of steps, and report."""
+    cli = CompareCLI(arguments[1:])
+    runs = cli.of_each_seed()
+    for run in runs.values():
+        run.freeze()
+    sides = {seed: _both_sides(run) for seed, run in runs.items()}
+    first = next(iter(runs.values()))
+    if first is not cli:
+        _copy_pictures(first.run, cli.run)
+    write_report(cli.run, first.contract, cli.inference.sampler, sides, "ema", _memory_plan(first))
+    print(f"report: {cli.run.report / 'report.md'}")
+
+
+def _both_sides(cli: RunCLI) -> list[Side]:
     fit_blocks(cli.run, list(range(cli.contract.partition.num_blocks)), cli.config.from_scratch)
     assemble(cli.run)
-    sides = [evaluate_stack(cli.run, "blocks"), _end_to_end(cli)]
+    steps = step_numbers(cli.contract.partition.num_blocks, cli.inference.sampler.num_steps)
+    sides = [evaluate_stack(cli.run, "blocks", steps), _end_to_end(cli, steps)]
     _check_equal_compute(sides)
-    write_report(cli.run, cli.contract, cli.inference.sampler, sides)
-    print(f"report: {cli.run.report / 'report.md'}")
+    return sides
 
 
 def _check_equal_compute(sides: list[Side]) -> None:
@@ -37,7 +82,7 @@ def _check_equal_compute(sides: list[Side]) -> None:
         )
 
 
-def _end_to_end(cli: RunCLI) -> Side:
+def _end_to_end(cli: RunCLI, steps: list[int]) -> Side:
     """Train and evaluate the baseline in a run folder of its own."""
     run, config = cli.run.baseline(), cli.resolved()
     config["run"] = {"name": run.name, "root": run.root}
@@ -50,7 +95,7 @@ def _end_to_end(cli: RunCLI) -> Side:
     write_text(run.config, yaml.safe_dump(config, sort_keys=False))
     fit_blocks(run, [0], from_scratch)
     assemble(run)
-    return evaluate_stack(run, "end_to_end")
+    return evaluate_stack(run, "end_to_end", steps)
 
 
 def _end_to_end_vit(run: RunFolder, config: dict[str, Any], from_scratch: bool) -> Side:
@@ -66,6 +111,22 @@ def _end_to_end_vit(run: RunFolder, config: dict[str, Any], from_scratch: bool) 
         "layers": contract.terms.network.num_layers,
         "sigma_high": None,
         "sigma_low": None,
-        **state.facts(),
+        **training_facts(run, "end_to_end", state.facts()),
     }
-    return Side("end_to_end", [part], calls=[1], test=dict(cli.results[0]))
+    memory = [measured_memory(run, "end_to_end")]
+    return Side("end_to_end", [part], calls=[1], test=dict(cli.results[0]), memory=memory)
+
+
+def _memory_plan(cli: RunCLI) -> dict[str, Any]:
+    """Memory of what a user could train instead, with the batch of this run."""
+    planner = Planner(cli.terms, cli.data.spec, cli.recipe, str(cli.config.trainer.precision))
+    rows = plan_rows(planner, [cli.terms.partition.num_blocks], cli.data.batch_size)
+    return {"batch_size": cli.data.batch_size, "precision": planner.precision, "device": planner.device, "rows": rows}
+
+
+def _copy_pictures(source: RunFolder, target: RunFolder) -> None:
+    """The sample grids of the first seed, for the report over all seeds."""
+    for run, copy in ((source, target), (source.baseline(), target.baseline())):
+        if (run.report / "samples.png").is_file():
+            copy.report.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(run.report / "samples.png", copy.report / "samples.png")

@@ -15,7 +15,7 @@ from dbl.errors import UserError
 from dbl.figures import memory_figure, readable_bytes, save_figure
 from dbl.files import write_json
 from dbl.memory import CATEGORIES
-from dbl.plan import Planner, Row
+from dbl.plan import Planner, plan_rows
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -68,14 +68,16 @@ def main(arguments: list[str]) -> None:
     cli = PlanCLI(arguments[1:])
     planner, batch_size = cli.planner(), cli.data.batch_size
     limit = None if cli.config["fit"] is None else parse_bytes(cli.config["fit"])
-    rows = [_planned(planner, row, batch_size, limit) for row in planner.rows(cli.numbers_of_blocks())]
-    _check_fit(cli.config["fit"], rows)
+    rows = plan_rows(planner, cli.numbers_of_blocks(), batch_size, limit)
+    if limit is not None and not any(row["largest_batch"] for row in rows):
+        least = min(sum(planner.peak(row.make_part, 1).values()) for row in planner.rows(cli.numbers_of_blocks()))
+        raise UserError(f"--fit {cli.config['fit']} is below what one image needs: {readable_bytes(least)} at least")
     plan = {
         "batch_size": batch_size,
         "precision": planner.precision,
         "device": planner.device,
         "fit_bytes": limit,
-        "rows": _with_ratios(rows),
+        "rows": rows,
     }
     picture = cli.config["output"] or cli.run.path / "plan.png"
     write_json(picture.with_suffix(".json"), plan)
@@ -85,33 +87,6 @@ def main(arguments: list[str]) -> None:
     else:
         _print_table(plan)
         print(f"picture: {picture}")
-
-
-def _planned(planner: Planner, row: Row, batch_size: int, limit: int | None) -> dict[str, Any]:
-    peak = planner.peak(row.make_part, batch_size)
-    planned = {
-        "name": row.name,
-        "num_blocks": row.num_blocks,
-        "num_layers": row.num_layers,
-        "bytes": peak,
-        "peak_bytes": sum(peak.values()),
-    }
-    if limit is not None:
-        planned["largest_batch"] = planner.largest_batch(row.make_part, limit)
-        if planned["largest_batch"] == 0:
-            planned["one_image_bytes"] = sum(planner.peak(row.make_part, 1).values())
-    return planned
-
-
-def _with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row | {"ratio": round(row["peak_bytes"] / rows[0]["peak_bytes"], 4)} for row in rows]
-
-
-def _check_fit(text: str | None, rows: list[dict[str, Any]]) -> None:
-    needs = [row.get("one_image_bytes") for row in rows]
-    if text is not None and all(needs):
-        least = readable_bytes(min(need for need in needs if need))
-        raise UserError(f"--fit {text} is below what one image needs: {least} at least")
 
 
 def parse_bytes(text: str) -> int:

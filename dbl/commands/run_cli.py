@@ -10,6 +10,7 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from dbl.block import DiffusionBlock
+from dbl.callbacks import ImageQuality
 from dbl.commands.block_cli import BlockCLI
 from dbl.contract import Contract, Terms
 from dbl.data import ImageData
@@ -17,6 +18,7 @@ from dbl.errors import UserError
 from dbl.files import write_text
 from dbl.run_folder import RunFolder
 from dbl.stack import Inference
+from dbl.targets import PixelTarget
 from dbl.training import Recipe, TrainedPart
 
 
@@ -31,6 +33,7 @@ class RunCLI(BlockCLI):
         terms: what the blocks agree on, as chosen.
         data: the clean DataModule; nothing is read before it is asked for.
         inference: how the assembled network is used.
+        image_quality: how generated images are judged.
 
     Raises:
         UserError: if the config is wrong.
@@ -43,6 +46,7 @@ class RunCLI(BlockCLI):
         self.terms: Terms = built.contract
         self.data: ImageData = built.data
         self.inference: Inference = built.inference
+        self.image_quality: ImageQuality = built.image_quality
 
     @cached_property
     def contract(self) -> Contract:
@@ -68,6 +72,7 @@ class RunCLI(BlockCLI):
                 f"trainer.devices={self.config.trainer.devices}: use 1 here, or dbl fit for a block on several"
             )
         self.inference.check(self.contract)
+        self.image_quality.prepare(self.data, isinstance(self.terms.target, PixelTarget))
         self.inference.sampler.calls_per_block(self.contract.noise, self.contract.partition)  # warns
         self.run.write_contract(self.contract)
         write_text(self.run.config, yaml.safe_dump(self.resolved(), sort_keys=False))

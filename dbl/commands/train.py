@@ -21,5 +21,6 @@ def main(arguments: list[str]) -> None:
         )
         return
     assemble(cli.run)
-    write_report(cli.run, cli.contract, cli.inference.sampler, [evaluate_stack(cli.run, "blocks")])
+    sides = {cli.terms.seed: [evaluate_stack(cli.run, "blocks")]}
+    write_report(cli.run, cli.contract, cli.inference.sampler, sides, weights="ema")
     print(f"report: {cli.run.report / 'report.md'}")

@@ -24,6 +24,10 @@ TINY = [
     "--trainer.enable_progress_bar=false",
     "--checkpoint.every_n_steps=2",
     "--inference.num_images=4",
+    "--image_quality.features=none",
+    "--likelihood.levels_per_block=2",
+    "--diagnostics.num_images=6",
+    "--diagnostics.levels_per_block=2",
 ]
 
 

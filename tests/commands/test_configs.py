@@ -8,8 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dbl.commands.run_cli import RunCLI
-from dbl.data import Digits, HubImages
-from dbl.data_spec import DataSpec
+from dbl.data import HubImages
 from dbl.targets import Clean, PixelTarget
 
 CONFIGS = sorted(Path(__file__).parents[2].glob("configs/*.yaml"))
@@ -22,23 +21,12 @@ def test_all_configs_are_there() -> None:
     assert {path.stem for path in CONFIGS} >= REQUIRED
 
 
-def _declared_spec(run: RunCLI) -> DataSpec:
-    """The facts about the data as the config declares them, without reading any."""
-    if isinstance(run.data, Digits):
-        return run.data.spec
-    options = run.config.data.init_args
-    shape = (options.channels, options.image_size, options.image_size)
-    classes, channels = options.num_classes, options.channels
-    uniform = (1 / classes,) * classes
-    return DataSpec("declared", "none", shape, classes, uniform, (0.5,) * channels, (0.2,) * channels)
-
-
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_builds_every_block_and_takes_a_step(path: Path) -> None:
     """Catches a key that does not exist, layers that do not split, and networks that do not fit data or target."""
     run = RunCLI(["--config", str(path)])
     assert run.run.name == path.stem
-    data = _declared_spec(run)
+    data = run.data.declared_spec
     contract = run.terms.settle(data)
     assert sum(contract.partition.layers) == run.terms.network.num_layers
     assert min(run.inference.sampler.calls_per_block(contract.noise, contract.partition)) >= 1

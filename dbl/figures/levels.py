@@ -1,0 +1,101 @@
+"""What happens at each noise level: likelihood, losses and the sampler's path, from plain values of a report.
+
+In every figure high noise is on the left, as block 0 runs first, and each block has its own colour.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, Any
+
+from dbl.figures.style import COLOURS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def likelihood_figure(curve: Sequence[dict[str, Any]]) -> "Figure":
+    """Where the nats of the likelihood bound lie; the area of a block is its share.
+
+    Args:
+        curve: `sigma_high`, `sigma_low`, `block` and `nats_per_log_sigma` of each stratum, levels decreasing.
+    """
+    figure, axes = _level_axes()
+    for block, group in groupby(curve, key=lambda step: step["block"]):
+        steps = list(group)
+        edges = [steps[0]["sigma_high"], *(step["sigma_low"] for step in steps)]
+        values = [step["nats_per_log_sigma"] for step in steps]
+        axes.stairs(values, edges, color=_colour(block), fill=True, alpha=0.6, label=f"block {block}")
+    _draw_boundaries(
+        axes, [after["sigma_high"] for before, after in pairwise(curve) if before["block"] < after["block"]]
+    )
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("nats per unit of ln sigma")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def loss_figure(levels: Sequence[dict[str, Any]], boundaries: Sequence[float], unit: str) -> "Figure":
+    """Loss with the right condition and with that of another image.
+
+    Args:
+        levels: `sigma`, `block`, `loss` and `loss_shuffled` of each level, levels decreasing.
+        boundaries: levels between two blocks.
+        unit: of the loss, without the weight.
+    """
+    figure, axes = _level_axes()
+    for block, group in groupby(levels, key=lambda level: level["block"]):
+        rows = list(group)
+        sigmas = [row["sigma"] for row in rows]
+        axes.plot(sigmas, [row["loss"] for row in rows], "o-", color=_colour(block), ms=3, label=f"block {block}")
+        axes.plot(sigmas, [row["loss_shuffled"] for row in rows], "x--", color=_colour(block), ms=4)
+    _draw_boundaries(axes, boundaries)
+    if any(row["loss"] > 0 or row["loss_shuffled"] > 0 for row in levels):
+        axes.set_yscale("log")
+    axes.set_ylabel(unit)
+    axes.set_title("loss without weight; dashed: with the condition of another image", fontsize=9)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def trajectory_figure(trajectory: Sequence[dict[str, Any]], boundaries: Sequence[float]) -> "Figure":
+    """Length of the denoised target along the sampler's path.
+
+    Args:
+        trajectory: `sigma`, `block` and `norm` of each network call, in the order of the calls.
+        boundaries: levels between two blocks.
+    """
+    figure, axes = _level_axes()
+    sigmas = [call["sigma"] for call in trajectory]
+    axes.plot(sigmas, [call["norm"] for call in trajectory], color="0.6", linewidth=1)
+    for block in sorted({call["block"] for call in trajectory}):
+        calls = [call for call in trajectory if call["block"] == block]
+        points = [call["sigma"] for call in calls], [call["norm"] for call in calls]
+        axes.plot(*points, "o", color=_colour(block), ms=4, label=f"block {block}")
+    axes.axhline(1, color="black", linestyle="--", linewidth=0.8, label="clean targets")
+    _draw_boundaries(axes, boundaries)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("norm of denoised / of clean target")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _level_axes() -> "tuple[Figure, Axes]":
+    """An empty figure over ln sigma, high noise on the left."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    axes.set_xlabel("noise level sigma, in units of the target (high noise first)")
+    return figure, axes
+
+
+def _draw_boundaries(axes: "Axes", sigmas: Sequence[float]) -> None:
+    for sigma in sigmas:
+        axes.axvline(sigma, color="black", linestyle=":", linewidth=1)
+
+
+def _colour(block: int) -> str:
+    return COLOURS[block % len(COLOURS)]

@@ -1,0 +1,63 @@
+"""The pictures of a report, drawn from what `report.json` holds."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dbl.figures import (
+    likelihood_figure,
+    loss_figure,
+    memory_figure,
+    save_figure,
+    steps_figure,
+    trajectory_figure,
+)
+
+
+def draw_pictures(report: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """Draw what there is to draw; the names of the pictures and of their files."""
+    blocks = report["sides"][0]
+    figures = {}
+    if rows := memory_rows(report):
+        figures["memory"] = memory_figure({name: row["bytes"] for name, row in rows.items()})
+    if blocks["quality_by_steps"]:
+        metric = shown_metric(blocks["quality_by_steps"][0]["metrics"])
+        figures["quality_vs_steps"] = steps_figure(_curves(report, metric), metric)
+    if blocks["likelihood"]:
+        figures["likelihood"] = likelihood_figure(blocks["likelihood"]["curve"])
+    if found := blocks["diagnostics"]:
+        boundaries = [boundary["sigma"] for boundary in found["boundaries"]]
+        figures["loss_over_sigma"] = loss_figure(found["levels"], boundaries, found["loss_unit"])
+        figures["trajectory"] = trajectory_figure(found["trajectory"], boundaries)
+    for name, figure in figures.items():
+        save_figure(figure, folder / f"{name}.png")
+    return {name: f"{name}.png" for name in figures}
+
+
+def memory_rows(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Rows of the memory table: what was measured, then what was only planned; each with `bytes` and `peak_bytes`."""
+    measured = {f"{title(side['name'])} (measured)": side["memory"] for side in report["sides"] if side["memory"]}
+    plan = report["memory_plan"]["rows"] if report["memory_plan"] else []
+    return measured | {f"{row['name']} (planned)": row for row in plan}
+
+
+def title(name: str) -> str:
+    """What a side is called in tables and pictures."""
+    return {"blocks": "blocks", "end_to_end": "end to end"}[name]
+
+
+def shown_metric(metrics: Mapping[str, Any]) -> str:
+    """The metric that the picture of quality against steps shows."""
+    return next(name for start in ("accuracy", "fid") for name in metrics if name.startswith(start))
+
+
+def _curves(report: Mapping[str, Any], metric: str) -> dict[str, list[dict[str, Any]]]:
+    """For each side its points; an end-to-end classifier, which takes no steps, is a line at its one value."""
+    steps = [row["steps"] for row in report["sides"][0]["quality_by_steps"]]
+    curves = {}
+    for side in report["sides"]:
+        if rows := side["quality_by_steps"]:
+            curves[title(side["name"])] = [{"steps": row["steps"], **row["metrics"][metric]} for row in rows]
+        elif metric in side["quality"]:
+            curves[title(side["name"])] = [{"steps": number, **side["quality"][metric]} for number in steps]
+    return curves

@@ -1,0 +1,98 @@
+"""One way to train the network, what came of it and what it cost; and how it spreads over seeds."""
+
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+# Logged by the tests beside what says how good a network is.
+_NOT_QUALITY = ("draw", "block", "standard_error", "prior", "reconstruction")
+
+
+@dataclass
+class Side:
+    """Blocks, or the end-to-end network, trained with one seed; values as in `report.json`.
+
+    Args:
+        name: `blocks` or `end_to_end`.
+        parts: what was trained one after another.
+        calls: network calls of each part in one sample.
+        test: metrics of the test split.
+        memory: of each part, as in its `memory.json`; None where it was not measured.
+        image_quality: see `dbl.callbacks.ImageQuality`.
+        likelihood: see `dbl.callbacks.Likelihood`.
+        diagnostics: see `dbl.callbacks.Diagnostics`.
+        quality_by_steps: see `dbl.quality_by_steps`.
+    """
+
+    name: str
+    parts: list[dict[str, Any]]
+    calls: list[int]
+    test: dict[str, float]
+    memory: list[dict[str, Any] | None] = field(default_factory=list)
+    image_quality: dict[str, Any] | None = None
+    likelihood: dict[str, Any] | None = None
+    diagnostics: dict[str, Any] | None = None
+    quality_by_steps: list[dict[str, Any]] = field(default_factory=list)
+
+    def quality(self) -> dict[str, float]:
+        """The metrics that say how good the network is, without the stage in their names."""
+        return {
+            key.removeprefix("test/"): value
+            for key, value in self.metrics().items()
+            if not any(word in key for word in _NOT_QUALITY)
+        }
+
+    def metrics(self) -> dict[str, float]:
+        """All metrics of the test, with the mean accuracy of a classifier's draws first."""
+        draws = [value for key, value in self.test.items() if key.startswith("test/accuracy_draw_")]
+        return ({"test/accuracy": fmean(draws)} if draws else {}) | self.test
+
+    def largest_memory(self) -> dict[str, Any] | None:
+        """That of the part which needs most; None if a part was not measured."""
+        measured = [memory for memory in self.memory if memory and memory["peak_bytes"] is not None]
+        if not measured or len(measured) < len(self.parts):
+            return None
+        return max(measured, key=lambda memory: memory["peak_bytes"])
+
+
+def summarise(sides: list[Side]) -> dict[str, Any]:
+    """One side over its seeds, as JSON values: all about the first seed, and how quality spreads over all of them."""
+    first = sides[0]
+    return {
+        "name": first.name,
+        "parts": first.parts,
+        "calls": first.calls,
+        "parameters_at_once": max(part["parameters"] for part in first.parts),
+        "seconds": round(fmean(sum(part["seconds"] for part in side.parts) for side in sides), 1),
+        "layer_passes": sum(part["images"] * part["layers"] for part in first.parts),
+        "memory": first.largest_memory(),
+        "test": first.metrics(),
+        "quality": _quality(sides),
+        "image_quality": first.image_quality,
+        "likelihood": first.likelihood,
+        "diagnostics": first.diagnostics,
+        "quality_by_steps": _by_steps(sides),
+    }
+
+
+def spread(values: list[float], over: str) -> dict[str, Any]:
+    """Mean and range of values; `over` says what differs between them."""
+    return {"mean": fmean(values), "min": min(values), "max": max(values), "values": values, "over": over}
+
+
+def _quality(sides: list[Side]) -> dict[str, Any]:
+    found = {name: [side.quality()[name] for side in sides] for name in sides[0].quality()}
+    spreads = {name: spread(values, "training seeds") for name, values in found.items()}
+    if len(sides) == 1 and sides[0].image_quality:
+        draws = sides[0].image_quality["metrics"]
+        spreads |= {name: spread(values, "start noises") for name, values in draws.items() if len(values) > 1}
+    return spreads
+
+
+def _by_steps(sides: list[Side]) -> list[dict[str, Any]]:
+    rows = []
+    for place, row in enumerate(sides[0].quality_by_steps):
+        found = {name: [side.quality_by_steps[place]["metrics"][name] for side in sides] for name in row["metrics"]}
+        metrics = {name: spread(values, "training seeds") for name, values in found.items()}
+        rows.append({"steps": row["steps"], "metrics": metrics})
+    return rows

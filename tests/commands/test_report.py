@@ -1,0 +1,106 @@
+"""The report: spread over seeds, quality against steps, and a text that explains what it shows."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dbl.quality_by_steps import step_numbers
+from dbl.report import explain
+from dbl.report.side import Side, spread, summarise
+
+from .conftest import Run
+
+
+def _side(accuracy: float, **changes: Any) -> Side:
+    part = {"part": "block_0", "layers": 4, "steps": 10, "images": 640, "seconds": 3.0, "parameters": 100}
+    test = {"test/accuracy_draw_0": accuracy, "test/accuracy_draw_1": accuracy + 0.1, "test/nats_block_0": 0.5}
+    return Side(**{"name": "blocks", "parts": [part, dict(part, layers=8)], "calls": [1, 2], "test": test} | changes)
+
+
+def test_seeds_give_mean_and_range_and_never_the_best() -> None:
+    """Catches a report of the best seed, and a mean over the wrong axis."""
+    found = summarise([_side(0.5), _side(0.7)])
+    assert found["quality"].keys() == {"accuracy"}
+    accuracy = found["quality"]["accuracy"]
+    assert accuracy["mean"] == pytest.approx(0.65)
+    assert (accuracy["min"], accuracy["max"], accuracy["over"]) == (
+        pytest.approx(0.55),
+        pytest.approx(0.75),
+        "training seeds",
+    )
+    assert found["layer_passes"] == 640 * 12
+    assert found["seconds"] == 6
+
+
+def test_several_draws_of_one_seed_are_shown_as_such() -> None:
+    """Catches start noises that are reported as if they were trainings."""
+    quality = {"metrics": {"fid_digits": [2.0, 4.0]}}
+    found = summarise([_side(0.5, test={"test/fid_digits": 3.0}, image_quality=quality)])
+    assert found["quality"]["fid_digits"] == spread([2.0, 4.0], "start noises")
+
+
+def test_memory_is_that_of_the_part_that_needs_most() -> None:
+    """Catches a mean over blocks, and a figure for some blocks that is taken for all."""
+    memory = [{"peak_bytes": 5}, {"peak_bytes": 9}]
+    assert _side(0.5, memory=memory).largest_memory() == {"peak_bytes": 9}
+    assert _side(0.5, memory=[None, {"peak_bytes": 9}]).largest_memory() is None
+
+
+@pytest.mark.parametrize(
+    ("blocks", "steps", "expected"),
+    [(3, 50, [1, 3, 6, 12, 24, 48]), (3, 3, [1, 3, 6, 12]), (1, 4, [1, 2, 4]), (4, 20, [1, 4, 8, 16])],
+)
+def test_numbers_of_steps_double(blocks: int, steps: int, expected: list[int]) -> None:
+    """Catches a list that leaves out one call a block, or that never ends."""
+    assert step_numbers(blocks, steps) == expected
+
+
+def test_compare_over_seeds_is_one_report(dbl: Run) -> None:
+    """Catches seeds that are all the same training, and a report that drops one."""
+    assert dbl("compare", "digits_vit", "--contract.network.mlp_width=32", "--seeds=1,2") == 0
+    report = json.loads(Path("runs/digits_vit/report/report.json").read_text())
+    assert report["seeds"] == [1, 2]
+    for side in report["sides"]:
+        assert len(set(side["quality"]["nats"]["values"])) == 2
+        assert side["memory"]["peak_bytes"] == sum(side["memory"]["bytes"].values())
+    blocks, whole = report["sides"]
+    assert blocks["layer_passes"] == whole["layer_passes"] == 4 * 32 * 3
+    assert [row["steps"] for row in blocks["quality_by_steps"]] == [1, 3, 6, 12]
+    assert len(blocks["likelihood"]["blocks"]) == 3
+    parts = [blocks["likelihood"][name] for name in ("prior", "reconstruction")]
+    parts += [block["nats"] for block in blocks["likelihood"]["blocks"]]
+    assert blocks["likelihood"]["nats"] == pytest.approx(sum(parts), rel=1e-4)
+    for picture in ("memory", "quality_vs_steps", "likelihood", "loss_over_sigma", "trajectory"):
+        assert Path("runs/digits_vit/report", report["pictures"][picture]).is_file()
+    text = Path("runs/digits_vit/report/report.md").read_text()
+    assert "training seeds 1, 2" in text
+    assert "nats by block" in text
+
+
+def test_every_metric_of_a_report_is_explained(dbl: Run) -> None:
+    """Catches a figure without a word on what it is, and links to pictures that are not there."""
+    assert dbl("train", "digits_dit") == 0
+    report = json.loads(Path("runs/digits_dit/report/report.json").read_text())
+    text = Path("runs/digits_dit/report/report.md").read_text()
+    for name in report["sides"][0]["quality"]:
+        assert f"- *{explain.metric(name)}*:" in text
+    links = [part.split(")")[0] for part in text.split("](")[1:]]
+    files = [link for link in links if not link.startswith("https://")]
+    assert files
+    assert [file for file in files if not Path("runs/digits_dit/report", file).is_file()] == []
+
+
+def test_bad_seeds_are_one_line(dbl: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a traceback for a list that is none."""
+    assert dbl("compare", "digits_dit", "--seeds=a,b") == 2
+    assert "--seeds a,b must be whole numbers" in capsys.readouterr().err
+
+
+def test_image_quality_is_checked_before_training(dbl: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches hours of training that end in an error that was known at the start."""
+    options = ["--image_quality.features=in_domain", "--image_quality.num_images=10"]
+    assert dbl("train", "digits_dit", *options) == 2
+    assert "image_quality.num_images: 10 images are too few" in capsys.readouterr().err
+    assert not Path("runs/digits_dit/block_0").exists()
