@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train compare test lint format types bench tensorboard clean
+.PHONY: help setup train compare plan test lint format types bench tensorboard clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ train: $(READY) ## train all blocks, assemble, evaluate, report    [CONFIG=confi
 compare: $(READY) ## the same beside the end-to-end network           [CONFIG=configs/... ARGS=...]
 	$(BIN)/dbl compare --config $(CONFIG) $(ARGS)
 
+plan: $(READY) ## memory of a training step before any training        [CONFIG=configs/... ARGS="--fit 12GB"]
+	$(BIN)/dbl plan --config $(CONFIG) $(ARGS)
+
 test: $(READY) ## run the tests
 	$(BIN)/pytest
 
@@ -40,7 +43,7 @@ format: $(READY) ## mend style and format where that can be done automatically
 types: $(READY) ## check types
 	$(BIN)/mypy
 
-bench: $(READY) ## measure ratios of time: a block against the whole network
+bench: $(READY) ## measure ratios of time and memory: a block against the whole network
 	$(BIN)/python -m benchmarks.block_against_whole
 
 tensorboard: $(READY) ## show the logs of all runs

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from dbl.assembly import ModelFolder
+from dbl.assembly import ModelFolder, Weights
 from dbl.contract import Contract
 from dbl.denoiser import Denoiser
 from dbl.diffusion import corrupt
@@ -71,10 +71,18 @@ class BlockStack(L.LightningModule):
         contract: what the blocks agree on.
         load: gives the denoiser of a block, ready for inference.
         inference: how to sample.
+        weights: what `load` gives, for reports: `ema` or `live`.
     """
 
-    def __init__(self, contract: Contract, load: Callable[[int], Denoiser], inference: Inference | None = None) -> None:
+    def __init__(
+        self,
+        contract: Contract,
+        load: Callable[[int], Denoiser],
+        inference: Inference | None = None,
+        weights: Weights = "live",
+    ) -> None:
         super().__init__()
+        self.weights = weights
         self.contract = contract
         self.inference = inference or Inference()
         self.inference.check(contract)
@@ -99,7 +107,7 @@ class BlockStack(L.LightningModule):
             UserError: if the folder is not one, or its parts do not belong together.
         """
         model = ModelFolder(folder)
-        return cls(model.contract, model.denoiser, inference)
+        return cls(model.contract, model.denoiser, inference, model.config["weights"])
 
     @property
     def makes_images(self) -> bool:

@@ -39,9 +39,10 @@ class ImageQuality(L.Callback):
             downloaded if absent.
         cache_dir: for the classifier and the features of the real images.
         batch_size: images generated and judged at once.
+        in_validation: also at `dbl validate`, where metrics are called `val/...`.
 
     Attributes:
-        result: what the last test found, as JSON values; None before, and where nothing was compared.
+        result: what the last comparison found, as JSON values; None before, and where nothing was compared.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class ImageQuality(L.Callback):
         weights_path: str | None = None,
         cache_dir: str = ".cache/dbl",
         batch_size: int = 256,
+        in_validation: bool = False,
     ) -> None:
         check_choice("image_quality.features", features, get_args(Features))
         check_choice("image_quality.split", split, ("train", "test"))
@@ -68,6 +70,7 @@ class ImageQuality(L.Callback):
         self.weights_path = weights_path
         self.cache_dir = cache_dir
         self.batch_size = batch_size
+        self.in_validation = in_validation
         self.result: dict[str, Any] | None = None
         self._judge: _Judge | None = None
 
@@ -95,6 +98,14 @@ class ImageQuality(L.Callback):
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Generate, compare, log and keep the result."""
+        self._compare(trainer, pl_module, "test")
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The same, if it is asked for."""
+        if self.in_validation:
+            self._compare(trainer, pl_module, "val")
+
+    def _compare(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if self.features == "none" or not isinstance(pl_module, BlockStack) or not pl_module.makes_images:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -103,7 +114,7 @@ class ImageQuality(L.Callback):
         draws = range(self.seeds)
         metrics = self.evaluate(pl_module, data, draws=draws)
         for name, values in metrics.items():
-            pl_module.log(f"test/{name}", sum(values) / len(values))
+            pl_module.log(f"{stage}/{name}", sum(values) / len(values))
         judge, sampler = self._judge_of(data, pl_module.device), pl_module.inference.sampler
         self.result = {
             "features": judge.extractor.title,
@@ -114,6 +125,8 @@ class ImageQuality(L.Callback):
             "metrics": metrics,
             "real_test_images": self._of_test_images(judge, data),
             "classifier_accuracy": judge.extractor.accuracy,
+            "seed": pl_module.inference.seed,
+            "weights": pl_module.weights,
             "guidance_scale": sampler.guidance_scale,
             "num_steps": sampler.num_steps,
             "feature_size": judge.extractor.feature_size,

@@ -60,7 +60,8 @@ def main(arguments: list[str]) -> None:
     first = next(iter(runs.values()))
     if first is not cli:
         _copy_pictures(first.run, cli.run)
-    write_report(cli.run, first.contract, cli.inference.sampler, sides, "ema", _memory_plan(first))
+    num_test_images = len(first.data.split("test"))
+    write_report(cli.run, first.contract, cli.inference.sampler, sides, num_test_images, _memory_plan(first))
     print(f"report: {cli.run.report / 'report.md'}")
 
 

@@ -48,6 +48,7 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
         image_quality=cli.callback(ImageQuality).result,
         likelihood=cli.callback(Likelihood).result,
         diagnostics=cli.callback(Diagnostics).result,
+        weights=stack.weights,
     )
     if steps:
         stack.to(cli.trainer.strategy.root_device)

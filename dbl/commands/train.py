@@ -22,5 +22,5 @@ def main(arguments: list[str]) -> None:
         return
     assemble(cli.run)
     sides = {cli.terms.seed: [evaluate_stack(cli.run, "blocks")]}
-    write_report(cli.run, cli.contract, cli.inference.sampler, sides, weights="ema")
+    write_report(cli.run, cli.contract, cli.inference.sampler, sides, len(cli.data.split("test")))
     print(f"report: {cli.run.report / 'report.md'}")

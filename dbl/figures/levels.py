@@ -83,10 +83,13 @@ def trajectory_figure(trajectory: Sequence[dict[str, Any]], boundaries: Sequence
 def _level_axes() -> "tuple[Figure, Axes]":
     """An empty figure over ln sigma, high noise on the left."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.invert_xaxis()
     axes.set_xlabel("noise level sigma, in units of the target (high noise first)")
     return figure, axes

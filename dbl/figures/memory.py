@@ -13,9 +13,9 @@ _UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1))
 
 
 def readable_bytes(size: float, largest: float | None = None) -> str:
-    """A size such as `43.2 MiB`, in the unit that fits `largest` (by default the size itself)."""
+    """A size such as `43.21 MiB`, in the unit that fits `largest` (by default the size itself)."""
     name, unit = _unit(size if largest is None else largest)
-    return f"{size / unit:.4g} {name}"
+    return f"{size / unit:.2f} {name}"
 
 
 def memory_figure(rows: Mapping[str, Mapping[str, int]]) -> "Figure":
@@ -35,7 +35,7 @@ def memory_figure(rows: Mapping[str, Mapping[str, int]]) -> "Figure":
         axes.barh(list(rows), widths, left=list(ends.values()), label=category, color=COLOURS[number % len(COLOURS)])
         ends = {key: end + width for (key, end), width in zip(ends.items(), widths, strict=True)}
     for place, end in enumerate(ends.values()):
-        axes.text(end, place, f" {end:.4g}", va="center", fontsize=8)
+        axes.text(end, place, f" {end:.2f}", va="center", fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.1)
     axes.set_xlabel(f"peak memory of one training step, {name}")

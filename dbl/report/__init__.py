@@ -3,11 +3,12 @@
 Keys of `report.json`:
 
 - `run`, `contract` (hash of the first seed's), `network`, `target`, `noise`, `partition` (as chosen), `data` (name,
-  classes, shape), `sampler` (settings used), `weights` (`ema` or `live`), `seeds` (of training);
+  classes, shape, number of test images), `sampler` (settings used), `seeds` (of training);
 - `sides`: list of `blocks` and, if it was trained, `end_to_end`, each with
     - `name`;
     - `parts`: list of `part`, `layers`, `sigma_high`, `sigma_low` (null end to end), `steps`, `images` (passed through
       it in training), `seconds`, `parameters`;
+    - `weights`: that were tested, `ema` or `live`;
     - `calls`: network calls of each part in one sample;
     - `parameters_at_once`: trainable parameters in memory at any time of the training;
     - `seconds`: wall time of training all parts, one after another; mean over the seeds;

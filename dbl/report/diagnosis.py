@@ -36,7 +36,7 @@ def _by_block(found: Mapping[str, Any], condition: str) -> list[str]:
     header = [
         "block",
         f"loss, {found['loss_unit']}",
-        f"loss with another image's {condition}",
+        f"loss with the {condition} of another",
         "uses it",
         "share of the information",
         "calls a sample",

@@ -111,7 +111,7 @@ def setup(report: Mapping[str, Any]) -> list[str]:
     """Choices that the figures depend on."""
     sampler, cut = report["sampler"], report["partition"]["init_args"]
     kind = report["target"]["init_args"].get("kind")
-    average = "moving average (EMA)" if report["weights"] == "ema" else "last weights"
+    average = "moving average (EMA)" if report["sides"][0]["weights"] == "ema" else "last weights"
     lines = [
         "## Settings",
         "",

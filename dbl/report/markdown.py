@@ -41,9 +41,14 @@ def _comparison(report: Mapping[str, Any]) -> list[str]:
         ["layers run for one sample", *(str(_layer_calls(side)) for side in sides)],
     ]
     seeds = report["seeds"]
-    several = f"Mean (and range) over training seeds {', '.join(map(str, seeds))}." if len(seeds) > 1 else ""
+    several = (
+        f" Mean (and range) over training seeds {', '.join(map(str, seeds))}; what has no range, here and below, is of "
+        f"seed {seeds[0]}, but for the wall time, which is a mean."
+        if len(seeds) > 1
+        else ""
+    )
     lines = ["## Quality and cost", "", *table(["", *(title(side["name"]) for side in sides)], rows)]
-    return [*lines, *(["", several] if several else [])]
+    return [*lines, "", f"{report['data']['num_test_images']:,} test images.{several}"]
 
 
 def _peak(memory: Mapping[str, Any] | None) -> str:

@@ -22,6 +22,7 @@ class Side:
         likelihood: see `dbl.callbacks.Likelihood`.
         diagnostics: see `dbl.callbacks.Diagnostics`.
         quality_by_steps: see `dbl.quality_by_steps`.
+        weights: that were tested, `ema` or `live`.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Side:
     likelihood: dict[str, Any] | None = None
     diagnostics: dict[str, Any] | None = None
     quality_by_steps: list[dict[str, Any]] = field(default_factory=list)
+    weights: str = "ema"
 
     def quality(self) -> dict[str, float]:
         """The metrics that say how good the network is, without the stage in their names."""
@@ -62,6 +64,7 @@ def summarise(sides: list[Side]) -> dict[str, Any]:
         "name": first.name,
         "parts": first.parts,
         "calls": first.calls,
+        "weights": first.weights,
         "parameters_at_once": max(part["parameters"] for part in first.parts),
         "seconds": round(fmean(sum(part["seconds"] for part in side.parts) for side in sides), 1),
         "layer_passes": sum(part["images"] * part["layers"] for part in first.parts),

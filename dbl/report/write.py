@@ -17,7 +17,7 @@ def write_report(
     contract: Contract,
     sampler: Sampler,
     sides_of_seeds: dict[int, list[Side]],
-    weights: str,
+    num_test_images: int,
     memory_plan: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write all files into the report folder.
@@ -27,7 +27,7 @@ def write_report(
         contract: of the first seed.
         sampler: settings used.
         sides_of_seeds: training seed -> the same sides for each.
-        weights: `ema` or `live`.
+        num_test_images: in the test split.
         memory_plan: as `dbl plan` writes it.
 
     Returns:
@@ -44,11 +44,11 @@ def write_report(
             "name": contract.data.name,
             "num_classes": contract.data.num_classes,
             "shape": list(contract.data.shape),
+            "num_test_images": num_test_images,
         },
         "seeds": list(sides_of_seeds),
         "sides": [summarise(list(seeds)) for seeds in zip(*sides_of_seeds.values(), strict=True)],
         "sampler": to_plain(sampler)["init_args"],
-        "weights": weights,
         "memory_plan": memory_plan,
         "samples": "samples.png" if (run.report / "samples.png").is_file() else None,
     }

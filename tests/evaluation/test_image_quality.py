@@ -63,6 +63,8 @@ def test_a_test_logs_means_and_keeps_the_result(make_stack: MakeStack, data: Ima
         "num_reference": len(data.split("train")),
         "draws": [0, 1],
         "classifier_accuracy": extractor.accuracy,
+        "seed": 0,
+        "weights": "live",
         "guidance_scale": 1.0,
         "num_steps": 3,
         "feature_size": 64,
@@ -70,6 +72,18 @@ def test_a_test_logs_means_and_keeps_the_result(make_stack: MakeStack, data: Ima
     real, test = (Reference(split).features(extractor, data, cache) for split in ("train", "test"))
     assert result["real_test_images"] == pytest.approx(image_metrics(real, test, "manystripes"))
     assert 0 < result["real_test_images"]["fid_manystripes"] < 0.5 * min(first, second)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_validation_compares_if_asked(asked: bool, make_stack: MakeStack, data: ImageData, cache: str) -> None:
+    """Catches an option that is read nowhere, and validations that cost as much as tests unasked."""
+    callback = ImageQuality(num_images=90, cache_dir=cache, in_validation=asked)
+    loop = L.Trainer(
+        accelerator="cpu", logger=False, callbacks=[callback], enable_progress_bar=False, enable_checkpointing=False
+    )
+    (logged,) = loop.validate(make_stack(data), datamodule=data, verbose=False)
+    assert ("val/fid_manystripes" in logged) == asked
+    assert (callback.result is not None) == asked
 
 
 def test_the_batch_size_changes_nothing(make_stack: MakeStack, data: ImageData, cache: str) -> None:
