@@ -59,6 +59,7 @@ def main(arguments: list[str]) -> None:
     sides = {seed: _both_sides(run) for seed, run in runs.items()}
     first = next(iter(runs.values()))
     if first is not cli:
+        write_text(cli.run.config, yaml.safe_dump(cli.resolved(), sort_keys=False))
         _copy_pictures(first.run, cli.run)
     num_test_images = len(first.data.split("test"))
     write_report(cli.run, first.contract, cli.inference.sampler, sides, num_test_images, _memory_plan(first))
