@@ -23,9 +23,10 @@ from torch import Tensor
 from dbl.data import ImageSet
 from dbl.denoiser import Denoiser
 from dbl.diffusion import corrupt
-from dbl.likelihood import SampleDraws, strata
+from dbl.likelihood import strata
 from dbl.noise import Interval, NoiseDistribution
 from dbl.partition import Partition
+from dbl.seeding import SampleDraws
 from dbl.stack import BlockStack
 from dbl.targets import Batch, Clean, PixelTarget
 

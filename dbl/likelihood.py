@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from dbl.diffusion import append_axes, corrupt
 from dbl.noise import Interval, NoiseDistribution
 from dbl.partition import Partition
-from dbl.seeding import generator_for
+from dbl.seeding import SampleDraws
 from dbl.targets import Prediction
 
 # (block, noisy [N, ..., D], sigma [N]) -> what that block says about the noisy targets
@@ -38,30 +38,6 @@ def strata(noise: NoiseDistribution, interval: Interval, num_strata: int) -> Ten
     ends = noise.quantile_within(interval, q)
     ends[0], ends[-1] = interval.high, interval.low
     return ends
-
-
-class SampleDraws:
-    """Draws for some samples, each a function of (seed, purpose, index of the sample) and of how often it was asked.
-
-    So any batch size gives a sample the same draws.
-
-    Args:
-        seed: of all samples.
-        purpose: words and counters; see `derive_seed`.
-        indices: [N] numbers of the samples.
-    """
-
-    def __init__(self, seed: int, purpose: tuple[str | int, ...], indices: Tensor) -> None:
-        self._generators = [generator_for(seed, *purpose, index) for index in indices.tolist()]
-
-    def uniform(self) -> Tensor:
-        """[N] float64 on the CPU, uniform in [0, 1)."""
-        return torch.cat([torch.rand(1, generator=one, dtype=torch.float64) for one in self._generators])
-
-    def normal(self, like: Tensor) -> Tensor:
-        """Unit noise with shape [N, ...], type and device of `like`."""
-        rows = [torch.randn(like.shape[1:], generator=one) for one in self._generators]
-        return torch.stack(rows).to(like.device, like.dtype)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
@@ -37,3 +38,27 @@ def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(seed, *purpose))
         yield
+
+
+class SampleDraws:
+    """Draws for some samples, each a function of (seed, purpose, index of the sample) and of how often it was asked.
+
+    So any batch size gives a sample the same draws.
+
+    Args:
+        seed: of all samples.
+        purpose: words and counters; see `derive_seed`.
+        indices: [N] numbers of the samples.
+    """
+
+    def __init__(self, seed: int, purpose: tuple[str | int, ...], indices: Tensor) -> None:
+        self._generators = [generator_for(seed, *purpose, index) for index in indices.tolist()]
+
+    def uniform(self) -> Tensor:
+        """[N] float64 on the CPU, uniform in [0, 1)."""
+        return torch.cat([torch.rand(1, generator=one, dtype=torch.float64) for one in self._generators])
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Unit noise with shape [N, ...] and device of `like`, drawn in float32 and then given its type."""
+        rows = [torch.randn(like.shape[1:], generator=one) for one in self._generators]
+        return torch.stack(rows).to(like.device, like.dtype)

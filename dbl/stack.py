@@ -21,7 +21,7 @@ from dbl.errors import UserError
 from dbl.figures import image_grid
 from dbl.noise import even_fractions
 from dbl.sampling import Denoise, Sampler, guided
-from dbl.seeding import generator_for
+from dbl.seeding import SampleDraws, generator_for
 from dbl.targets import Batch, Clean, PixelTarget
 
 
@@ -168,11 +168,9 @@ class BlockStack(L.LightningModule):
     def _unit_noise(self, indices: Tensor, draw: int) -> Tensor:
         """[N, *target_shape] float64 (float32 where the device has no float64)."""
         shape = self.contract.terms.target.shape(self.contract.data)
-        rows = [
-            torch.randn(shape, generator=generator_for(self.inference.seed, "start", draw, index))
-            for index in indices.tolist()
-        ]
-        return torch.stack(rows).to(self.device, torch.float32 if self.device.type == "mps" else torch.float64)
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        like = torch.empty(len(indices), *shape, device=self.device, dtype=dtype)
+        return SampleDraws(self.inference.seed, ("start", draw), indices).normal(like)
 
     def generate(self, labels: Tensor, indices: Tensor, draw: int = 0) -> Tensor:
         """Images [N, channels, height, width] of the classes `labels` [N], in raw units (uint8 sets: 0 to 255)."""
