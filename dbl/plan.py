@@ -96,6 +96,7 @@ class Planner:
             name = f"{num} block" + "s" * (num > 1)
             rows.append(Row(name, num, largest, self.block(cut, replace(saving, activation_checkpointing=False))))
             rows.append(Row(f"{name}, checkpointing", num, largest, self.block(cut, saving)))
+            rows.append(Row(f"{name}, checkpointing, Adafactor", num, largest, self.block(cut, smaller)))
         return rows
 
     def cut(self, num_blocks: int) -> Cut:

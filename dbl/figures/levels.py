@@ -74,7 +74,7 @@ def trajectory_figure(trajectory: Sequence[dict[str, Any]], boundaries: Sequence
         axes.plot(*points, "o", color=_colour(block), ms=4, label=f"block {block}")
     axes.axhline(1, color="black", linestyle="--", linewidth=0.8, label="clean targets")
     _draw_boundaries(axes, boundaries)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, max(1.1, *(1.1 * call["norm"] for call in trajectory)))
     axes.set_ylabel("norm of denoised / of clean target")
     axes.legend(fontsize=8)
     return figure

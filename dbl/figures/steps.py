@@ -9,12 +9,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def steps_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]], metric: str) -> "Figure":
-    """One line for each way to train, with its range over the seeds.
+def steps_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]], metric: str, lower_is_better: bool) -> "Figure":
+    """One line for each way to train, with its range over the seeds; on a log axis where lower is better.
 
     Args:
         curves: name of the line -> its points: `steps`, and `mean`, `min` and `max` of the metric.
         metric: its name, for the axis.
+        lower_is_better: as it says.
     """
     from matplotlib.figure import Figure
 
@@ -29,9 +30,10 @@ def steps_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]], metric: str)
     axes.set_xscale("log")
     axes.set_xticks(ticks, labels=[str(tick) for tick in ticks])
     axes.minorticks_off()
-    if metric.startswith("fid"):
+    if lower_is_better:
         axes.set_yscale("log")
     axes.set_xlabel("sampler steps")
-    axes.set_ylabel(f"{metric} ({'lower' if metric.startswith('fid') else 'higher'} is better)")
+    axes.set_ylabel(f"{metric}, {'lower' if lower_is_better else 'higher'} is better")
+    axes.set_title("lines: means; bands: range over training seeds", fontsize=9)
     axes.legend(fontsize=8)
     return figure

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from dbl.report.glossary import makes_images
 from dbl.report.tables import number, table
 
 
@@ -10,36 +11,33 @@ def diagnosis(found: Mapping[str, Any] | None, report: Mapping[str, Any]) -> lis
     """The lines of the section; none if nothing was diagnosed."""
     if found is None:
         return []
+    condition = "class label" if makes_images(report) else "image"
+    levels = [level["sigma"] for level in found["levels"]]
     return [
         "## What each block does",
         "",
-        f"Measured on {found['num_images']} test images.",
+        f"Measured on {found['num_images']} test images at quantiles of the noise law of training (sigma "
+        f"{levels[0]:.3g} to {levels[-1]:.3g}). *Loss*: {found['loss_unit']}, without the weight of training.",
         "",
-        *_by_block(found, _condition_name(report)),
+        *_by_block(found, condition),
         "",
-        *_findings(found, _condition_name(report)),
+        *_findings(found, condition),
         "",
         f"![loss over noise levels]({report['pictures']['loss_over_sigma']})",
         "",
         *_boundaries(found),
-        f"![length of the denoised target along the sampler's path]({report['pictures']['trajectory']})",
-        "",
-        *_trajectory(found),
+        *_path(found, report),
     ]
-
-
-def _condition_name(report: Mapping[str, Any]) -> str:
-    return "class label" if report["target"]["class_path"].endswith("PixelTarget") else "image"
 
 
 def _by_block(found: Mapping[str, Any], condition: str) -> list[str]:
     header = [
         "block",
-        f"loss, {found['loss_unit']}",
-        f"loss with the {condition} of another",
-        "uses it",
-        "share of the information",
-        "calls a sample",
+        "loss",
+        f"loss with another image's {condition}" if condition != "image" else "loss with another image",
+        "rise ± standard error",
+        "share of the nats",
+        "network calls per sample",
     ]
     columns = zip(found["condition"], found["information"], found["calls_per_block"], strict=True)
     rows = [
@@ -47,7 +45,7 @@ def _by_block(found: Mapping[str, Any], condition: str) -> list[str]:
             str(block),
             number(control["loss"]),
             number(control["loss_shuffled"]),
-            "yes" if control["uses_condition"] else "**no**",
+            _rise(control),
             f"{information['share']:.0%}",
             str(calls),
         ]
@@ -56,19 +54,28 @@ def _by_block(found: Mapping[str, Any], condition: str) -> list[str]:
     return table(header, rows)
 
 
+def _rise(control: Mapping[str, Any]) -> str:
+    if not control["loss"]:
+        return number(control["loss_shuffled"])
+    rise = (control["loss_shuffled"] - control["loss"]) / control["loss"]
+    return f"{rise:+.1%} ± {control['standard_error'] / control['loss']:.1%}"
+
+
 def _findings(found: Mapping[str, Any], condition: str) -> list[str]:
     ignoring = [str(block) for block, control in enumerate(found["condition"]) if not control["uses_condition"]]
     sentence = (
-        f"Block {', '.join(ignoring)} ignores its {condition}: its loss hardly changes when it is given that of "
+        f"**Block {', '.join(ignoring)} ignores its {condition}**: its loss hardly changes when it is given that of "
         "another image. At its noise levels the noisy target says all that it needs, or it has not learnt to look."
         if ignoring
-        else f"Every block uses its {condition}: its loss rises when it is given that of another image."
+        else f"Every block uses its {condition}, if little in places: its loss rises by more than 1 % and than two "
+        f"standard errors when it is given another, of another class where possible."
     )
     idle = [str(block) for block, calls in enumerate(found["calls_per_block"]) if calls == 0]
     unused = f" The sampler never calls block {', '.join(idle)}: raise the number of steps." if idle else ""
     return [
-        f"{sentence}{unused} *Loss* is without the weight of training. *Share of the information*: of all nats that "
-        "the blocks resolve between the highest and the lowest noise, those in the block's interval.",
+        f"{sentence}{unused} *Share of the nats*: the integral of squared error / sigma³ over the block's interval as "
+        "a share of the whole. For an ideal denoiser it is the information that the interval resolves; for images it "
+        "depends on the lowest sigma.",
     ]
 
 
@@ -81,24 +88,38 @@ def _boundaries(found: Mapping[str, Any]) -> list[str]:
             number(boundary["sigma"]),
             number(boundary["difference"]),
             number(boundary["error"]),
+            f"{boundary['difference'] / boundary['error']:.2f}" if boundary["error"] else "",
         ]
         for boundary in found["boundaries"]
     ]
     return [
-        "Neighbours at the noise level where one takes over from the other, both given the same noisy targets:",
+        "Neighbours at the noise level where one takes over from the other, both given the same noisy targets (root "
+        "mean squares for a coordinate of the target):",
         "",
-        *table(["blocks", "noise level", "difference of their answers", "error of the answer"], rows),
+        *table(["blocks", "noise level", "difference of their answers", "error of the upper one", "ratio"], rows),
         "",
-        "Both figures are root mean squares for a coordinate of the target. Blocks that were trained apart and still "
-        "agree well within their error have learnt the same function there.",
+        "A ratio well below 1 is what blocks that agree would show, though it does not prove that they do.",
         "",
     ]
 
 
-def _trajectory(found: Mapping[str, Any]) -> list[str]:
-    first, last = found["trajectory"][0], found["trajectory"][-1]
+def _path(found: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
+    calls = found["trajectory"]
+    meaning = (
+        "The mean of several possible targets is shorter than one of them, so values below 1 are expected where noise "
+        "is high."
+    )
+    if "trajectory" not in report["pictures"]:
+        norms = ", ".join(f"{call['norm']:.2f}" for call in calls)
+        return [
+            "Length of the expected target along the sampler's path, as a multiple of a clean target's, call by call: "
+            f"{norms}. {meaning}"
+        ]
+    lowest = min(calls, key=lambda call: call["norm"])
     return [
-        "Length of the denoised target (for classes: of the expected class vector) along the sampler's path, as a "
-        f"multiple of the clean targets': {first['norm']:.2f} at the first call, {last['norm']:.2f} at the last. It "
-        "starts short, because the mean of all that is possible is short, and should end near 1."
+        f"![length of the denoised target along the sampler's path]({report['pictures']['trajectory']})",
+        "",
+        "Length of the denoised target along the sampler's path, as a multiple of a clean target's: "
+        f"{calls[0]['norm']:.2f} at the first call, lowest {lowest['norm']:.2f} at sigma {lowest['sigma']:.3g}, "
+        f"{calls[-1]['norm']:.2f} at the last. {meaning}",
     ]

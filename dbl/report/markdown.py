@@ -1,14 +1,17 @@
 """The text of a report, from what `report.json` holds."""
 
 from collections.abc import Mapping
+from itertools import zip_longest
 from typing import Any
 
 from dbl.figures import readable_bytes
-from dbl.memory import CATEGORIES
+from dbl.memory import CATEGORIES, MEANINGS
 from dbl.report import explain
 from dbl.report.diagnosis import diagnosis
+from dbl.report.glossary import metric
 from dbl.report.pictures import memory_rows, title
 from dbl.report.tables import number, table, with_spread
+from dbl.report.verdict import verdict
 
 
 def markdown(report: Mapping[str, Any]) -> list[str]:
@@ -16,11 +19,12 @@ def markdown(report: Mapping[str, Any]) -> list[str]:
     blocks = report["sides"][0]
     sections = [
         explain.introduction(report),
+        verdict(report),
         _comparison(report),
         _samples(report),
         _memory(report),
         _quality_by_steps(report),
-        *(_parts(side) for side in report["sides"]),
+        _parts(blocks),
         _likelihood(report),
         diagnosis(blocks["diagnostics"], report),
         explain.setup(report),
@@ -32,7 +36,8 @@ def markdown(report: Mapping[str, Any]) -> list[str]:
 def _comparison(report: Mapping[str, Any]) -> list[str]:
     sides = report["sides"]
     names = list(dict.fromkeys(name for side in sides for name in side["quality"]))
-    rows = [[explain.metric(name), *(with_spread(side["quality"].get(name)) for side in sides)] for name in names]
+    real = (sides[0]["image_quality"] or {}).get("real_test_images", {})
+    rows = [[metric(name), *(with_spread(side["quality"].get(name)) for side in sides)] for name in names]
     rows += [
         ["parameters in memory at once", *(f"{side['parameters_at_once']:,}" for side in sides)],
         ["peak memory of a training step", *(_peak(side["memory"]) for side in sides)],
@@ -42,12 +47,15 @@ def _comparison(report: Mapping[str, Any]) -> list[str]:
     ]
     seeds = report["seeds"]
     several = (
-        f" Mean (and range) over training seeds {', '.join(map(str, seeds))}; what has no range, here and below, is of "
-        f"seed {seeds[0]}, but for the wall time, which is a mean."
+        f" Mean (and range) over training seeds {', '.join(map(str, seeds))}. Values without a range, here and below, "
+        f"are of seed {seeds[0]}, except wall time (mean over the seeds)."
         if len(seeds) > 1
         else ""
     )
-    lines = ["## Quality and cost", "", *table(["", *(title(side["name"]) for side in sides)], rows)]
+    header = ["", *(title(side["name"]) for side in sides), *(["real test images"] if real else [])]
+    if real:
+        rows = [[*row, number(real.get(name or ""))] for row, name in zip_longest(rows, names)]
+    lines = ["## Quality and cost", "", *table(header, rows)]
     return [*lines, "", f"{report['data']['num_test_images']:,} test images.{several}"]
 
 
@@ -62,9 +70,14 @@ def _layer_calls(side: Mapping[str, Any]) -> int:
 def _samples(report: Mapping[str, Any]) -> list[str]:
     if not report["samples"]:
         return []
-    lines = ["## Samples", "", "One class a column, from the blocks.", "", f"![samples]({report['samples']})"]
+    lines = ["## Samples", "", "From the blocks, one class per column.", "", f"![samples]({report['samples']})"]
     if len(report["sides"]) > 1:
-        lines += ["", "From the end-to-end network:", "", "![samples](../baseline/report/samples.png)"]
+        lines += [
+            "",
+            "From the end-to-end network, with the same start noise:",
+            "",
+            "![samples](../baseline/report/samples.png)",
+        ]
     return lines
 
 
@@ -87,9 +100,14 @@ def _memory(report: Mapping[str, Any]) -> list[str]:
         "",
         f"What is in memory at the peak of one training step, in {unit}. *Measured*: counted in a step of this "
         "training, for the block that needs most. *Planned*: counted for the same batch without data (`dbl plan`). "
-        "*Checkpointing* keeps only the input of each layer and computes the rest again, for about a third more time.",
+        "*Checkpointing* keeps only the input of each layer and recomputes the rest, for about a third more time. "
+        "*Adafactor* is an optimizer with a small state.",
         "",
         *table(["", *CATEGORIES, "peak"], cells),
+        "",
+        "Columns show what exists at the moment of the peak; that may be before most gradients exist. "
+        + "; ".join(f"*{category}*: {MEANINGS[category]}" for category in CATEGORIES)
+        + ".",
         "",
         f"![memory]({report['pictures']['memory']})",
     ]
@@ -121,7 +139,7 @@ def _quality_by_steps(report: Mapping[str, Any]) -> list[str]:
         return []
     names = list(with_steps[0]["quality_by_steps"][0]["metrics"])
     shown = [name for name in names if name.startswith(("accuracy", "fid", "kid"))]
-    header = ["steps", *(f"{explain.metric(name)}, {title(side['name'])}" for side in with_steps for name in shown)]
+    header = ["steps", *(f"{metric(name)}, {title(side['name'])}" for side in with_steps for name in shown)]
     rows = [
         [str(points[0]["steps"]), *(with_spread(point["metrics"][name]) for point in points for name in shown)]
         for points in zip(*(side["quality_by_steps"] for side in with_steps), strict=True)
@@ -129,7 +147,7 @@ def _quality_by_steps(report: Mapping[str, Any]) -> list[str]:
     return [
         "## Quality against the number of sampler steps",
         "",
-        "With fewer steps than blocks some blocks are not called at all.",
+        "With one step only block 0 is called; with fewer steps than blocks some blocks are not called at all.",
         "",
         *table(header, rows),
         "",
@@ -138,27 +156,36 @@ def _quality_by_steps(report: Mapping[str, Any]) -> list[str]:
 
 
 def _parts(side: Mapping[str, Any]) -> list[str]:
-    header = ["part", "noise levels", "layers", "steps", "seconds", "parameters", "calls a sample", "loss"]
+    header = [
+        "part",
+        "noise levels",
+        "layers",
+        "steps",
+        "seconds",
+        "parameters",
+        "network calls per sample",
+        "test loss, weighted",
+    ]
     rows = []
     for index, (part, calls) in enumerate(zip(side["parts"], side["calls"], strict=True)):
         levels = "" if part["sigma_high"] is None else f"{part['sigma_high']:.3g} to {part['sigma_low']:.3g}"
         loss = side["test"].get(f"test/loss_block_{index}")
         numbers = [part["layers"], part["steps"], f"{part['seconds']:.0f}", f"{part['parameters']:,}", calls]
         rows.append([part["part"], levels, *map(str, numbers), number(loss)])
-    return [f"## {title(side['name']).capitalize()}, part by part", "", *table(header, rows)]
+    return ["## Blocks, part by part", "", *table(header, rows)]
 
 
 def _likelihood(report: Mapping[str, Any]) -> list[str]:
     found = report["sides"][0]["likelihood"]
     if found is None:
         return []
-    rows = [["start (prior)", number(found["prior"]), ""]]
+    rows = [["cost at the highest noise (prior)", number(found["prior"]), ""]]
     rows += [
         [f"block {index}", number(block["nats"]), number(block["standard_error"])]
         for index, block in enumerate(found["blocks"])
     ]
     rows += [
-        ["last answer (reconstruction)", number(found["reconstruction"]), ""],
+        ["cost of reading the label from the last vector (reconstruction)", number(found["reconstruction"]), ""],
         ["all", number(found["nats"]), number(found["standard_error"])],
     ]
     return [

@@ -12,6 +12,10 @@ from dbl.figures import (
     steps_figure,
     trajectory_figure,
 )
+from dbl.report.glossary import LOWER, metric, start_of
+
+# A path of fewer calls is told in words.
+FEW_CALLS = 6
 
 
 def draw_pictures(report: Mapping[str, Any], folder: Path) -> dict[str, str]:
@@ -21,14 +25,15 @@ def draw_pictures(report: Mapping[str, Any], folder: Path) -> dict[str, str]:
     if rows := memory_rows(report):
         figures["memory"] = memory_figure({name: row["bytes"] for name, row in rows.items()})
     if blocks["quality_by_steps"]:
-        metric = shown_metric(blocks["quality_by_steps"][0]["metrics"])
-        figures["quality_vs_steps"] = steps_figure(_curves(report, metric), metric)
+        name = shown_metric(blocks["quality_by_steps"][0]["metrics"])
+        figures["quality_vs_steps"] = steps_figure(_curves(report, name), metric(name), start_of(name) in LOWER)
     if blocks["likelihood"]:
         figures["likelihood"] = likelihood_figure(blocks["likelihood"]["curve"])
     if found := blocks["diagnostics"]:
         boundaries = [boundary["sigma"] for boundary in found["boundaries"]]
         figures["loss_over_sigma"] = loss_figure(found["levels"], boundaries, found["loss_unit"])
-        figures["trajectory"] = trajectory_figure(found["trajectory"], boundaries)
+        if len(found["trajectory"]) >= FEW_CALLS:
+            figures["trajectory"] = trajectory_figure(found["trajectory"], boundaries)
     for name, figure in figures.items():
         save_figure(figure, folder / f"{name}.png")
     return {name: f"{name}.png" for name in figures}
@@ -51,13 +56,14 @@ def shown_metric(metrics: Mapping[str, Any]) -> str:
     return next(name for start in ("accuracy", "fid") for name in metrics if name.startswith(start))
 
 
-def _curves(report: Mapping[str, Any], metric: str) -> dict[str, list[dict[str, Any]]]:
+def _curves(report: Mapping[str, Any], name: str) -> dict[str, list[dict[str, Any]]]:
     """For each side its points; an end-to-end classifier, which takes no steps, is a line at its one value."""
     steps = [row["steps"] for row in report["sides"][0]["quality_by_steps"]]
     curves = {}
     for side in report["sides"]:
         if rows := side["quality_by_steps"]:
-            curves[title(side["name"])] = [{"steps": row["steps"], **row["metrics"][metric]} for row in rows]
-        elif metric in side["quality"]:
-            curves[title(side["name"])] = [{"steps": number, **side["quality"][metric]} for number in steps]
+            curves[title(side["name"])] = [{"steps": row["steps"], **row["metrics"][name]} for row in rows]
+        elif name in side["quality"]:
+            line = f"{title(side['name'])} (without a sampler)"
+            curves[line] = [{"steps": number, **side["quality"][name]} for number in (steps[0], steps[-1])]
     return curves

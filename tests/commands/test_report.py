@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dbl.quality_by_steps import step_numbers
-from dbl.report import explain
+from dbl.report.glossary import metric
 from dbl.report.side import Side, spread, summarise
 
 from .conftest import Run
@@ -72,7 +72,7 @@ def test_compare_over_seeds_is_one_report(dbl: Run) -> None:
     parts = [blocks["likelihood"][name] for name in ("prior", "reconstruction")]
     parts += [block["nats"] for block in blocks["likelihood"]["blocks"]]
     assert blocks["likelihood"]["nats"] == pytest.approx(sum(parts), rel=1e-4)
-    for picture in ("memory", "quality_vs_steps", "likelihood", "loss_over_sigma", "trajectory"):
+    for picture in ("memory", "quality_vs_steps", "likelihood", "loss_over_sigma"):
         assert Path("runs/digits_vit/report", report["pictures"][picture]).is_file()
     text = Path("runs/digits_vit/report/report.md").read_text()
     assert "training seeds 1, 2" in text
@@ -85,7 +85,7 @@ def test_every_metric_of_a_report_is_explained(dbl: Run) -> None:
     report = json.loads(Path("runs/digits_dit/report/report.json").read_text())
     text = Path("runs/digits_dit/report/report.md").read_text()
     for name in report["sides"][0]["quality"]:
-        assert f"- *{explain.metric(name)}*:" in text
+        assert f"- *{metric(name)}*:" in text
     links = [part.split(")")[0] for part in text.split("](")[1:]]
     files = [link for link in links if not link.startswith("https://")]
     assert files

@@ -1,0 +1,66 @@
+"""What a report says in short: the first figures that a reader asks for, in words, drawn from the figures alone."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dbl.figures import readable_bytes
+from dbl.report.glossary import metric
+from dbl.report.pictures import shown_metric
+from dbl.report.tables import number, with_spread
+
+
+def verdict(report: Mapping[str, Any]) -> list[str]:
+    """Bullets on quality, steps, layers and memory of blocks beside the end-to-end network; none without it."""
+    if len(report["sides"]) < 2:
+        return []
+    lines = [_quality(report), _steps(report), _memory(report)]
+    return ["## In short", "", *(f"- {line}" for line in lines if line)]
+
+
+def _quality(report: Mapping[str, Any]) -> str:
+    blocks, whole = (side["quality"] for side in report["sides"])
+    name = _main_metric(blocks)
+    if name is None or name not in whole:
+        return ""
+    first, second = blocks[name], whole[name]
+    text = f"{metric(name)}: {with_spread(first)} for the blocks, {with_spread(second)} end to end"
+    if name == "accuracy":
+        images = abs(first["mean"] - second["mean"]) * report["data"]["num_test_images"]
+        text += f", a difference of {images:.1f} of {report['data']['num_test_images']:,} test images"
+    if len(report["seeds"]) < 2:
+        return f"{text}. One training seed: a small difference says nothing."
+    overlap = first["min"] <= second["max"] and second["min"] <= first["max"]
+    return f"{text}. The ranges over {len(report['seeds'])} seeds {'overlap' if overlap else 'do not overlap'}."
+
+
+def _main_metric(quality: Mapping[str, Any]) -> str | None:
+    found = [name for name in quality if name.startswith(("accuracy", "fid"))]
+    return found[0] if found else ("loss" if "loss" in quality else None)
+
+
+def _steps(report: Mapping[str, Any]) -> str:
+    sides = [side for side in report["sides"] if side["quality_by_steps"]]
+    if len(sides) < 2:
+        return ""
+    name = shown_metric(sides[0]["quality_by_steps"][0]["metrics"])
+    best = [min(side["quality_by_steps"], key=lambda row: row["metrics"][name]["mean"]) for side in sides]
+    values = [number(row["metrics"][name]["mean"]) for row in best]
+    return (
+        f"Best {metric(name)} over numbers of sampler steps: {values[0]} with {best[0]['steps']} steps for the blocks, "
+        f"{values[1]} with {best[1]['steps']} end to end; a step of the blocks runs one block only."
+    )
+
+
+def _memory(report: Mapping[str, Any]) -> str:
+    if not report["memory_plan"]:
+        return ""
+    rows = {row["name"]: row["peak_bytes"] for row in report["memory_plan"]["rows"]}
+    whole, saving = rows["end to end"], rows["end to end, checkpointing"]
+    block_name = next(name for name in rows if name.endswith(("block", "blocks")))
+    block, block_saving = rows[block_name], rows[f"{block_name}, checkpointing"]
+    return (
+        f"A training step needs {readable_bytes(block)} for a block and {readable_bytes(whole)} end to end (ratio "
+        f"{block / whole:.2f}); with activation checkpointing {readable_bytes(block_saving)} and "
+        f"{readable_bytes(saving)} (ratio {block_saving / saving:.2f}). So checkpointing alone, without blocks, needs "
+        f"{'less' if saving < block else 'more'} than blocks without checkpointing."
+    )
