@@ -48,7 +48,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Planner:
-    """Plans training steps for one config.
+    """Plans training steps for one config, without `torch.compile`, whose inner tensors nobody sees.
 
     Args:
         terms: what the blocks agree on; its partition is replaced by the one that is planned.
@@ -68,14 +68,14 @@ class Planner:
         """The baseline: all layers at once."""
         if isinstance(self.terms.network, ViT):
             contract = self._contract(Cut(num_blocks=1))
-            return lambda: EndToEndViT(contract, recipe)
+            return lambda: EndToEndViT(contract, replace(recipe, compile=False))
         return self.block(Cut(num_blocks=1), recipe)
 
     def block(self, cut: Cut, recipe: Recipe) -> MakePart:
         """The block with the most layers of a partition."""
         contract = self._contract(cut)
         layers = contract.partition.layers
-        return lambda: DiffusionBlock(contract, layers.index(max(layers)), recipe)
+        return lambda: DiffusionBlock(contract, layers.index(max(layers)), replace(recipe, compile=False))
 
     def rows(self, numbers_of_blocks: list[int]) -> list["Row"]:
         """What a user could train instead of another: end to end and in blocks, with activation checkpointing or not.

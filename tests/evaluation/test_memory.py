@@ -200,6 +200,13 @@ def test_the_plan_has_every_row_and_saves_where_it_should() -> None:
     assert state[1] < 0.3 * state[0]
 
 
+def test_a_compiled_recipe_is_planned_as_if_it_were_not(stripes: Stripes) -> None:
+    """Catches a plan that tries to compile a network of fake tensors."""
+    planner = Planner(Terms(network=DIT, partition=Cut(num_blocks=1)), stripes.spec, Recipe())
+    plain, compiled = (planner.peak(planner.end_to_end(Recipe(compile=value)), 8) for value in (False, True))
+    assert plain == compiled
+
+
 def test_lower_precision_keeps_smaller_activations(stripes: Stripes) -> None:
     """Catches a precision that is read nowhere."""
     terms = Terms(network=DIT, partition=Cut(num_blocks=1))
