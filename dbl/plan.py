@@ -121,14 +121,9 @@ class Planner:
                 active.enter_context(mode)
             return BareStep(make_part(), self.data, batch_size, self.precision).peak()
 
-    def largest_batch(self, make_part: MakePart, limit_bytes: int) -> int:
-        """The largest batch whose step stays within `limit_bytes`; 0 if one image does not fit.
-
-        The peak grows almost linearly with the batch, so each guess is where the line through two known batches meets
-        the limit.
-        """
-        size_of = lru_cache(maxsize=None)(lambda size: sum(self.peak(make_part, size).values()))
-        return largest_within(size_of, limit_bytes)
+    def largest_batch(self, make_part: MakePart, limit_bytes: int, near: int) -> int:
+        """The largest batch whose step fits into `limit_bytes`, sought from `near` on; 0 if one image does not."""
+        return largest_within(lambda size: sum(self.peak(make_part, size).values()), limit_bytes, near)
 
 
 def plan_rows(
@@ -154,28 +149,22 @@ def plan_rows(
         first_total = found[0]["peak_bytes"] if found else total
         found.append(facts | {"peak_bytes": total, "ratio": round(total / first_total, 4)})
         if limit_bytes is not None:
-            found[-1]["largest_batch"] = planner.largest_batch(row.make_part, limit_bytes)
+            found[-1]["largest_batch"] = planner.largest_batch(row.make_part, limit_bytes, batch_size)
     return found
 
 
-def largest_within(size_of: Callable[[int], int], limit: int) -> int:
+def largest_within(size_of: Callable[[int], int], limit: int, near: int) -> int:
     """The largest n >= 1 with `size_of(n) <= limit` for a growing `size_of`; 0 if there is none.
 
-    Few calls where the growth is nearly linear: each guess is where the line through two known sizes meets the limit,
-    and one more tells whether it is the answer. A bisection in each round bounds the calls for any other growth.
+    Four calls where the growth is linear: the line through the sizes of `near` and its half meets the limit at the
+    answer, and one more tells that it is. Otherwise the search goes on from there in growing strides, then by halves.
     """
-    fits = lru_cache(maxsize=None)(lambda n: size_of(n) <= limit)
-    if not fits(1):
-        return 0
-    low, high = 1, 2
-    while fits(high):
-        beyond = int(1.01 * _crossing(size_of, limit, low, high)) + 1
-        low, high = high, min(max(2 * high, beyond), 16 * high)  # small batches may all cost the same
+    size_of = lru_cache(maxsize=None)(size_of)
+    guess = _crossing(size_of, limit, max(near // 2, 1), max(near, 2))
+    low, high = _bracket(size_of, limit, min(max(guess, 1), 64 * near))
     while high - low > 1:
-        guess = _crossing(size_of, limit, low, high)
-        for n in (guess, guess + 1, (low + high) // 2):
-            if low < n < high:
-                low, high = (n, high) if fits(n) else (low, n)
+        middle = (low + high) // 2
+        low, high = (middle, high) if size_of(middle) <= limit else (low, middle)
     return low
 
 
@@ -183,6 +172,18 @@ def _crossing(size_of: Callable[[int], int], limit: int, low: int, high: int) ->
     """Where the line through two sizes reaches the limit."""
     slope = (size_of(high) - size_of(low)) / (high - low)
     return int(low + (limit - size_of(low)) / max(slope, 1e-9))
+
+
+def _bracket(size_of: Callable[[int], int], limit: int, start: int) -> tuple[int, int]:
+    """Two numbers around the answer: the lower fits or is 0, the upper does not fit."""
+    stride = 1
+    if size_of(start) <= limit:
+        while size_of(start + stride) <= limit:
+            start, stride = start + stride, 2 * stride
+        return start, start + stride
+    while stride < start and size_of(start - stride) > limit:
+        start, stride = start - stride, 2 * stride
+    return max(start - stride, 0), start
 
 
 class _StandInScalars(TorchDispatchMode):

@@ -215,15 +215,16 @@ def test_lower_precision_keeps_smaller_activations(stripes: Stripes) -> None:
     assert sizes[1] < 0.9 * sizes[0]
 
 
+@pytest.mark.parametrize("near", [1, 3, 500])
 @pytest.mark.parametrize("limit", [1, 105, 999, 5_000, 123_456])
 @pytest.mark.parametrize(
     "size_of",
     [lambda n: 5 * n + 100, lambda n: max(1_000, 3 * n), lambda n: n * n, lambda n: 7 * (n // 5) + 20],
     ids=["linear", "flat first", "square", "steps"],
 )
-def test_the_largest_batch_fits_and_one_more_does_not(limit: int, size_of: Callable[[int], int]) -> None:
+def test_the_largest_batch_fits_and_one_more_does_not(near: int, limit: int, size_of: Callable[[int], int]) -> None:
     """Catches a search that stops at its first guess, or that never ends."""
-    found = largest_within(size_of, limit)
+    found = largest_within(size_of, limit, near)
     assert size_of(found + 1) > limit
     assert found == 0 or size_of(found) <= limit
 
@@ -232,7 +233,7 @@ def test_the_largest_batch_of_a_plan() -> None:
     """Catches an answer that does not fit when it is planned."""
     planner, _ = _planner("digits_vit")
     make = planner.block(Cut(num_blocks=3), planner.recipe)
-    largest = planner.largest_batch(make, 50_000_000)
+    largest = planner.largest_batch(make, 50_000_000, near=128)
     assert sum(planner.peak(make, largest).values()) <= 50_000_000 < sum(planner.peak(make, largest + 1).values())
 
 
