@@ -23,12 +23,14 @@ class PartState:
     Args:
         step: optimizer steps done.
         max_steps: optimizer steps asked for.
+        samples: consumed in training, over all resumes.
         seconds: wall time spent in training, over all resumes.
         weights: names and tensors of the trained module.
     """
 
     step: int
     max_steps: int
+    samples: int
     seconds: float
     weights: dict[str, Tensor]
 
@@ -38,9 +40,13 @@ class PartState:
         return self.step >= self.max_steps
 
     def facts(self) -> dict[str, Any]:
-        """Steps, seconds and number of parameters, for reports."""
-        num_parameters = sum(tensor.numel() for tensor in self.weights.values())
-        return {"steps": self.step, "seconds": round(self.seconds, 1), "parameters": num_parameters}
+        """Steps, images consumed, seconds and number of parameters, for reports."""
+        return {
+            "steps": self.step,
+            "images": self.samples,
+            "seconds": round(self.seconds, 1),
+            "parameters": sum(tensor.numel() for tensor in self.weights.values()),
+        }
 
 
 def read_part(path: Path, part: str, contract: Contract, prefix: str, weights: Weights = "ema") -> PartState:
@@ -58,7 +64,7 @@ def read_part(path: Path, part: str, contract: Contract, prefix: str, weights: W
     """
     checkpoint = read_checkpoint(path)
     stamp = checkpoint.get("dbl")
-    if not isinstance(stamp, dict) or "state_dict" not in checkpoint:
+    if not isinstance(stamp, dict) or "samples" not in stamp or "state_dict" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of dbl")
     if stamp["part"] != part:
         raise UserError(
@@ -75,6 +81,7 @@ def read_part(path: Path, part: str, contract: Contract, prefix: str, weights: W
     return PartState(
         step=checkpoint["global_step"],
         max_steps=stamp["max_steps"],
+        samples=stamp["samples"],
         seconds=_training_seconds(checkpoint),
         weights={name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)},
     )

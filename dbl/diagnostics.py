@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dbl.data import ImageSet
+from dbl.data.splits import evenly_spaced
 from dbl.denoiser import Denoiser
 from dbl.diffusion import corrupt
 from dbl.likelihood import strata
@@ -92,12 +93,6 @@ def partners(labels: Tensor) -> Tensor:
     found = torch.empty_like(order)
     found[order] = order.roll(len(order) // 2)
     return found
-
-
-def evenly_spaced(num_available: int, num_wanted: int) -> Tensor:
-    """[min(num_available, num_wanted)] rising int64 indices, spread over all that are available."""
-    num = min(num_available, num_wanted)
-    return torch.arange(num) * num_available // max(num, 1)
 
 
 @dataclass(frozen=True)

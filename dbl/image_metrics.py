@@ -20,6 +20,7 @@ _MAX_SUBSET = 1_000  # of KID
 _MAX_SUBSETS = 100
 _USES = 10  # of each image over the subsets of KID
 _NEIGHBOURS = 3  # of precision and recall
+_MOST_NEIGHBOURHOODS = 10_000  # images of each side in precision and recall, whose cost grows with their square
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,10 +141,18 @@ def _inception_score(generated: ImageFeatures) -> float:
     return float(isc_features_to_metric(generated.logits, splits)[KEY_METRIC_ISC_MEAN])
 
 
+def _some(images: ImageFeatures, most: int) -> ImageFeatures:
+    """At most so many of the images, evenly spaced."""
+    num = min(len(images), most)
+    chosen = torch.arange(num) * len(images) // num  # `evenly_spaced` of the data's floor lies above this one
+    return ImageFeatures(images.features[chosen], images.logits[chosen])
+
+
 def _precision_and_recall(real: ImageFeatures, generated: ImageFeatures) -> tuple[float, float]:
     from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
-    # In parts of 1,000 rows: all distances of 50,000 images at once would take 20 GB.
+    real, generated = (_some(images, _MOST_NEIGHBOURHOODS) for images in (real, generated))
+    # In parts of 1,000 rows: all distances at once would take gigabytes.
     options = {"prc_neighborhood": _NEIGHBOURS, "prc_batch_size": 1_000, "save_cpu_ram": True, "verbose": False}
     found = prc_features_to_metric(generated.features, real.features, **options)
     return float(found[KEY_METRIC_PRECISION]), float(found[KEY_METRIC_RECALL])

@@ -22,6 +22,7 @@ from dbl.block import DiffusionBlock
 from dbl.contract import Contract, Terms
 from dbl.data_spec import DataSpec
 from dbl.networks import ViT
+from dbl.networks.layers import layers_of
 from dbl.noise import NoiseDistribution
 from dbl.partition import Cut
 from dbl.training import Recipe, TrainedPart
@@ -80,24 +81,30 @@ class Planner:
     def rows(self, numbers_of_blocks: list[int]) -> list["Row"]:
         """What a user could train instead of another: end to end and in blocks, with activation checkpointing or not.
 
-        The optimizer is that of the recipe; Adafactor stands for optimizers with a smaller state.
+        The optimizer is that of the recipe; Adafactor stands for optimizers with a smaller state. A network that does
+        not show its layers cannot be checkpointed and has no such rows.
         """
         saving = replace(self.recipe, activation_checkpointing=True)
-        smaller = replace(saving, optimizer=Adafactor)
+        recipes = {
+            "": replace(saving, activation_checkpointing=False),
+            ", checkpointing": saving,
+            ", checkpointing, Adafactor": replace(saving, optimizer=Adafactor),
+        }
+        if not self._has_layers():
+            recipes = {"": recipes[""]}
         layers = self.terms.network.num_layers
-        rows = [
-            Row("end to end", None, layers, self.end_to_end(replace(saving, activation_checkpointing=False))),
-            Row("end to end, checkpointing", None, layers, self.end_to_end(saving)),
-            Row("end to end, checkpointing, Adafactor", None, layers, self.end_to_end(smaller)),
-        ]
+        rows = [Row(f"end to end{how}", None, layers, self.end_to_end(recipe)) for how, recipe in recipes.items()]
         for num in numbers_of_blocks:
-            cut = self.cut(num)
+            cut, name = self.cut(num), f"{num} block" + "s" * (num > 1)
             largest = max(self._contract(cut).partition.layers)
-            name = f"{num} block" + "s" * (num > 1)
-            rows.append(Row(name, num, largest, self.block(cut, replace(saving, activation_checkpointing=False))))
-            rows.append(Row(f"{name}, checkpointing", num, largest, self.block(cut, saving)))
-            rows.append(Row(f"{name}, checkpointing, Adafactor", num, largest, self.block(cut, smaller)))
+            rows += [Row(name + how, num, largest, self.block(cut, recipe)) for how, recipe in recipes.items()]
         return rows
+
+    def _has_layers(self) -> bool:
+        """Whether the network can be checkpointed at all."""
+        make_part = self.end_to_end(self.recipe)
+        with self._without_data():
+            return layers_of(make_part().raw_network) is not None
 
     def cut(self, num_blocks: int) -> Cut:
         """The config's own partition for its own number of blocks, an even one for others."""
@@ -115,11 +122,19 @@ class Planner:
 
     def peak(self, make_part: MakePart, batch_size: int) -> dict[str, int]:
         """Category -> bytes at the peak of one training step, the optimizer's state being there."""
+        with self._without_data():
+            part = make_part()
+            _move_constants(part, self.device)
+            return BareStep(part, self.data, batch_size, self.precision).peak()
+
+    @contextmanager
+    def _without_data(self) -> Iterator[None]:
+        """Tensors that are made inside have a shape and a device and nothing else."""
         with ExitStack() as active:
             active.enter_context(_no_warning_of_fake_data())
             for mode in (FakeTensorMode(allow_non_fake_inputs=True), _StandInScalars(), torch.device(self.device)):
                 active.enter_context(mode)
-            return BareStep(make_part(), self.data, batch_size, self.precision).peak()
+            yield
 
     def largest_batch(self, make_part: MakePart, limit_bytes: int, near: int) -> int:
         """The largest batch whose step fits into `limit_bytes`, sought from `near` on; 0 if one image does not."""
@@ -184,6 +199,13 @@ def _bracket(size_of: Callable[[int], int], limit: int, start: int) -> tuple[int
     while stride < start and size_of(start - stride) > limit:
         start, stride = start - stride, 2 * stride
     return max(start - stride, 0), start
+
+
+def _move_constants(part: TrainedPart, device: str) -> None:
+    """Put tables that existed before on the device that is planned; a part's weights were made there."""
+    for module in part.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
 
 
 class _StandInScalars(TorchDispatchMode):

@@ -22,6 +22,12 @@ Decay = Literal["cosine", "constant"]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
+def check_precision(precision: object) -> None:
+    """Raise UserError unless training can run in this precision of the trainer."""
+    if precision not in ("32-true", "bf16-mixed"):
+        raise UserError(f"trainer.precision={precision} is not supported: use bf16-mixed or 32-true")
+
+
 @dataclass
 class Recipe:
     """How one part of a run is trained; blocks of one run may differ in it.
@@ -75,7 +81,8 @@ class TrainedPart(L.LightningModule, ABC):
     """A part of a run that is trained alone: a block, or a whole network end to end.
 
     Data order, noise and dropout are functions of (seed, part, position), where the position counts the batches that
-    this part has consumed; it is stored in the checkpoint. So a resumed training continues as if it had never stopped.
+    this part has consumed on each rank; it is stored in the checkpoint. So a resumed training continues as if it had
+    never stopped.
 
     Args:
         part: name of its folder in the run folder.
@@ -93,6 +100,7 @@ class TrainedPart(L.LightningModule, ABC):
         self.seed = contract.terms.seed
         self.recipe = recipe or Recipe()
         self.position = 0
+        self.samples = 0  # consumed by all ranks together
 
     @abstractmethod
     def losses(self, batch: Any) -> Losses:
@@ -129,8 +137,7 @@ class TrainedPart(L.LightningModule, ABC):
         """Refuse what cannot be trained correctly; prepare the network."""
         if self.trainer.max_steps < 1:
             raise UserError("trainer.max_steps must be set: the number of optimizer steps of each block")
-        if self.trainer.precision not in ("32-true", "bf16-mixed"):
-            raise UserError(f"trainer.precision={self.trainer.precision} is not supported: use bf16-mixed or 32-true")
+        check_precision(self.trainer.precision)
         self.prepare_network()
 
     def prepare_network(self) -> None:
@@ -151,6 +158,7 @@ class TrainedPart(L.LightningModule, ABC):
         self._check_finite(loss, "loss", losses.sigma)
         self.manual_backward(loss / self.recipe.accumulate)
         self.position += 1
+        self.samples += len(losses.per_sample) * self.trainer.world_size
         if self.between_steps:
             self._optimizer_step(losses.sigma)
         self._log_step("train/loss", loss)
@@ -198,6 +206,7 @@ class TrainedPart(L.LightningModule, ABC):
             "part": self.part,
             "contract": self.contract.hash,
             "position": self.position,
+            "samples": self.samples,
             "max_steps": self.trainer.max_steps,
         }
 
@@ -210,3 +219,4 @@ class TrainedPart(L.LightningModule, ABC):
                 f"{self.part} with contract {self.contract.hash[:12]}: resume it in its own run"
             )
         self.position = stored["position"]
+        self.samples = stored["samples"]

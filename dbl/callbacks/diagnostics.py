@@ -31,8 +31,10 @@ class Diagnostics(L.Callback):
     """
 
     def __init__(self, num_images: int = 256, levels_per_block: int = 8, seed: int = 0) -> None:
-        if num_images < 0:
-            raise UserError(f"diagnostics.num_images ({num_images}) must be 0 (off) or more")
+        if num_images < 0 or num_images == 1:
+            raise UserError(
+                f"diagnostics.num_images ({num_images}) must be 0 (off) or at least 2: an image needs another one"
+            )
         if levels_per_block < 1:
             raise UserError(
                 f"diagnostics.levels_per_block ({levels_per_block}) must be at least 1; "

@@ -112,12 +112,15 @@ class ImageQuality(L.Callback):
         if not isinstance(data, ImageData):
             raise UserError("image_quality: the test needs the data set as a DataModule of dbl (ImageData)")
         draws = range(self.seeds)
-        metrics = self.evaluate(pl_module, data, draws=draws)
+        # Callbacks run outside the context that gives test steps the trainer's precision.
+        with trainer.precision_plugin.test_step_context():
+            metrics = self.evaluate(pl_module, data, draws=draws)
         for name, values in metrics.items():
             pl_module.log(f"{stage}/{name}", sum(values) / len(values))
         judge, sampler = self._judge_of(data, pl_module.device), pl_module.inference.sampler
         self.result = {
             "features": judge.extractor.title,
+            "features_identity": judge.extractor.identity,
             "num_images": self.num_images,
             "split": self.reference.split,
             "num_reference": len(judge.real),

@@ -42,8 +42,10 @@ class Memory(L.Callback):
         self._active = ExitStack()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count steps from here: a resumed training is measured anew."""
+        """Count steps from here: a resumed training is measured anew, and nothing is left of another training."""
         self._first_step = trainer.global_step
+        if trainer.global_step == 0 and trainer.is_global_zero:
+            Path(self.path).unlink(missing_ok=True)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

@@ -158,6 +158,8 @@ class BlockCLI(LightningCLI):
         return self._trainer(callbacks + ([StepProgress()] if with_bar else []))
 
     def _evaluation(self) -> L.Trainer:
+        if self.subcommand == "test" and isinstance(self.model, BlockStack):
+            self._get(self.config_init, "image_quality").prepare(self.datamodule, self.model.makes_images)
         trainer = self._trainer([self._get(self.config_init, group) for group in _EVALUATION])
         if self._get(self.config, "trainer")["logger"] is None:
             trainer.loggers = [TensorBoardLogger(str(self.run.report), name="", version="")]
@@ -174,12 +176,12 @@ class BlockCLI(LightningCLI):
     def fit(self, model: TrainedPart, datamodule: ImageData, **options: Any) -> None:
         """Train one part, from its last checkpoint if there is one."""
         self.run.write_contract(model.contract)
-        self._write_config(model.part)
         resumed = self._checkpoint_to_resume(options.pop("ckpt_path", None))
         step = read_checkpoint(resumed)["global_step"] if resumed else 0
         if step >= self.trainer.max_steps > 0:
             print(f"{model.part} is trained already ({step} steps); --from_scratch=true trains it anew")
             return
+        self._write_config(model.part)
         if self._get(self.config, "trainer")["logger"] is None:
             self.trainer.loggers = part_loggers(self.run.part(model.part), step, self.trainer.global_rank)
         data = NoisyData(datamodule, model) if isinstance(model, DiffusionBlock) else datamodule

@@ -9,7 +9,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from dbl.assembly import assemble, read_part
 from dbl.baselines import EndToEndViT
 from dbl.commands.block_cli import BlockCLI
-from dbl.commands.evaluate import evaluate_stack, measured_memory, training_facts
+from dbl.commands.evaluate import evaluate_stack, measured_memory
 from dbl.commands.run_cli import RunCLI, fit_blocks, fit_part
 from dbl.errors import UserError
 from dbl.files import write_text
@@ -31,7 +31,7 @@ class CompareCLI(RunCLI):
         )
 
     def of_each_seed(self) -> dict[int, RunCLI]:
-        """The run of each seed: this one if there is a single seed, else one in a folder `seed_<s>` of its own."""
+        """The run of each seed: this one without `--seeds`, else one for each in a folder `seed_<s>` of its own."""
         text = self.config.seeds
         if text is None:
             return {self.terms.seed: self}
@@ -56,13 +56,14 @@ def main(arguments: list[str]) -> None:
     runs = cli.of_each_seed()
     for run in runs.values():
         run.freeze()
-    sides = {seed: _both_sides(run) for seed, run in runs.items()}
     first = next(iter(runs.values()))
+    memory_plan = _memory_plan(first)
+    sides = {seed: _both_sides(run) for seed, run in runs.items()}
     if first is not cli:
         write_text(cli.run.config, yaml.safe_dump(cli.resolved(), sort_keys=False))
         _copy_pictures(first.run, cli.run)
     num_test_images = len(first.data.split("test"))
-    write_report(cli.run, first.contract, cli.inference.sampler, sides, num_test_images, _memory_plan(first))
+    write_report(cli.run, first.contract, cli.inference.sampler, sides, num_test_images, memory_plan)
     print(f"report: {cli.run.report / 'report.md'}")
 
 
@@ -76,12 +77,13 @@ def _both_sides(cli: RunCLI) -> list[Side]:
 
 
 def _check_equal_compute(sides: list[Side]) -> None:
-    steps = {part["part"] + f" ({side.name})": part["steps"] for side in sides for part in side.parts}
-    if len(set(steps.values())) > 1:
-        counts = ", ".join(f"{part}: {number}" for part, number in steps.items())
-        raise UserError(
-            f"the parts had different numbers of steps ({counts}): train them anew with --from_scratch=true"
-        )
+    for what in ("steps", "images"):
+        found = {f"{part['part']} ({side.name})": part[what] for side in sides for part in side.parts}
+        if len(set(found.values())) > 1:
+            counts = ", ".join(f"{part}: {number}" for part, number in found.items())
+            raise UserError(
+                f"the parts had different numbers of {what} ({counts}): train them anew with --from_scratch=true"
+            )
 
 
 def _end_to_end(cli: RunCLI, steps: list[int]) -> Side:
@@ -113,7 +115,7 @@ def _end_to_end_vit(run: RunFolder, config: dict[str, Any], from_scratch: bool) 
         "layers": contract.terms.network.num_layers,
         "sigma_high": None,
         "sigma_low": None,
-        **training_facts(run, "end_to_end", state.facts()),
+        **state.facts(),
     }
     memory = [measured_memory(run, "end_to_end")]
     return Side("end_to_end", [part], calls=[1], test=dict(cli.results[0]), memory=memory)
@@ -121,7 +123,7 @@ def _end_to_end_vit(run: RunFolder, config: dict[str, Any], from_scratch: bool) 
 
 def _memory_plan(cli: RunCLI) -> dict[str, Any]:
     """Memory of what a user could train instead, with the batch of this run."""
-    planner = Planner(cli.terms, cli.data.spec, cli.recipe, str(cli.config.trainer.precision))
+    planner = Planner(cli.terms, cli.data.spec, cli.recipe, str(cli.config.trainer.precision), cli.device)
     rows = plan_rows(planner, [cli.terms.partition.num_blocks], cli.data.batch_size)
     return {"batch_size": cli.data.batch_size, "precision": planner.precision, "device": planner.device, "rows": rows}
 

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import yaml
-
 from dbl.assembly import ModelFolder
 from dbl.callbacks import Diagnostics, ImageQuality, Likelihood
 from dbl.commands.block_cli import BlockCLI
@@ -28,7 +26,8 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
     assert isinstance(stack, BlockStack)
     if stack.grid is not None:
         save_picture(stack.grid, run.report / "samples.png")
-    contract = stack.contract
+    contract, sampler = stack.contract, stack.inference.sampler
+    calls_of_blocks = sampler.calls_per_block(contract.noise, contract.partition)
     parts = [f"block_{index}" for index in range(contract.partition.num_blocks)]
     side = Side(
         name=name,
@@ -38,11 +37,11 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
                 "layers": contract.partition.layers[index],
                 "sigma_high": contract.partition.interval(index).high,
                 "sigma_low": contract.partition.interval(index).low,
-                **training_facts(run, part, facts),
+                **facts,
             }
             for index, (part, facts) in enumerate(zip(parts, ModelFolder(run.model).config["blocks"], strict=True))
         ],
-        calls=stack.inference.sampler.calls_per_block(contract.noise, contract.partition),
+        calls=[calls * (1 if sampler.guidance_scale == 1 else 2) for calls in calls_of_blocks],
         test=dict(cli.results[0]),
         memory=[measured_memory(run, part) for part in parts],
         image_quality=cli.callback(ImageQuality).result,
@@ -52,15 +51,9 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
     )
     if steps:
         stack.to(cli.trainer.strategy.root_device)
-        side.quality_by_steps = quality_by_steps(stack, cli.datamodule, cli.callback(ImageQuality), steps)
+        with cli.trainer.precision_plugin.test_step_context():
+            side.quality_by_steps = quality_by_steps(stack, cli.datamodule, cli.callback(ImageQuality), steps)
     return side
-
-
-def training_facts(run: RunFolder, part: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """What the checkpoint says of a part's training, and the images that passed through it."""
-    config = yaml.safe_load((run.part(part) / "config.yaml").read_text(encoding="utf-8"))
-    per_step = config["data"]["init_args"]["batch_size"] * config["model"]["recipe"]["accumulate"]
-    return facts | {"images": facts["steps"] * per_step}
 
 
 def measured_memory(run: RunFolder, part: str) -> dict[str, Any] | None:

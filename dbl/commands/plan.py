@@ -1,6 +1,7 @@
 """`dbl plan`: memory of a training step by category before any training, without allocating it."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from dbl.figures import memory_figure, readable_bytes, save_figure
 from dbl.files import write_json
 from dbl.memory import CATEGORIES
 from dbl.plan import Planner, plan_rows
+from dbl.training import check_precision
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -53,9 +55,23 @@ class PlanCLI(RunCLI):
         except ValueError:
             raise UserError(f"--num-blocks {text} must be numbers such as 2,3,4,6") from None
 
+    def picture(self) -> Path:
+        """Where the picture goes, its folder made; UserError if that is no place for it."""
+        path: Path = self.config["output"] or self.run.path / "plan.png"
+        if path.suffix != ".png":
+            raise UserError(f"--output {path} must end in .png: the figures go beside it as .json")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--output {path}: cannot make its folder ({error})") from None
+        if not os.access(path.parent, os.W_OK):
+            raise UserError(f"--output {path}: its folder cannot be written")
+        return path
+
     def planner(self) -> Planner:
         """For this config; UserError if the device is not there."""
-        device = self.config["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+        check_precision(self.config.trainer.precision)
+        device = self.config["device"] or self.device
         if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
             raise UserError(
                 f"--device {device} cannot be planned here: choose cpu, or run dbl plan where there is a GPU"
@@ -66,6 +82,7 @@ class PlanCLI(RunCLI):
 def main(arguments: list[str]) -> None:
     """Plan every row; print the table or JSON; write `plan.json` and the picture."""
     cli = PlanCLI(arguments[1:])
+    picture = cli.picture()
     planner, batch_size = cli.planner(), cli.data.batch_size
     limit = None if cli.config["fit"] is None else parse_bytes(cli.config["fit"])
     rows = plan_rows(planner, cli.numbers_of_blocks(), batch_size, limit)
@@ -79,7 +96,6 @@ def main(arguments: list[str]) -> None:
         "fit_bytes": limit,
         "rows": rows,
     }
-    picture = cli.config["output"] or cli.run.path / "plan.png"
     write_json(picture.with_suffix(".json"), plan)
     save_figure(memory_figure({row["name"]: row["bytes"] for row in rows}), picture)
     if cli.config["json"]:

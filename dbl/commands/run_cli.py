@@ -19,7 +19,7 @@ from dbl.files import write_text
 from dbl.run_folder import RunFolder
 from dbl.stack import Inference
 from dbl.targets import PixelTarget
-from dbl.training import Recipe, TrainedPart
+from dbl.training import Recipe, TrainedPart, check_precision
 
 
 class RunCLI(BlockCLI):
@@ -56,10 +56,18 @@ class RunCLI(BlockCLI):
     @cached_property
     def recipe(self) -> Recipe:
         """How a part is trained."""
+        if self.config.model.get("recipe") is None:
+            return Recipe()
         parser = LightningArgumentParser(exit_on_error=False)
         parser.add_class_arguments(Recipe, "recipe")
         built = parser.instantiate_classes(parser.parse_object({"recipe": self.config.model.recipe}))
         return cast(Recipe, built.recipe)
+
+    @property
+    def device(self) -> Literal["cuda", "cpu"]:
+        """What the trainer will use, as far as memory can be planned for it."""
+        wants_gpu = self.config.trainer.accelerator in ("auto", "gpu", "cuda")
+        return "cuda" if wants_gpu and torch.cuda.is_available() else "cpu"
 
     def freeze(self) -> None:
         """Write `contract.json` and `config.yaml`, once what could fail after the training is checked.
@@ -70,6 +78,12 @@ class RunCLI(BlockCLI):
         if self.config.trainer.devices not in (1, "1", "auto"):
             raise UserError(
                 f"trainer.devices={self.config.trainer.devices}: use 1 here, or dbl fit for a block on several"
+            )
+        check_precision(self.config.trainer.precision)
+        limit = self.config.trainer.limit_test_batches
+        if limit is not None and not (isinstance(limit, float) and limit == 1):  # the number 1 is one batch
+            raise UserError(
+                "trainer.limit_test_batches would leave test images out of the report: use it with dbl test"
             )
         self.inference.check(self.contract)
         self.image_quality.prepare(self.data, isinstance(self.terms.target, PixelTarget))

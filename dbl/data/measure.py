@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dbl.data.images import ImageSet
+from dbl.data.splits import evenly_spaced
 from dbl.data_spec import DataSpec
 from dbl.errors import UserError
 
@@ -79,6 +80,5 @@ def _moments(training: ImageSet) -> tuple[Tensor, Tensor]:
 
 
 def _measured(training: ImageSet) -> Iterator[Tensor]:
-    num = min(len(training), MAX_MEASURED)
-    for places in torch.arange(num).split(1_000):
-        yield training.images[places * len(training) // num]
+    for indices in evenly_spaced(len(training), MAX_MEASURED).split(1_000):
+        yield training.images[indices]

@@ -1,4 +1,4 @@
-"""Cutting a held-out part from a set of images."""
+"""Choosing some images of a set: a held-out part, or an evenly spaced selection."""
 
 import torch
 from torch import Tensor
@@ -28,3 +28,9 @@ def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, T
     held_out = torch.zeros(len(labels), dtype=torch.bool)
     held_out[by_class] = place_in_class < num_held_out[labels[by_class]]
     return (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
+
+
+def evenly_spaced(num_available: int, num_wanted: int) -> Tensor:
+    """[min(num_available, num_wanted)] rising int64 indices, spread over all that are available."""
+    num = min(num_available, num_wanted)
+    return torch.arange(num) * num_available // max(num, 1)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dbl.data import ImageData, ImageSet
+from dbl.data.splits import evenly_spaced
 from dbl.data_spec import DataSpec
 from dbl.features.extractor import FeatureExtractor
 from dbl.features.stored import cache_folder, damaged, plain_name, read_stored, short_hash, stored
@@ -179,9 +180,8 @@ def _batches(images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
 
 @torch.no_grad()
 def _accuracy(network: _Classifier, images: ImageSet) -> float:
-    num, right = min(len(images), RECIPE.max_tested), 0
-    for places in torch.arange(num).split(256):
-        indices = places * len(images) // num
+    chosen, right = evenly_spaced(len(images), RECIPE.max_tested), 0
+    for indices in chosen.split(256):
         _, logits = network(images.images[indices].to(network.mean.device))
         right += int((logits.argmax(dim=1).cpu() == images.labels[indices]).sum())
-    return right / num
+    return right / len(chosen)

@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from dbl.data import ImageData, ImageSet, Split
+from dbl.data.splits import evenly_spaced
 from dbl.errors import UserError
 from dbl.features.extractor import FeatureExtractor
 from dbl.features.stored import cache_folder, short_hash, stored
@@ -60,8 +60,8 @@ class Reference:
 
 
 def _batches(images: ImageSet, num: int, batch_size: int) -> Iterator[Tensor]:
-    for places in torch.arange(num).split(batch_size):
-        yield images.images[places * len(images) // num]
+    for indices in evenly_spaced(len(images), num).split(batch_size):
+        yield images.images[indices]
 
 
 def _fingerprint(images: ImageSet) -> str:

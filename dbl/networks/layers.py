@@ -218,6 +218,12 @@ def initialise(network: nn.Module) -> None:
             nn.init.zeros_(module.project.weight)
 
 
+def layers_of(network: nn.Module) -> nn.ModuleList | nn.Sequential | None:
+    """The residual layers of a network, if it keeps them in an attribute `layers`."""
+    layers = getattr(network, "layers", None)
+    return layers if isinstance(layers, nn.ModuleList | nn.Sequential) else None
+
+
 def checkpoint_layers(network: nn.Module) -> None:
     """Let each layer keep only its input for the backward pass and compute the rest again there.
 
@@ -229,8 +235,8 @@ def checkpoint_layers(network: nn.Module) -> None:
     Raises:
         UserError: if it has no such attribute.
     """
-    layers = getattr(network, "layers", None)
-    if not isinstance(layers, nn.ModuleList | nn.Sequential):
+    layers = layers_of(network)
+    if layers is None:
         raise UserError(
             f"model.recipe.activation_checkpointing: {type(network).__name__} does not keep its residual layers in an "
             "attribute `layers` (nn.ModuleList): add it, or turn the option off"

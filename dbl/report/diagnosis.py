@@ -19,7 +19,7 @@ def diagnosis(found: Mapping[str, Any] | None, report: Mapping[str, Any]) -> lis
         f"Measured on {found['num_images']} test images at quantiles of the noise law of training (sigma "
         f"{levels[0]:.3g} to {levels[-1]:.3g}). *Loss*: {found['loss_unit']}, without the weight of training.",
         "",
-        *_by_block(found, condition),
+        *_by_block(found, report["sides"][0]["calls"], condition),
         "",
         *_findings(found, condition),
         "",
@@ -30,7 +30,7 @@ def diagnosis(found: Mapping[str, Any] | None, report: Mapping[str, Any]) -> lis
     ]
 
 
-def _by_block(found: Mapping[str, Any], condition: str) -> list[str]:
+def _by_block(found: Mapping[str, Any], calls_of_blocks: list[int], condition: str) -> list[str]:
     header = [
         "block",
         "loss",
@@ -39,7 +39,7 @@ def _by_block(found: Mapping[str, Any], condition: str) -> list[str]:
         "share of the nats",
         "network calls per sample",
     ]
-    columns = zip(found["condition"], found["information"], found["calls_per_block"], strict=True)
+    columns = zip(found["condition"], found["information"], calls_of_blocks, strict=True)
     rows = [
         [
             str(block),

@@ -53,13 +53,13 @@ def _baseline(report: Mapping[str, Any]) -> str:
         if makes_images(report)
         else "an ordinary classifier with cross-entropy and no noise"
     )
+    own = "" if makes_images(report) else ", and layers that know the noise level"
     steps, images = blocks["parts"][0]["steps"], blocks["parts"][0]["images"]
     return (
         f"Beside them stands a network of the same layers trained *end to end*, all at once: {kind}. Each block took "
-        f"{steps:,} steps of {images // steps} images, the end-to-end network as many with the same optimizer; so both "
-        f"sides passed equally many images through equally many layers. The blocks together have {totals[0]:,} "
-        f"parameters, the end-to-end network {totals[1]:,}: each block has its own input and output, and layers that "
-        "know the noise level."
+        f"{steps:,} steps of {images // steps} images, the end-to-end network as many; so both sides passed equally "
+        f"many images through equally many layers. The blocks together have {totals[0]:,} parameters, the end-to-end "
+        f"network {totals[1]:,}: each block has its own input and output{own}."
     )
 
 
@@ -79,7 +79,7 @@ def setup(report: Mapping[str, Any]) -> list[str]:
     """Choices that the figures depend on."""
     sampler, cut = report["sampler"], report["partition"]["init_args"]
     kind = report["target"]["init_args"].get("kind")
-    average = "moving average (EMA)" if report["sides"][0]["weights"] == "ema" else "last weights"
+    average = "moving average (`ema.decay`)" if report["sides"][0]["weights"] == "ema" else "last weights"
     lines = [
         "## Settings",
         "",
@@ -126,6 +126,7 @@ def words(report: Mapping[str, Any]) -> list[str]:
         "- *wall time*: training of all parts one after another on this machine, validation included. Blocks need "
         "nothing from each other: on several machines it is that of the longest.",
         "- *training compute*: images that passed through a part in training, times its layers, summed over the parts.",
-        "- *layers run for one sample*: network calls of each part in one sample, times its layers.",
+        "- *layers run for one sample*: network calls of each part in one sample, times its layers. "
+        "Guidance doubles the calls.",
     ]
     return lines

@@ -10,6 +10,7 @@ from dbl.report import explain
 from dbl.report.diagnosis import diagnosis
 from dbl.report.glossary import metric
 from dbl.report.pictures import memory_rows, title
+from dbl.report.side import peak_of
 from dbl.report.tables import number, table, with_spread
 from dbl.report.verdict import verdict
 
@@ -52,15 +53,19 @@ def _comparison(report: Mapping[str, Any]) -> list[str]:
         if len(seeds) > 1
         else ""
     )
-    header = ["", *(title(side["name"]) for side in sides), *(["real test images"] if real else [])]
+    header = ["", *(title(side["name"]) for side in sides)]
     if real:
+        header.append(f"{report['data']['num_test_images']:,} real test images")
         rows = [[*row, number(real.get(name or ""))] for row, name in zip_longest(rows, names)]
+    if any(found["over"] == "start noises" for side in sides for found in side["quality"].values()):
+        several += " Ranges of image metrics are over draws of start noise for one training."
     lines = ["## Quality and cost", "", *table(header, rows)]
     return [*lines, "", f"{report['data']['num_test_images']:,} test images.{several}"]
 
 
 def _peak(memory: Mapping[str, Any] | None) -> str:
-    return "not measured" if memory is None else readable_bytes(memory["peak_bytes"])
+    peak = None if memory is None else peak_of(memory)
+    return "not measured" if peak is None else readable_bytes(peak)
 
 
 def _layer_calls(side: Mapping[str, Any]) -> int:
@@ -84,24 +89,17 @@ def _samples(report: Mapping[str, Any]) -> list[str]:
 def _memory(report: Mapping[str, Any]) -> list[str]:
     rows = memory_rows(report)
     if not rows:
-        return []
+        return _cuda(report)
     largest = max(row["peak_bytes"] for row in rows.values())
-    unit = readable_bytes(largest).split()[1]
-    cells = [
-        [
-            name,
-            *(_in_unit(row["bytes"][category], largest) for category in CATEGORIES),
-            _in_unit(row["peak_bytes"], largest),
-        ]
-        for name, row in rows.items()
-    ]
+    sizes = {
+        name: [*(row["bytes"][category] for category in CATEGORIES), row["peak_bytes"]] for name, row in rows.items()
+    }
+    cells = [[name, *(_in_unit(size, largest) for size in row)] for name, row in sizes.items()]
     lines = [
         "## Memory",
         "",
-        f"What is in memory at the peak of one training step, in {unit}. *Measured*: counted in a step of this "
-        "training, for the block that needs most. *Planned*: counted for the same batch without data (`dbl plan`). "
-        "*Checkpointing* keeps only the input of each layer and recomputes the rest, for about a third more time. "
-        "*Adafactor* is an optimizer with a small state.",
+        f"What is in memory at the peak of one training step, in {readable_bytes(largest).split()[1]}. *Measured*: "
+        f"counted in a step of this training, for the block that needs most.{_planned(report['memory_plan'])}",
         "",
         *table(["", *CATEGORIES, "peak"], cells),
         "",
@@ -112,6 +110,16 @@ def _memory(report: Mapping[str, Any]) -> list[str]:
         f"![memory]({report['pictures']['memory']})",
     ]
     return lines + _cuda(report)
+
+
+def _planned(plan: Mapping[str, Any] | None) -> str:
+    if plan is None:
+        return ""
+    return (
+        f" *Planned*: counted without data (`dbl plan`), for {plan['batch_size']} images and the kernels of the device "
+        f"{plan['device']}. *Checkpointing* keeps only the input of each layer and recomputes the rest, for about a "
+        "third more time. *Adafactor* is an optimizer with a small state."
+    )
 
 
 def _in_unit(size: int, largest: int) -> str:

@@ -41,7 +41,11 @@ def draw_pictures(report: Mapping[str, Any], folder: Path) -> dict[str, str]:
 
 def memory_rows(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Rows of the memory table: what was measured, then what was only planned; each with `bytes` and `peak_bytes`."""
-    measured = {f"{title(side['name'])} (measured)": side["memory"] for side in report["sides"] if side["memory"]}
+    measured = {
+        f"{title(side['name'])} (measured)": side["memory"]
+        for side in report["sides"]
+        if side["memory"] and side["memory"]["bytes"]
+    }
     plan = report["memory_plan"]["rows"] if report["memory_plan"] else []
     return measured | {f"{row['name']} (planned)": row for row in plan}
 
@@ -52,8 +56,8 @@ def title(name: str) -> str:
 
 
 def shown_metric(metrics: Mapping[str, Any]) -> str:
-    """The metric that the picture of quality against steps shows."""
-    return next(name for start in ("accuracy", "fid") for name in metrics if name.startswith(start))
+    """The one metric to show where there is room for one: accuracy, FID, or else the loss."""
+    return next(name for start in ("accuracy", "fid", "loss") for name in metrics if name.startswith(start))
 
 
 def _curves(report: Mapping[str, Any], name: str) -> dict[str, list[dict[str, Any]]]:

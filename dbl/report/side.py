@@ -1,11 +1,15 @@
 """One way to train the network, what came of it and what it cost; and how it spreads over seeds."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-# Logged by the tests beside what says how good a network is.
-_NOT_QUALITY = ("draw", "block", "standard_error", "prior", "reconstruction")
+# Starts of what the tests log beside the figures that say how good a network is.
+_NOT_QUALITY = (
+    *("accuracy_draw_", "loss_block_", "nats_block_", "nats_standard_error", "nats_prior", "nats_reconstruction"),
+    *("condition_rise_", "information_share_", "boundary_difference_"),
+)
 
 
 @dataclass
@@ -38,11 +42,8 @@ class Side:
 
     def quality(self) -> dict[str, float]:
         """The metrics that say how good the network is, without the stage in their names."""
-        return {
-            key.removeprefix("test/"): value
-            for key, value in self.metrics().items()
-            if not any(word in key for word in _NOT_QUALITY)
-        }
+        named = {key.removeprefix("test/"): value for key, value in self.metrics().items()}
+        return {name: value for name, value in named.items() if not name.startswith(_NOT_QUALITY)}
 
     def metrics(self) -> dict[str, float]:
         """All metrics of the test, with the mean accuracy of a classifier's draws first."""
@@ -51,10 +52,19 @@ class Side:
 
     def largest_memory(self) -> dict[str, Any] | None:
         """That of the part which needs most; None if a part was not measured."""
-        measured = [memory for memory in self.memory if memory and memory["peak_bytes"] is not None]
+        measured = [memory for memory in self.memory if memory and peak_of(memory) is not None]
         if not measured or len(measured) < len(self.parts):
             return None
-        return max(measured, key=lambda memory: memory["peak_bytes"])
+        return max(measured, key=lambda memory: peak_of(memory) or 0)
+
+
+def peak_of(memory: Mapping[str, Any]) -> int | None:
+    """The bytes that were counted; of a compiled network, which nobody can count, those that the GPU allocated."""
+    if memory["peak_bytes"] is not None or not memory.get("cuda"):
+        counted: int | None = memory["peak_bytes"]
+        return counted
+    allocated: int = memory["cuda"]["allocated_bytes"]
+    return allocated
 
 
 def summarise(sides: list[Side]) -> dict[str, Any]:

@@ -19,8 +19,8 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
 
 def _quality(report: Mapping[str, Any]) -> str:
     blocks, whole = (side["quality"] for side in report["sides"])
-    name = _main_metric(blocks)
-    if name is None or name not in whole:
+    name = shown_metric(blocks)
+    if name not in whole:
         return ""
     first, second = blocks[name], whole[name]
     text = f"{metric(name)}: {with_spread(first)} for the blocks, {with_spread(second)} end to end"
@@ -31,11 +31,6 @@ def _quality(report: Mapping[str, Any]) -> str:
         return f"{text}. One training seed: a small difference says nothing."
     overlap = first["min"] <= second["max"] and second["min"] <= first["max"]
     return f"{text}. The ranges over {len(report['seeds'])} seeds {'overlap' if overlap else 'do not overlap'}."
-
-
-def _main_metric(quality: Mapping[str, Any]) -> str | None:
-    found = [name for name in quality if name.startswith(("accuracy", "fid"))]
-    return found[0] if found else ("loss" if "loss" in quality else None)
 
 
 def _steps(report: Mapping[str, Any]) -> str:
@@ -55,12 +50,17 @@ def _memory(report: Mapping[str, Any]) -> str:
     if not report["memory_plan"]:
         return ""
     rows = {row["name"]: row["peak_bytes"] for row in report["memory_plan"]["rows"]}
-    whole, saving = rows["end to end"], rows["end to end, checkpointing"]
     block_name = next(name for name in rows if name.endswith(("block", "blocks")))
-    block, block_saving = rows[block_name], rows[f"{block_name}, checkpointing"]
-    return (
+    whole, block = rows["end to end"], rows[block_name]
+    text = (
         f"A training step needs {readable_bytes(block)} for a block and {readable_bytes(whole)} end to end (ratio "
-        f"{block / whole:.2f}); with activation checkpointing {readable_bytes(block_saving)} and "
+        f"{block / whole:.2f})"
+    )
+    if f"{block_name}, checkpointing" not in rows:
+        return f"{text}."
+    saving, block_saving = rows["end to end, checkpointing"], rows[f"{block_name}, checkpointing"]
+    return (
+        f"{text}; with activation checkpointing {readable_bytes(block_saving)} and "
         f"{readable_bytes(saving)} (ratio {block_saving / saving:.2f}). So checkpointing alone, without blocks, needs "
         f"{'less' if saving < block else 'more'} than blocks without checkpointing."
     )

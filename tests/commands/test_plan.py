@@ -42,6 +42,9 @@ def test_the_table_shows_every_row_and_the_largest_batch(dbl: Run, capsys: pytes
         ("--num-blocks=two", "--num-blocks two must be numbers"),
         ("--num-blocks=2", "3 layers cannot be split evenly"),
         ("--device=tpu", "--device tpu cannot be planned here"),
+        ("--output=plan.json", "--output plan.json must end in .png"),
+        ("--output=/proc/plan/plan.png", "--output /proc/plan/plan.png: cannot make its folder"),
+        ("--trainer.precision=16-mixed", "trainer.precision=16-mixed is not supported"),
     ],
 )
 def test_bad_input_is_one_line(dbl: Run, capsys: pytest.CaptureFixture[str], option: str, message: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from dbl.quality_by_steps import step_numbers
 from dbl.report.glossary import metric
-from dbl.report.side import Side, spread, summarise
+from dbl.report.side import Side, peak_of, spread, summarise
 
 from .conftest import Run
 
@@ -32,6 +32,19 @@ def test_seeds_give_mean_and_range_and_never_the_best() -> None:
     )
     assert found["layer_passes"] == 640 * 12
     assert found["seconds"] == 6
+
+
+@pytest.mark.parametrize("name", ["fid_quickdraw", "fid_blocks", "kid_prior"])
+def test_a_metric_is_kept_whatever_the_data_set_is_called(name: str) -> None:
+    """Catches a metric that is taken for a detail of another because of its data set's name."""
+    assert _side(0.5, test={f"test/{name}": 1.0}).quality() == {name: 1.0}
+
+
+def test_the_memory_of_a_compiled_network_is_what_the_gpu_says() -> None:
+    """Catches a measured figure that is called not measured."""
+    memory = {"peak_bytes": None, "bytes": None, "cuda": {"allocated_bytes": 7, "reserved_bytes": 9}}
+    assert _side(0.5, memory=[memory, memory]).largest_memory() == memory
+    assert peak_of(memory) == 7
 
 
 def test_several_draws_of_one_seed_are_shown_as_such() -> None:
@@ -104,3 +117,32 @@ def test_image_quality_is_checked_before_training(dbl: Run, capsys: pytest.Captu
     assert dbl("train", "digits_dit", *options) == 2
     assert "image_quality.num_images: 10 images are too few" in capsys.readouterr().err
     assert not Path("runs/digits_dit/block_0").exists()
+
+
+def test_the_report_counts_the_images_of_the_training_not_of_the_last_call(dbl: Run) -> None:
+    """Catches a second call whose settings are reported for a training that was over before."""
+    assert dbl("train", "digits_dit") == 0
+    assert dbl("train", "digits_dit", "--data.init_args.batch_size=64") == 0
+    report = json.loads(Path("runs/digits_dit/report/report.json").read_text())
+    assert [part["images"] for part in report["sides"][0]["parts"]] == [4 * 32] * 3
+    assert "batch_size: 32" in Path("runs/digits_dit/block_0/config.yaml").read_text()
+
+
+def test_compare_refuses_unequal_numbers_of_images(dbl: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a comparison at equal steps that is not one at equal compute."""
+    assert dbl("fit", "digits_dit", "--data.init_args.batch_size=64") == 0
+    assert dbl("compare", "digits_dit") == 2
+    assert "block_0 (blocks): 256, block_1 (blocks): 128" in capsys.readouterr().err
+
+
+def test_guidance_counts_twice(dbl: Run) -> None:
+    """Catches a cost that leaves out the calls without a class."""
+    assert dbl("train", "digits_dit", "--inference.sampler.guidance_scale=2") == 0
+    report = json.loads(Path("runs/digits_dit/report/report.json").read_text())
+    assert sum(report["sides"][0]["calls"]) == 100
+
+
+def test_a_part_of_the_test_split_is_not_reported_as_the_whole(dbl: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches figures of a few images under the number of all of them."""
+    assert dbl("train", "digits_dit", "--trainer.limit_test_batches=1") == 2
+    assert "trainer.limit_test_batches" in capsys.readouterr().err

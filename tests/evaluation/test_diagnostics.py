@@ -16,8 +16,9 @@ from toy import Stripes
 
 from dbl import diagnostics
 from dbl.callbacks.diagnostics import Diagnostics
+from dbl.data.splits import evenly_spaced
 from dbl.denoiser import Denoiser
-from dbl.diagnostics import Probe, diagnose, evenly_spaced, follow_path, measure_blocks, partners
+from dbl.diagnostics import Probe, diagnose, follow_path, measure_blocks, partners
 from dbl.errors import UserError
 from dbl.figures.levels import loss_figure, trajectory_figure
 from dbl.noise import LogUniformNoise

@@ -58,6 +58,7 @@ def test_a_test_logs_means_and_keeps_the_result(make_stack: MakeStack, data: Ima
     facts = {key: value for key, value in result.items() if key not in ("metrics", "real_test_images")}
     assert facts == {
         "features": "in_domain (manystripes)",
+        "features_identity": extractor.identity,
         "num_images": 90,
         "split": "train",
         "num_reference": len(data.split("train")),
