@@ -7,6 +7,7 @@ from dbl.callbacks import Diagnostics, ImageQuality, Likelihood
 from dbl.commands.block_cli import BlockCLI
 from dbl.figures import save_picture
 from dbl.files import read_json
+from dbl.partition import Partition
 from dbl.quality_by_steps import quality_by_steps
 from dbl.report import Side
 from dbl.run_folder import RunFolder
@@ -26,24 +27,13 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
     assert isinstance(stack, BlockStack)
     if stack.grid is not None:
         save_picture(stack.grid, run.report / "samples.png")
-    contract, sampler = stack.contract, stack.inference.sampler
-    calls_of_blocks = sampler.calls_per_block(contract.noise, contract.partition)
-    parts = [f"block_{index}" for index in range(contract.partition.num_blocks)]
+    parts = _parts(run, stack.contract.partition)
     side = Side(
         name=name,
-        parts=[
-            {
-                "part": part,
-                "layers": contract.partition.layers[index],
-                "sigma_high": contract.partition.interval(index).high,
-                "sigma_low": contract.partition.interval(index).low,
-                **facts,
-            }
-            for index, (part, facts) in enumerate(zip(parts, ModelFolder(run.model).config["blocks"], strict=True))
-        ],
-        calls=[calls * (1 if sampler.guidance_scale == 1 else 2) for calls in calls_of_blocks],
+        parts=parts,
+        calls=_calls(stack),
         test=dict(cli.results[0]),
-        memory=[measured_memory(run, part) for part in parts],
+        memory=[measured_memory(run, part["part"]) for part in parts],
         image_quality=cli.callback(ImageQuality).result,
         likelihood=cli.callback(Likelihood).result,
         diagnostics=cli.callback(Diagnostics).result,
@@ -54,6 +44,27 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
         with cli.trainer.precision_plugin.test_step_context():
             side.quality_by_steps = quality_by_steps(stack, cli.datamodule, cli.callback(ImageQuality), steps)
     return side
+
+
+def _parts(run: RunFolder, partition: Partition) -> list[dict[str, Any]]:
+    """What each block is and what its training took."""
+    return [
+        {
+            "part": f"block_{index}",
+            "layers": partition.layers[index],
+            "sigma_high": partition.interval(index).high,
+            "sigma_low": partition.interval(index).low,
+            **facts,
+        }
+        for index, facts in enumerate(ModelFolder(run.model).config["blocks"])
+    ]
+
+
+def _calls(stack: BlockStack) -> list[int]:
+    """Network calls of each block in one sample; guidance asks each block twice."""
+    contract, sampler = stack.contract, stack.inference.sampler
+    factor = 1 if sampler.guidance_scale == 1 else 2
+    return [factor * calls for calls in sampler.calls_per_block(contract.noise, contract.partition)]
 
 
 def measured_memory(run: RunFolder, part: str) -> dict[str, Any] | None:
