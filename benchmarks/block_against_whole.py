@@ -18,10 +18,14 @@ from typing import Any
 import torch
 
 from dbl.bare_step import BareStep
+from dbl.baselines.text import EndToEndText
 from dbl.commands.run_cli import RunCLI
 from dbl.contract import Contract
-from dbl.data import ImageData
+from dbl.data import OrderedData
+from dbl.data_spec import ImageSpec, TextSpec
+from dbl.decoding import Decoding
 from dbl.files import write_json
+from dbl.generation import TextGenerator
 from dbl.partition import Cut
 from dbl.plan import Planner
 from dbl.stack import BlockStack, Inference
@@ -35,15 +39,15 @@ def main() -> None:
     options = _options()
     cli = RunCLI(["--config", options.config])
     planner = Planner(cli.terms, cli.data.spec, cli.recipe)
-    cut = replace(cli.terms.partition, num_blocks=options.blocks, layers=None, boundaries=None)
+    cut = planner.cut(options.blocks or cli.terms.partition.num_blocks)
     results: dict[str, Any] = {
         "config": options.config,
-        "blocks": options.blocks,
+        "blocks": cut.num_blocks,
         "batch": options.batch,
         "threads": torch.get_num_threads(),
         **training(planner, cut, options.batch, options.repeats),
-        "sampling": ratio(*(sampling(cli, planner, part, options.images) for part in (cut, Cut(num_blocks=1))), 1),
-        "data_images_per_second": round(images_per_second(cli.data)),
+        "sampling": ratio(*samplings(cli, planner, cut, options.samples), 1),
+        "data_samples_per_second": round(samples_per_second(cli.data)),
         "help_seconds": round(help_seconds(), 2),
     }
     for name, value in results.items():
@@ -55,9 +59,9 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--config", default="configs/digits_dit.yaml", help="config to measure")
-    parser.add_argument("--blocks", type=int, default=3, help="B")
-    parser.add_argument("--images", type=int, default=256, help="images to sample or classify")
-    parser.add_argument("--batch", type=int, default=128, help="images in a training step")
+    parser.add_argument("--blocks", type=int, default=None, help="B; by default the config's")
+    parser.add_argument("--samples", type=int, default=256, help="images to sample or classify, or tokens to write")
+    parser.add_argument("--batch", type=int, default=128, help="samples in a training step")
     parser.add_argument("--repeats", type=int, default=15, help="training steps of each side")
     parser.add_argument("--output", default="runs/bench.json", help="where the JSON goes")
     return parser.parse_args()
@@ -98,24 +102,41 @@ def seconds(call: Call) -> float:
     return time.perf_counter() - start
 
 
-def sampling(cli: RunCLI, planner: Planner, cut: Cut, images: int) -> Call:
-    """Answer with an untrained stack, all blocks or one whole: the time does not depend on the weights."""
+def samplings(cli: RunCLI, planner: Planner, cut: Cut, samples: int) -> tuple[Call, Call]:
+    """Answers of untrained blocks and of the untrained whole: the time does not depend on the weights."""
+    whole = planner.end_to_end(planner.recipe)()
+    if not isinstance(whole, EndToEndText):
+        return sampling(cli, planner, cut, samples), sampling(cli, planner, Cut(num_blocks=1), samples)
+    num_tokens = min(samples, whole.text.seq_len - 1)
+    return sampling(cli, planner, cut, num_tokens), writing(whole.eval().text_generator(Decoding()), num_tokens)
+
+
+def writing(generator: TextGenerator, num_tokens: int) -> Call:
+    """Write one text."""
+    return lambda: generator.generate(torch.zeros(1, 1, dtype=torch.int64), num_tokens, torch.arange(1))
+
+
+def sampling(cli: RunCLI, planner: Planner, cut: Cut, samples: int) -> Call:
+    """Answer with an untrained stack: images, classes or tokens."""
     contract: Contract = replace(cli.terms, partition=cut).settle(planner.data)
     inference: Inference = cli.inference
     stack = BlockStack(contract, lambda block: contract.denoiser(block).eval(), inference).eval()
-    indices = torch.arange(images)
+    if isinstance(contract.data, TextSpec):
+        return writing(stack.text_generator(Decoding()), min(samples, contract.data.seq_len - 1))
+    indices = torch.arange(samples)
     if isinstance(contract.terms.target, PixelTarget):
         return lambda: stack.generate(indices % contract.data.num_classes, indices)
-    pictures = torch.zeros(images, *contract.data.shape)
+    assert isinstance(contract.data, ImageSpec)
+    pictures = torch.zeros(samples, *contract.data.shape)
     return lambda: stack.classify(pictures, indices)
 
 
-def images_per_second(data: ImageData, budget_s: float = 3.0) -> float:
-    """Training images that the loader gives, with its augmentations, without a network."""
+def samples_per_second(data: OrderedData, budget_s: float = 3.0) -> float:
+    """Training samples that the loader gives, with its augmentations, without a network."""
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < budget_s:
         for batch in data.train_dataloader():
-            count += len(batch["label"])
+            count += len(batch["index"])
             if time.perf_counter() - start >= budget_s:
                 break
     return count / (time.perf_counter() - start)

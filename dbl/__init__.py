@@ -10,33 +10,42 @@ if TYPE_CHECKING:
     from dbl.block import DiffusionBlock
     from dbl.contract import Contract, Terms
     from dbl.data.noisy import NoisyData
+    from dbl.decoding import Decoding
     from dbl.errors import UserError
     from dbl.information import InformationNoise
-    from dbl.networks import DiT, ViT
+    from dbl.masking import MaskingNoise
+    from dbl.networks import CausalLM, DiT, MaskedLM, RecurrentLM, ViT
     from dbl.noise import LogNormalNoise, LogUniformNoise, UniformNoise
     from dbl.partition import Cut, Partition
     from dbl.sampling import Sampler
     from dbl.stack import BlockStack, Inference
-    from dbl.targets import ClassTarget, PixelTarget
+    from dbl.targets import ClassTarget, MaskTarget, PixelTarget, TokenTarget
     from dbl.training import Recipe
 
 _HOMES = {
     "BlockStack": "dbl.stack",
+    "CausalLM": "dbl.networks",
     "ClassTarget": "dbl.targets",
     "Contract": "dbl.contract",
     "Cut": "dbl.partition",
+    "Decoding": "dbl.decoding",
     "DiT": "dbl.networks",
     "DiffusionBlock": "dbl.block",
     "Inference": "dbl.stack",
     "InformationNoise": "dbl.information",
     "LogNormalNoise": "dbl.noise",
     "LogUniformNoise": "dbl.noise",
+    "MaskTarget": "dbl.targets",
+    "MaskedLM": "dbl.networks",
+    "MaskingNoise": "dbl.masking",
     "NoisyData": "dbl.data.noisy",
     "Partition": "dbl.partition",
     "PixelTarget": "dbl.targets",
     "Recipe": "dbl.training",
+    "RecurrentLM": "dbl.networks",
     "Sampler": "dbl.sampling",
     "Terms": "dbl.contract",
+    "TokenTarget": "dbl.targets",
     "UniformNoise": "dbl.noise",
     "UserError": "dbl.errors",
     "ViT": "dbl.networks",
@@ -44,21 +53,28 @@ _HOMES = {
 
 __all__ = [
     "BlockStack",
+    "CausalLM",
     "ClassTarget",
     "Contract",
     "Cut",
+    "Decoding",
     "DiT",
     "DiffusionBlock",
     "Inference",
     "InformationNoise",
     "LogNormalNoise",
     "LogUniformNoise",
+    "MaskTarget",
+    "MaskedLM",
+    "MaskingNoise",
     "NoisyData",
     "Partition",
     "PixelTarget",
     "Recipe",
+    "RecurrentLM",
     "Sampler",
     "Terms",
+    "TokenTarget",
     "UniformNoise",
     "UserError",
     "ViT",

@@ -24,6 +24,7 @@ class PartState:
         step: optimizer steps done.
         max_steps: optimizer steps asked for.
         samples: consumed in training, over all resumes.
+        layer_passes: passes through a layer for one sample in a training step.
         seconds: wall time spent in training, over all resumes.
         weights: names and tensors of the trained module.
     """
@@ -31,6 +32,7 @@ class PartState:
     step: int
     max_steps: int
     samples: int
+    layer_passes: float
     seconds: float
     weights: dict[str, Tensor]
 
@@ -40,10 +42,11 @@ class PartState:
         return self.step >= self.max_steps
 
     def facts(self) -> dict[str, Any]:
-        """Steps, images consumed, seconds and number of parameters, for reports."""
+        """Steps, samples consumed, compute, seconds and number of parameters, for reports."""
         return {
             "steps": self.step,
-            "images": self.samples,
+            "samples": self.samples,
+            "layer_passes": self.samples * self.layer_passes,
             "seconds": round(self.seconds, 1),
             "parameters": sum(tensor.numel() for tensor in self.weights.values()),
         }
@@ -64,7 +67,7 @@ def read_part(path: Path, part: str, contract: Contract, prefix: str, weights: W
     """
     checkpoint = read_checkpoint(path)
     stamp = checkpoint.get("dbl")
-    if not isinstance(stamp, dict) or "samples" not in stamp or "state_dict" not in checkpoint:
+    if not isinstance(stamp, dict) or "layer_passes" not in stamp or "state_dict" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of dbl")
     if stamp["part"] != part:
         raise UserError(
@@ -82,6 +85,7 @@ def read_part(path: Path, part: str, contract: Contract, prefix: str, weights: W
         step=checkpoint["global_step"],
         max_steps=stamp["max_steps"],
         samples=stamp["samples"],
+        layer_passes=stamp["layer_passes"],
         seconds=_training_seconds(checkpoint),
         weights={name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)},
     )
@@ -129,6 +133,8 @@ def assemble(run: RunFolder, weights: Weights = "ema") -> Path:
         ]
         if contract.table is not None:
             write_tensors(temporary / "table.safetensors", {"table": contract.table})
+        if run.tokenizer.is_file():
+            shutil.copy2(run.tokenizer, temporary / run.tokenizer.name)
         write_json(temporary / "config.json", {"contract": contract.to_plain(), "weights": weights, "blocks": blocks})
         shutil.rmtree(run.model, ignore_errors=True)
         temporary.rename(run.model)

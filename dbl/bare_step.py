@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dbl.block import DiffusionBlock, NoisyBatch
-from dbl.data_spec import DataSpec
-from dbl.diffusion import corrupt
+from dbl.data_spec import DataSpec, ImageSpec, TextSpec
 from dbl.memory import MemoryTracker
 from dbl.training import TrainedPart
 
@@ -17,8 +16,8 @@ class BareStep:
 
     Args:
         part: that is trained, on its device.
-        data: shape of the images and number of classes.
-        batch_size: images in a batch.
+        data: shape of the samples and number of classes.
+        batch_size: samples in a batch.
         precision: of the trainer, `32-true` or `bf16-mixed`.
     """
 
@@ -62,10 +61,18 @@ def _device(part: TrainedPart) -> str:
 
 def _batch(part: TrainedPart, data: DataSpec, size: int) -> Any:
     """What a part is given in training."""
-    labels = torch.arange(size) % data.num_classes
-    images = torch.zeros(size, *data.shape, dtype=torch.uint8 if data.shape[0] in (1, 3) else torch.float32)
-    batch: dict[str, Tensor] = {"image": images, "label": labels, "index": labels.clone()}
+    batch = samples(data, size)
     if not isinstance(part, DiffusionBlock):
         return batch
     clean, sigma = part.space.encode(batch), torch.ones(size)
-    return NoisyBatch(clean, corrupt(clean.clean, torch.zeros_like(clean.clean), sigma), sigma)
+    return NoisyBatch(clean, part.space.corrupt(clean.clean, torch.zeros(clean.clean.shape), sigma), sigma)
+
+
+def samples(data: DataSpec, size: int) -> dict[str, Tensor]:
+    """A batch of made-up data as a loader gives it."""
+    index = torch.arange(size)
+    if isinstance(data, TextSpec):
+        return {"tokens": torch.zeros(size, data.seq_len + 1, dtype=torch.int64), "index": index}
+    assert isinstance(data, ImageSpec)
+    images = torch.zeros(size, *data.shape, dtype=torch.uint8 if data.shape[0] in (1, 3) else torch.float32)
+    return {"image": images, "label": index % data.num_classes, "index": index}

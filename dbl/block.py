@@ -53,6 +53,11 @@ class DiffusionBlock(TrainedPart):
         """The network inside the denoiser."""
         return self.denoiser.network
 
+    @property
+    def layer_passes(self) -> float:
+        """See `TrainedPart.layer_passes`."""
+        return self.contract.terms.network.layer_passes(self.contract.partition.layers[self.index])
+
     def losses(self, batch: NoisyBatch) -> Losses:
         """Weighted denoising loss of each sample (paper, Eq. 5)."""
         return Losses(self.denoiser.loss(batch.clean, batch.noisy, batch.sigma), batch.sigma)

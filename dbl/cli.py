@@ -20,6 +20,7 @@ whole runs
   plan      memory of a training step by category, before any training
   assemble  check the blocks of a run and merge them into its model folder
   sample    draw images from an assembled network
+  tokenizer train a tokenizer on text files
 
 single parts, with every option of Lightning's Trainer
   fit       train one block:             dbl fit --config configs/digits_dit.yaml --model.block 1
@@ -39,6 +40,7 @@ _COMMANDS = {
     "plan": "dbl.commands.plan",
     "assemble": "dbl.commands.assemble",
     "sample": "dbl.commands.sample",
+    "tokenizer": "dbl.commands.tokenizer",
 }
 
 

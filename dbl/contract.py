@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dbl.data_spec import DataSpec
-from dbl.denoiser import Denoiser
+from dbl.denoiser import Denoiser, make_denoiser
 from dbl.errors import UserError
 from dbl.networks import Architecture, DiT
 from dbl.noise import LogNormalNoise, NoiseDistribution
@@ -26,7 +26,7 @@ from dbl.serial import from_plain, to_plain
 from dbl.targets import PixelTarget, Target, TargetSpace
 
 # Raised when the meaning of a stored contract changes; an older one is refused.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class Terms:
         Raises:
             UserError: if noise, partition and target do not fit each other.
         """
+        self.target.check(self.noise)
+        self.target.shape(data)  # says if the data are of another kind
         table = self.target.make_table(data, self.seed)
         noise = self.noise.fit(table, torch.tensor(data.class_frequencies))
         partition = self.partition.build(noise, self.network.num_layers)
@@ -138,8 +140,8 @@ class Contract:
         num_layers = len(self.partition.layer_range(block))
         terms = self.terms
         with seeded(terms.seed, "weights", block):
-            network = terms.network.build(self.data, terms.target.shape(self.data), num_layers)
-            return Denoiser(network, terms.target.readout(self.table), terms.target)
+            network = terms.network.build(self.data, terms.target.shape(self.data), num_layers, self.table)
+            return make_denoiser(network, terms.target, self.table, self.noise, self.data.num_classes)
 
     def space(self) -> TargetSpace:
         """The target space: from raw batches to clean targets and back."""

@@ -7,32 +7,74 @@ from dbl.errors import UserError
 
 @dataclass(frozen=True)
 class DataSpec:
-    """The facts about a data set that fix sizes, scales and frequencies; part of the contract.
+    """The facts about any data set that fix sizes and frequencies; part of the contract.
 
     Args:
         name: for people, e.g. "digits".
         identity: a hash that changes when the training data or its split changes.
-        shape: of one input, [channels, height, width].
-        num_classes: C.
+        num_classes: C: classes of images, or tokens of a vocabulary.
         class_frequencies: [C] shares of the classes in the training split, adding up to 1.
-        mean: [channels] mean of the raw training values.
-        std: [channels] standard deviation of the raw training values, measured, not assumed.
     """
 
     name: str
     identity: str
-    shape: tuple[int, int, int]
     num_classes: int
     class_frequencies: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "class_frequencies", tuple(self.class_frequencies))
+        if len(self.class_frequencies) != self.num_classes:
+            raise UserError(f"data: {len(self.class_frequencies)} class frequencies for {self.num_classes} classes")
+
+
+@dataclass(frozen=True)
+class ImageSpec(DataSpec):
+    """The facts about labelled images.
+
+    Args:
+        name: as in `DataSpec`.
+        identity: as in `DataSpec`.
+        num_classes: as in `DataSpec`.
+        class_frequencies: as in `DataSpec`.
+        shape: of one image, [channels, height, width].
+        mean: [channels] mean of the raw training values.
+        std: [channels] standard deviation of the raw training values, measured, not assumed.
+    """
+
+    shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        for name in ("shape", "class_frequencies", "mean", "std"):
+        super().__post_init__()
+        for name in ("shape", "mean", "std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if len(self.class_frequencies) != self.num_classes:
-            raise UserError(f"data: {len(self.class_frequencies)} class frequencies for {self.num_classes} classes")
         if not len(self.mean) == len(self.std) == self.shape[0]:
             raise UserError(f"data: mean and std must have one value for each of {self.shape[0]} channels")
         if min(self.std) <= 0:
             raise UserError(f"data: {self.name} has a channel that never changes (standard deviation 0)")
+
+
+@dataclass(frozen=True)
+class TextSpec(DataSpec):
+    """The facts about text that was cut into sequences of tokens.
+
+    Args:
+        name: as in `DataSpec`.
+        identity: as in `DataSpec`; it also changes with the tokenizer.
+        num_classes: tokens of the vocabulary.
+        class_frequencies: as in `DataSpec`, of tokens, each counted once more than it occurs so that none is 0.
+        seq_len: T, tokens that are predicted in one sequence; each sequence has one token more before them.
+        tokenizer: a hash of the tokenizer.
+
+    Raises:
+        UserError: if `seq_len` is not positive.
+    """
+
+    seq_len: int
+    tokenizer: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seq_len < 1:
+            raise UserError(f"data.init_args.seq_len ({self.seq_len}) must be at least 1")

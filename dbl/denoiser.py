@@ -1,45 +1,59 @@
-"""The denoiser: a raw network, preconditioning around it, and a readout behind it."""
+"""The denoisers: from (noisy, sigma, cond) to a denoised target, one class for each kind of noise."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dbl.diffusion import append_axes, scalings
-from dbl.targets import Clean, Prediction, Readout, Target
+from dbl.masking import MaskingNoise
+from dbl.noise import NoiseDistribution
+from dbl.targets import (
+    IGNORED,
+    Adjust,
+    Clean,
+    GaussianTarget,
+    Prediction,
+    Readout,
+    Target,
+    mean_over_scored,
+)
 
 
-class Denoiser(nn.Module):
-    """Maps (noisy, sigma, cond) to a denoised target; the only place that knows c_skip, c_out, c_in and c_noise.
+class Denoiser(nn.Module, ABC):
+    """A network with what turns its answer into a denoised target.
 
     The network may run in low precision; everything around it runs in float32.
 
     Args:
-        network: the raw function F of (scaled noisy, c_noise, cond).
-        readout: reads F's answer.
-        target: gives sigma_data and the loss weight.
+        network: the raw function F of (noisy, c_noise, cond).
     """
 
-    def __init__(self, network: nn.Module, readout: Readout, target: Target) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.readout = readout
-        self.target = target
 
-    def predict(self, noisy: Tensor, sigma: Tensor, cond: Tensor) -> Prediction:
+    @abstractmethod
+    def predict(self, noisy: Tensor, sigma: Tensor, cond: Any, adjust: Adjust | None = None) -> Prediction:
         """Denoise, with the logits if the target is discrete.
 
         Args:
             noisy: [N, *target_shape].
             sigma: [N] levels.
-            cond: labels [N] or images [N, channels, height, width].
+            cond: labels [N], images [N, channels, height, width], tokens [N, T], or what the network made of them.
+            adjust: a change of the network's own logits; see `Readout.forward`.
         """
-        noisy, sigma = noisy.float(), sigma.float()
-        c_skip, c_out, c_in, c_noise = scalings(sigma, self.target.sigma_data)
-        output = self.network(append_axes(c_in, noisy) * noisy, c_noise, cond)
-        with torch.autocast(noisy.device.type, enabled=False):
-            output = output.float()
-            estimate = append_axes(c_skip, noisy) * noisy + append_axes(c_out, noisy) * output  # EDM, Eq. 7
-            prediction: Prediction = self.readout(estimate, output, noisy, sigma)
-        return prediction
+
+    @abstractmethod
+    def plain_loss(self, prediction: Prediction, clean: Clean, noisy: Tensor) -> Tensor:
+        """[N] loss of each sample without the weight."""
+
+    @abstractmethod
+    def loss_weight(self, sigma: Tensor) -> Tensor:
+        """[N] weights of the loss at levels [N]."""
 
     def forward(self, noisy: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
         """The denoised target [N, *target_shape]; arguments as in `predict`."""
@@ -50,8 +64,90 @@ class Denoiser(nn.Module):
 
         Args:
             clean: targets, conditions and labels.
-            noisy: [N, *target_shape] targets with noise of level sigma added.
+            noisy: [N, *target_shape] targets with noise of level sigma.
             sigma: [N] levels.
         """
         prediction = self.predict(noisy, sigma, clean.cond)
-        return self.target.loss_weight(sigma.float()) * self.readout.loss(prediction, clean)
+        return self.loss_weight(sigma.float()) * self.plain_loss(prediction, clean, noisy)
+
+
+class GaussianDenoiser(Denoiser):
+    """For Gaussian noise; the only place that knows c_skip, c_out, c_in and c_noise.
+
+    Args:
+        network: see `Denoiser`; it is given `c_in noisy`.
+        readout: reads F's answer.
+        target: gives sigma_data and the loss weight.
+    """
+
+    def __init__(self, network: nn.Module, readout: Readout, target: GaussianTarget) -> None:
+        super().__init__(network)
+        self.readout = readout
+        self.target = target
+
+    def predict(self, noisy: Tensor, sigma: Tensor, cond: Any, adjust: Adjust | None = None) -> Prediction:
+        """See `Denoiser.predict`."""
+        noisy, sigma = noisy.float(), sigma.float()
+        c_skip, c_out, c_in, c_noise = scalings(sigma, self.target.sigma_data)
+        output = self.network(append_axes(c_in, noisy) * noisy, c_noise, cond)
+        with torch.autocast(noisy.device.type, enabled=False):
+            output = output.float()
+            estimate = append_axes(c_skip, noisy) * noisy + append_axes(c_out, noisy) * output  # EDM, Eq. 7
+            prediction: Prediction = self.readout(estimate, output, noisy, sigma, adjust)
+        return prediction
+
+    def plain_loss(self, prediction: Prediction, clean: Clean, noisy: Tensor) -> Tensor:
+        """See `Denoiser.plain_loss`: that of the readout."""
+        return self.readout.loss(prediction, clean)
+
+    def loss_weight(self, sigma: Tensor) -> Tensor:
+        """See `Denoiser.loss_weight`: that of the target."""
+        return self.target.loss_weight(sigma)
+
+
+class MaskedDenoiser(Denoiser):
+    """For hidden tokens: the network is given tokens and masks, and gives logits.
+
+    Args:
+        network: see `Denoiser`; from tokens [N, T] and the masking probability as c_noise [N] to logits [N, T, C].
+        weight: of the loss by level.
+        mask: the token that means hidden.
+    """
+
+    def __init__(self, network: nn.Module, weight: Callable[[Tensor], Tensor], mask: int) -> None:
+        super().__init__(network)
+        self.weight = weight
+        self.mask = mask
+
+    def predict(self, noisy: Tensor, sigma: Tensor, cond: Any, adjust: Adjust | None = None) -> Prediction:
+        """See `Denoiser.predict`; denoised are the tokens [N, T], the most probable one where a token is hidden."""
+        logits = self.network(noisy, sigma.float(), cond).float()
+        if adjust is not None:
+            logits = adjust(logits)
+        return Prediction(torch.where(noisy == self.mask, logits.argmax(-1), noisy), logits)
+
+    def plain_loss(self, prediction: Prediction, clean: Clean, noisy: Tensor) -> Tensor:
+        """[N] cross-entropy summed over the hidden tokens, divided by the number of scored tokens (paper, App. D)."""
+        assert prediction.logits is not None
+        return mean_over_scored(hidden_nats(prediction.logits, clean.labels, noisy, self.mask), clean.labels)
+
+    def loss_weight(self, sigma: Tensor) -> Tensor:
+        """See `Denoiser.loss_weight`: that of the masking schedule."""
+        return self.weight(sigma)
+
+
+def hidden_nats(logits: Tensor, labels: Tensor, noisy: Tensor, mask: int) -> Tensor:
+    """[N, T] cross-entropy of the hidden tokens, 0 elsewhere; from logits [N, T, C], labels and noisy [N, T]."""
+    hidden = labels.masked_fill(noisy != mask, IGNORED)
+    nats = F.cross_entropy(logits.flatten(0, 1), hidden.flatten(), reduction="none", ignore_index=IGNORED)
+    return nats.reshape(labels.shape)
+
+
+def make_denoiser(
+    network: nn.Module, target: Target, table: Tensor | None, noise: NoiseDistribution, num_classes: int
+) -> Denoiser:
+    """The denoiser that fits a target; its readout, if it has one, draws initial weights from torch's generator."""
+    if isinstance(target, GaussianTarget):
+        return GaussianDenoiser(network, target.readout(table), target)
+    assert isinstance(noise, MaskingNoise)  # see Target.check
+    return MaskedDenoiser(network, noise.weight, num_classes)

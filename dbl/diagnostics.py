@@ -1,16 +1,16 @@
-"""What the blocks of an assembled network do at each noise level: measured on a few test images.
+"""What the blocks of an assembled network do at each noise level: measured on a few test samples.
 
 All that is measured:
 
-- `levels`: loss of each block over its interval, with the right condition and with that of another image;
+- `levels`: loss of each block over its interval, with the right condition and with that of another sample;
 - `condition`: whether each block uses its condition at all. A low-noise block may read the answer off its input;
 - `information`: `sigma^-3 E|y - D|^2` integrated over each interval, in nats (see `likelihood.py`);
 - `trajectory`: how long the denoised target is along the sampler's path. A path that leaves what the blocks were
   trained on shows here first;
 - `boundaries`: how far two neighbours disagree about the same noisy target at the level where they meet.
 
-A block *uses its condition* if its mean loss rises with another image's condition by more than 2 standard errors of the
-paired difference over images, and by more than 1 % of its loss.
+A block *uses its condition* if its mean loss rises with another sample's condition by more than 2 standard errors
+of the paired difference over samples, and by more than 1 % of its loss.
 """
 
 from collections.abc import Callable
@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
-from dbl.data import ImageSet
+from dbl.data.ordered import OrderedData
 from dbl.data.splits import evenly_spaced
 from dbl.denoiser import Denoiser
 from dbl.diffusion import corrupt
@@ -29,22 +30,22 @@ from dbl.noise import Interval, NoiseDistribution
 from dbl.partition import Partition
 from dbl.seeding import SampleDraws
 from dbl.stack import BlockStack
-from dbl.targets import Batch, Clean, PixelTarget
+from dbl.targets import Clean
 
-# Images in one network call, and images whose path is followed.
+# Samples in one network call, and samples whose path is followed.
 _CHUNK = 64
 _NUM_PATHS = 64
 
 
 @dataclass(frozen=True)
 class Probe:
-    """The images that the blocks are asked about.
+    """The samples that the blocks are asked about.
 
     Args:
         clean: targets [N, *target_shape], conditions and labels.
-        shuffled: conditions [N, ...] of other images, of another class where there is one.
-        indices: [N] numbers of the images.
-        seed: of the noise, which is a function of (seed, purpose, number of the image).
+        shuffled: conditions [N, ...] of other samples, of another class where there is one.
+        indices: [N] numbers of the samples.
+        seed: of the noise, which is a function of (seed, purpose, number of the sample).
     """
 
     clean: Clean
@@ -68,7 +69,7 @@ class Probe:
         for rows in torch.arange(len(noisy), device=noisy.device).split(_CHUNK):
             clean = Clean(*(tensor[rows] for tensor in self.clean))
             prediction = denoiser.predict(noisy[rows], self._filled(sigma)[rows], cond[rows])
-            parts.append((prediction.denoised.float(), denoiser.readout.loss(prediction, clean).float()))
+            parts.append((prediction.denoised.float(), denoiser.plain_loss(prediction, clean, noisy[rows]).float()))
         denoised, losses = (torch.cat(part) for part in zip(*parts, strict=True))
         return Answers(denoised.cpu(), losses.cpu().double(), _mean_square(self.clean.clean - denoised))
 
@@ -79,7 +80,7 @@ class Probe:
 class Answers(NamedTuple):
     """Answers of a block, on the CPU: denoised [N, *target_shape], loss without weight [N], error per coordinate [N].
 
-    The error is the squared error, mean over the coordinates of an image.
+    The error is the squared error, mean over the coordinates of a sample.
     """
 
     denoised: Tensor
@@ -88,7 +89,13 @@ class Answers(NamedTuple):
 
 
 def partners(labels: Tensor) -> Tensor:
-    """[N] for each image another one; of another class unless one class has more than half of all images."""
+    """[N] for each sample another one; of another class unless one class has more than half of all samples.
+
+    Args:
+        labels: [N] classes, or [N, T] tokens of sequences, of which any other one will do.
+    """
+    if labels.ndim > 1:
+        return torch.arange(len(labels), device=labels.device).roll(len(labels) // 2)
     order = labels.argsort(stable=True)
     found = torch.empty_like(order)
     found[order] = order.roll(len(order) // 2)
@@ -103,7 +110,7 @@ class BlockMeasure:
         sigmas: [S] decreasing levels, at the midpoints of equal shares of the training law in the interval.
         widths: [S] width in ln sigma of the share that each level stands for.
         losses: [S, N] without the weight.
-        shuffled: [S, N] the same with other images' conditions.
+        shuffled: [S, N] the same with other samples' conditions.
         errors: [S, N] squared errors per coordinate.
         weights: [S] of the loss in training.
     """
@@ -144,7 +151,7 @@ class BlockMeasure:
 def measure_block(
     denoiser: Denoiser, block: int, interval: Interval, noise: NoiseDistribution, probe: Probe, num_levels: int
 ) -> BlockMeasure:
-    """Ask a block about every image at `num_levels` levels of its interval, with both conditions and the same noise."""
+    """Ask a block about all samples at `num_levels` levels of its interval, with both conditions and the same noise."""
     q = 1 - (torch.arange(num_levels, dtype=torch.float64) + 0.5) / num_levels
     sigmas = noise.quantile_within(interval, q)
     right, wrong = [], []
@@ -158,7 +165,7 @@ def measure_block(
         losses=torch.stack([answers.losses for answers in right]),
         shuffled=torch.stack([answers.losses for answers in wrong]),
         errors=torch.stack([answers.errors for answers in right]),
-        weights=denoiser.target.loss_weight(sigmas),
+        weights=denoiser.loss_weight(sigmas),
     )
 
 
@@ -175,7 +182,7 @@ def measure_blocks(
         denoiser: gives the denoiser of a block.
         noise: the training law.
         partition: of the blocks.
-        probe: the images.
+        probe: the samples.
         levels_per_block: levels of each interval.
     """
     measures, boundaries, above = [], [], None
@@ -185,7 +192,8 @@ def measure_blocks(
             boundaries.append(_disagreement(block - 1, interval.high, above, _at(current, probe, interval.high), probe))
         measures.append(measure_block(current, block, interval, noise, probe, levels_per_block))
         above = _at(current, probe, interval.low)
-    nats = [measure.nats(probe.clean.clean[0].numel()) for measure in measures]
+    clean = probe.clean
+    nats = [measure.nats(clean.clean[0].numel() // clean.labels[0].numel()) for measure in measures]
     return {
         "levels": [row for block, measure in enumerate(measures) for row in measure.rows(block)],
         "condition": [measure.condition() for measure in measures],
@@ -195,7 +203,7 @@ def measure_blocks(
 
 
 def _at(denoiser: Denoiser, probe: Probe, sigma: float) -> Tensor:
-    """What a block makes of the images at one end of its interval; the same noisy images for both neighbours."""
+    """What a block makes of the samples at one end of its interval; the same noisy ones for both neighbours."""
     return probe.ask(denoiser, probe.noisy(sigma, "boundary"), sigma, probe.clean.cond).denoised
 
 
@@ -239,37 +247,39 @@ def follow_path(stack: BlockStack, clean: Clean, indices: Tensor) -> list[dict[s
     return calls
 
 
+def _paths(stack: BlockStack, clean: Clean, indices: Tensor) -> list[dict[str, Any]]:
+    few = evenly_spaced(len(indices), _NUM_PATHS)
+    return follow_path(stack, Clean(*(tensor[few.to(stack.device)] for tensor in clean)), indices[few])
+
+
 @torch.no_grad()
 def diagnose(
-    stack: BlockStack, images: ImageSet, num_images: int, levels_per_block: int, seed: int = 0
+    stack: BlockStack, data: OrderedData, num_samples: int, levels_per_block: int, seed: int = 0
 ) -> dict[str, Any]:
     """All diagnostics of a stack as JSON values.
 
     Args:
         stack: the assembled network.
-        images: of the test split.
-        num_images: of them, evenly spaced; all if there are fewer.
+        data: whose test split is used.
+        num_samples: of it, evenly spaced; all if there are fewer.
         levels_per_block: levels of each block's interval.
         seed: of the noise.
 
     Returns:
-        `num_images`; `loss_unit`, of the losses without weight; `levels`: `sigma`, `block`, `loss`, `loss_shuffled`,
+        `num_samples`; `loss_unit`, of the losses without weight; `levels`: `sigma`, `block`, `loss`, `loss_shuffled`,
         `weight` of each level, from high noise to low; `condition`: `loss`, `loss_shuffled`, `standard_error` of their
         difference and `uses_condition` of each block; `information`: `nats` and `share` of each block;
-        `calls_per_block`: network calls of one sample; `trajectory`: `sigma`, `block`, `norm` of each call;
-        `boundaries`: `sigma`, `blocks`, root mean square `difference` of two neighbours and `error` of the upper one
-        per coordinate.
+        `calls_per_block`: network calls of one sample; `trajectory`: `sigma`, `block`, `norm` of each call (none
+        for text); `boundaries`: `sigma`, `blocks`, root mean square `difference` of two neighbours and `error` of the
+        upper one per coordinate.
     """
-    contract, chosen = stack.contract, evenly_spaced(len(images), num_images)
-    batch: Batch = {"image": images.images[chosen], "label": images.labels[chosen], "index": chosen}
-    clean = stack.space.encode({name: tensor.to(stack.device) for name, tensor in batch.items()})
+    contract, chosen = stack.contract, evenly_spaced(len(data.split("test")), num_samples)
+    clean = stack.space.encode(move_data_to_device(data.batch("test", chosen), stack.device))
     probe = Probe.of(clean, chosen, seed)
-    is_pixels = isinstance(contract.terms.target, PixelTarget)
-    few = evenly_spaced(len(chosen), _NUM_PATHS)
     return {
-        "num_images": len(chosen),
-        "loss_unit": "squared error per coordinate" if is_pixels else "cross-entropy in nats",
+        "num_samples": len(chosen),
+        "loss_unit": "squared error per coordinate" if stack.makes_images else "cross-entropy in nats",
         **measure_blocks(stack.denoiser, contract.noise, contract.partition, probe, levels_per_block),
         "calls_per_block": stack.inference.sampler.calls_per_block(contract.noise, contract.partition),
-        "trajectory": follow_path(stack, Clean(*(tensor[few.to(stack.device)] for tensor in clean)), chosen[few]),
+        "trajectory": [] if stack.writes_text else _paths(stack, clean, chosen),
     }

@@ -17,11 +17,10 @@ from torch.optim import Adafactor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dbl.bare_step import BareStep
-from dbl.baselines import EndToEndViT
+from dbl.baselines import baseline_of
 from dbl.block import DiffusionBlock
 from dbl.contract import Contract, Terms
 from dbl.data_spec import DataSpec
-from dbl.networks import ViT
 from dbl.networks.layers import layers_of
 from dbl.noise import NoiseDistribution
 from dbl.partition import Cut
@@ -67,9 +66,10 @@ class Planner:
 
     def end_to_end(self, recipe: Recipe) -> MakePart:
         """The baseline: all layers at once."""
-        if isinstance(self.terms.network, ViT):
+        baseline = baseline_of(self.terms.network)
+        if baseline is not None:
             contract = self._contract(Cut(num_blocks=1))
-            return lambda: EndToEndViT(contract, replace(recipe, compile=False))
+            return lambda: baseline(contract, replace(recipe, compile=False))  # type: ignore[arg-type, call-arg]
         return self.block(Cut(num_blocks=1), recipe)
 
     def block(self, cut: Cut, recipe: Recipe) -> MakePart:
@@ -149,7 +149,7 @@ def plan_rows(
     Args:
         planner: of a config.
         numbers_of_blocks: B of the rows in blocks.
-        batch_size: images in a step.
+        batch_size: samples in a step.
         limit_bytes: also find the largest batch within this memory.
 
     Returns:

@@ -1,6 +1,6 @@
 """The run folder: where each file of a run lies, and the contract that is written there once.
 
-runs/<name>/  config.yaml  contract.json  table.safetensors
+runs/<name>/  config.yaml  contract.json  table.safetensors  tokenizer.json
 block_<b>/   checkpoints/last.ckpt  memory.json  metrics.csv  events…
 model/       config.json  block_<b>.safetensors  table.safetensors
 report/      report.md  report.json  samples.png
@@ -61,6 +61,11 @@ class RunFolder:
     def report(self) -> Path:
         """Folder of the report."""
         return self.path / "report"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer of a run of text."""
+        return self.path / "tokenizer.json"
 
     def part(self, name: str) -> Path:
         """Folder of one trained part, such as `block_0` or `end_to_end`."""

@@ -86,7 +86,7 @@ def guided(denoise: Denoise, denoise_uncond: Denoise, scale: float) -> Denoise:
     return combined
 
 
-Method = Literal["euler", "heun", "dpmpp_2m"]
+Method = Literal["euler", "heun", "dpmpp_2m", "ancestral"]
 Schedule = Literal["karras", "quantile"]
 _METHODS = {"euler": sample_euler, "heun": sample_heun, "dpmpp_2m": sample_dpmpp_2m}
 
@@ -96,7 +96,8 @@ class Sampler:
     """How an assembled stack is sampled.
 
     Args:
-        method: `euler` (one call a step), `heun` (two calls a step), `dpmpp_2m` (one call a step).
+        method: `euler` (one call a step), `heun` (two calls a step), `dpmpp_2m` (one call a step); `ancestral` for
+            masked text, whose steps are `dbl.generation.MaskedGenerator`'s.
         schedule: levels of the steps; `karras`: EDM's; `quantile`: equal shares of the training law.
         num_steps: K.
         rho: of the Karras schedule; larger puts more steps at low noise.
@@ -139,14 +140,8 @@ class Sampler:
 
         Counted by running the sampler on a stand-in. Warns when a block is never called.
         """
-        called: list[Tensor] = []
-
-        def record(noisy: Tensor, sigma: Tensor) -> Tensor:
-            called.append(sigma)
-            return noisy
-
-        self.run(record, torch.zeros(1, 1, dtype=torch.float64), self.levels(noise))
-        counts = torch.bincount(partition.block_for(torch.stack(called)), minlength=partition.num_blocks).tolist()
+        called = self._called_levels(noise)
+        counts = torch.bincount(partition.block_for(called), minlength=partition.num_blocks).tolist()
         idle = [block for block, count in enumerate(counts) if count == 0]
         if idle:
             warnings.warn(
@@ -156,3 +151,16 @@ class Sampler:
                 stacklevel=2,
             )
         return counts
+
+    def _called_levels(self, noise: NoiseDistribution) -> Tensor:
+        """Levels at which a block is called in one sample, in order."""
+        if self.method == "ancestral":
+            return self.levels(noise)[:-1]
+        called: list[Tensor] = []
+
+        def record(noisy: Tensor, sigma: Tensor) -> Tensor:
+            called.append(sigma)
+            return noisy
+
+        self.run(record, torch.zeros(1, 1, dtype=torch.float64), self.levels(noise))
+        return torch.stack(called)

@@ -1,7 +1,7 @@
 """The assembled network: one block a call, chosen by the noise level."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, Self
@@ -14,15 +14,19 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from dbl.assembly import ModelFolder, Weights
+from dbl.committee import Committee
 from dbl.contract import Contract
+from dbl.data_spec import TextSpec
+from dbl.decoding import Decoding
 from dbl.denoiser import Denoiser
-from dbl.diffusion import corrupt
 from dbl.errors import UserError
 from dbl.figures import image_grid
+from dbl.generation import TextGenerator, stack_generator
+from dbl.networks import CausalLM
 from dbl.noise import even_fractions
 from dbl.sampling import Denoise, Sampler, guided
 from dbl.seeding import SampleDraws, generator_for
-from dbl.targets import Batch, Clean, PixelTarget
+from dbl.targets import Batch, ClassTarget, Clean, MaskTarget, PixelTarget, TokenTarget, image_spec
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Inference:
         resident: `all` keeps every block in memory, `one` only the active block; the output is the same.
         draws: start noises for each test image of a classifier; the accuracy of each draw is reported.
         num_images: images in a sample grid.
+        committee: let all blocks together answer each noise level, for causal language models with the clean stream
+            alone; see `dbl.committee`.
         seed: of the start noise.
     """
 
@@ -41,6 +47,7 @@ class Inference:
     resident: Literal["all", "one"] = "all"
     draws: int = 3
     num_images: int = 100
+    committee: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -52,7 +59,8 @@ class Inference:
         """Refuse what a network of this contract cannot do.
 
         Raises:
-            UserError: if guidance is asked for where no condition was dropped in training.
+            UserError: if guidance is asked for where no condition was dropped in training, or the sampler is for
+                another kind of target.
         """
         drops = (
             isinstance(contract.terms.target, PixelTarget) and getattr(contract.terms.network, "cond_dropout", 0) > 0
@@ -62,6 +70,27 @@ class Inference:
                 f"inference.sampler.guidance_scale ({self.sampler.guidance_scale}) must be 1: guidance needs a network "
                 "for images that was trained with cond_dropout above 0"
             )
+        if self.committee and not _reads_context_alone(contract):
+            raise UserError(
+                "inference.committee needs contract.network CausalLM with streams=clean and contract.target.kind "
+                "posterior: other blocks know their own noise levels only"
+            )
+        if self.committee and self.resident != "all":
+            raise UserError("inference.committee asks all blocks at once: set inference.resident=all")
+        is_masked = isinstance(contract.terms.target, MaskTarget)
+        if (self.sampler.method == "ancestral") != is_masked:
+            raise UserError(
+                f"inference.sampler.method ({self.sampler.method}) does not fit: `ancestral` is for masked text, and "
+                "masked text has no other"
+            )
+        if is_masked and self.sampler.schedule != "quantile":
+            raise UserError("inference.sampler.schedule must be quantile for masked text: even steps of time")
+
+
+def _reads_context_alone(contract: Contract) -> bool:
+    network, target = contract.terms.network, contract.terms.target
+    is_clean = isinstance(network, CausalLM) and network.streams == "clean"
+    return is_clean and isinstance(target, TokenTarget) and target.kind == "posterior"
 
 
 class BlockStack(L.LightningModule):
@@ -91,10 +120,11 @@ class BlockStack(L.LightningModule):
         num_blocks = contract.partition.num_blocks
         self.blocks = nn.ModuleList(map(load, range(num_blocks)) if self.inference.resident == "all" else [])
         self._active: tuple[int, Denoiser] | None = None
+        self.committee = Committee(list(self.blocks)) if self.inference.committee else None  # type: ignore[arg-type]
         self.grid: Tensor | None = None
         self.block_losses = nn.ModuleList(MeanMetric() for _ in range(num_blocks))
         self.total_loss = MeanMetric()
-        num_accuracies = 0 if self.makes_images else self.inference.draws
+        num_accuracies = self.inference.draws if self.classifies else 0
         self.accuracies = nn.ModuleList(
             MulticlassAccuracy(contract.data.num_classes, average="micro") for _ in range(num_accuracies)
         )
@@ -111,8 +141,18 @@ class BlockStack(L.LightningModule):
 
     @property
     def makes_images(self) -> bool:
-        """Whether the targets are images; else they stand for classes."""
+        """Whether the targets are images."""
         return isinstance(self.contract.terms.target, PixelTarget)
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether the targets are tokens of text."""
+        return isinstance(self.contract.data, TextSpec)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the targets stand for the class of an image."""
+        return isinstance(self.contract.terms.target, ClassTarget)
 
     def denoiser(self, block: int) -> Denoiser:
         """The denoiser of one block, on the stack's device; with `resident: one` it takes the place of the last one."""
@@ -124,6 +164,10 @@ class BlockStack(L.LightningModule):
             self._active = None  # free the last block before the next is loaded
             self._active = (block, self._load(block))
         return self._active[1].to(self.device)
+
+    def answering(self, block: int) -> Denoiser:
+        """What answers the levels of a block: the block itself, or the committee of all."""
+        return self.denoiser(block) if self.committee is None else self.committee
 
     @torch.no_grad()
     def forward(self, noisy: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
@@ -180,6 +224,18 @@ class BlockStack(L.LightningModule):
         """Labels [N] of standardised images [N, channels, height, width]."""
         return self.space.decode(self.sample(images, indices, draw))
 
+    def text_generator(self, decoding: Decoding, num_steps: int | None = None, seed: int = 0) -> TextGenerator:
+        """A writer, if the targets are tokens.
+
+        Args:
+            decoding: how tokens are drawn.
+            num_steps: of the sampler, for each token (of masked text for all of them); None: as in `inference`.
+            seed: of all draws.
+        """
+        sampler = self.inference.sampler
+        sampler = sampler if num_steps is None else replace(sampler, num_steps=num_steps)
+        return stack_generator(self.contract, self.answering, sampler, decoding, seed)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss over all levels; accuracy if the stack is a classifier."""
         self._evaluate(batch, "val")
@@ -193,10 +249,12 @@ class BlockStack(L.LightningModule):
         clean = self.space.encode(batch)
         if self.makes_images:
             return self.generate(clean.labels, batch["index"])
-        return self.classify(clean.cond, batch["index"])
+        if self.classifies:
+            return self.classify(clean.cond, batch["index"])
+        raise UserError("dbl predict is for images and classes: use dbl sample for text")
 
     def _evaluate(self, batch: Batch, stage: str) -> None:
-        clean, num = self.space.encode(batch), len(batch["label"])
+        clean, num = self.space.encode(batch), len(batch["index"])
         self._add_losses(clean, batch)
         self.log(f"{stage}/loss", self.total_loss, batch_size=num)
         for block, metric in enumerate(self.block_losses):
@@ -215,7 +273,7 @@ class BlockStack(L.LightningModule):
         sigma = levels.to(clean.clean.device, torch.float32)
         generator = generator_for(self.inference.seed, "test noise", int(batch["position"]), device=clean.clean.device)
         noise = torch.randn(clean.clean.shape, generator=generator, device=clean.clean.device)
-        noisy = corrupt(clean.clean, noise, sigma)
+        noisy = self.space.corrupt(clean.clean, noise, sigma)
         for block in owners.unique().tolist():
             rows = (owners == block).to(clean.clean.device)
             part = Clean(*(tensor[rows] for tensor in clean))
@@ -234,7 +292,8 @@ class BlockStack(L.LightningModule):
 
     def _sample_grid(self) -> Tensor:
         """`inference.num_images` images, one class a column (ten columns at most), as `image_grid` makes it."""
-        columns = min(self.contract.data.num_classes, 10)
+        data = image_spec(self.contract.data, "PixelTarget")
+        columns = min(data.num_classes, 10)
         indices = torch.arange(self.inference.num_images, device=self.device)
         images = torch.cat([self.generate(part % columns, part) for part in indices.split(64)])
-        return image_grid(images, self.contract.data, columns)
+        return image_grid(images, data, columns)

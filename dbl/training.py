@@ -117,6 +117,11 @@ class TrainedPart(L.LightningModule, ABC):
         """The part of it that `torch.compile` is for: what is called once in each step."""
 
     @property
+    def layer_passes(self) -> float:
+        """Compute of one sample in a training step, in passes forward and backward through one layer."""
+        return self.contract.terms.network.baseline_passes()
+
+    @property
     def between_steps(self) -> bool:
         """Whether the last batch ended an optimizer step, so that no gradient is waiting."""
         return self.position % self.recipe.accumulate == 0
@@ -207,6 +212,7 @@ class TrainedPart(L.LightningModule, ABC):
             "contract": self.contract.hash,
             "position": self.position,
             "samples": self.samples,
+            "layer_passes": self.layer_passes,
             "max_steps": self.trainer.max_steps,
         }
 

@@ -1,19 +1,21 @@
 """Fixtures that the tests of several floors share."""
 
+from pathlib import Path
+
 import pytest
 from toy import DIT, VIT, Stripes
 
 from dbl.contract import Contract, Terms
-from dbl.data_spec import DataSpec
+from dbl.data_spec import ImageSpec
 from dbl.information import InformationNoise
 from dbl.partition import Cut
 from dbl.targets import ClassTarget, PixelTarget
 
 
 @pytest.fixture
-def data_spec() -> DataSpec:
+def data_spec() -> ImageSpec:
     """A small data set on paper: all axes differ in size, all channels in scale and all classes in share."""
-    return DataSpec(
+    return ImageSpec(
         name="toy",
         identity="toy-1",
         shape=(3, 8, 6),
@@ -38,3 +40,15 @@ def dit_contract(stripes: Stripes) -> Contract:
 def vit_contract(stripes: Stripes) -> Contract:
     terms = Terms(network=VIT, target=ClassTarget(dim=8), noise=InformationNoise(), partition=Cut(num_blocks=3))
     return terms.settle(stripes.spec)
+
+
+@pytest.fixture
+def without_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder without data, but with a small tokenizer where the configs of the paper look for one."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DBL_DATA", raising=False)
+    (tmp_path / "text").mkdir()
+    Tokenizer(WordLevel({"<unk>": 0, "</s>": 1, "a": 2, "b": 3}, "<unk>")).save(str(tmp_path / "text/tokenizer.json"))

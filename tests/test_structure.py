@@ -12,12 +12,16 @@ PACKAGE = Path(dbl.__file__).parent
 # 0 is under all floors. A file may import its own floor and those below.
 FLOORS = {
     0: ["data_spec", "errors", "files", "seeding", "serial", "__init__"],
-    1: ["noise", "information", "partition", "diffusion"],
+    1: ["noise", "information", "partition", "diffusion", "masking"],
     2: ["networks"],
-    3: ["targets", "denoiser", "sampling", "contract", "run_folder", "figures", "likelihood", "image_metrics"],
+    3: [
+        *("targets", "denoiser", "committee", "sampling", "decoding", "contract", "run_folder", "figures"),
+        *("channels", "likelihood", "image_metrics", "text_metrics"),
+    ],
     4: [
         *("training", "block", "baselines", "callbacks", "loggers", "assembly", "stack", "data"),
         *("bare_step", "features", "diagnostics", "memory", "plan", "quality_by_steps"),
+        *("generation", "teachers"),
     ],
     5: ["report", "commands", "cli", "__main__"],
 }

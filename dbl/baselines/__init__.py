@@ -1,5 +1,21 @@
-"""End-to-end networks to compare with. A DiT end to end is the same code as a run with one block."""
+"""What blocks are compared with: the whole network, trained through all layers at once."""
 
+from dbl.baselines.causal_lm import EndToEndCausalLM
+from dbl.baselines.recurrent_lm import EndToEndRecurrentLM
 from dbl.baselines.vit import EndToEndViT
+from dbl.networks import Architecture, CausalLM, RecurrentLM, ViT
+from dbl.training import TrainedPart
 
-__all__ = ["EndToEndViT"]
+_BASELINES: dict[type[Architecture], type[TrainedPart]] = {
+    CausalLM: EndToEndCausalLM,
+    RecurrentLM: EndToEndRecurrentLM,
+    ViT: EndToEndViT,
+}
+
+
+def baseline_of(network: Architecture) -> type[TrainedPart] | None:
+    """The end-to-end form of an architecture; None if it is the denoiser in one block (B = 1)."""
+    return _BASELINES.get(type(network))
+
+
+__all__ = ["EndToEndCausalLM", "EndToEndRecurrentLM", "EndToEndViT", "baseline_of"]

@@ -9,6 +9,7 @@ from dbl.callbacks.loss_by_level import LossByLevel
 from dbl.callbacks.memory import Memory
 from dbl.callbacks.partition_figure import PartitionFigure
 from dbl.callbacks.progress import StepProgress
+from dbl.callbacks.text_quality import TextQuality
 from dbl.callbacks.throughput import Throughput
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "Memory",
     "PartitionFigure",
     "StepProgress",
+    "TextQuality",
     "Throughput",
 ]

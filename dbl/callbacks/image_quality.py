@@ -8,8 +8,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from dbl.data import ImageData
-from dbl.data_spec import DataSpec
+from dbl.data import ImageData, OrderedData
+from dbl.data_spec import ImageSpec
 from dbl.errors import UserError, check_choice
 from dbl.features import FeatureExtractor, InceptionFeatures, InDomainFeatures, Reference, check_comparable
 from dbl.features.in_domain import RECIPE, check_classifier
@@ -18,6 +18,7 @@ from dbl.features.stored import cache_folder, check_writable
 from dbl.image_metrics import ImageFeatures, check_torch_fidelity, image_metrics, least_images
 from dbl.noise import even_fractions
 from dbl.stack import BlockStack
+from dbl.targets import image_spec
 
 Features = Literal["in_domain", "inception", "none"]
 
@@ -74,7 +75,7 @@ class ImageQuality(L.Callback):
         self.result: dict[str, Any] | None = None
         self._judge: _Judge | None = None
 
-    def prepare(self, data: ImageData, makes_images: bool) -> None:
+    def prepare(self, data: OrderedData, makes_images: bool) -> None:
         """Check, before any training, what the comparison at its end will need.
 
         Args:
@@ -86,6 +87,7 @@ class ImageQuality(L.Callback):
         """
         if self.features == "none" or not makes_images:
             return
+        assert isinstance(data, ImageData)
         check_torch_fidelity()
         self._check_enough("image_quality.num_images", self.num_images)
         self._check_reference(data)
@@ -161,7 +163,7 @@ class ImageQuality(L.Callback):
             return {}
         num = self.num_images if num_images is None else num_images
         self._check_enough("image_quality.num_images", num)
-        check_comparable(stack.contract.data.shape, data.spec)
+        check_comparable(image_spec(stack.contract.data, "PixelTarget").shape, data.spec)
         judge = self._judge_of(data, stack.device)
         found = []
         for draw in draws:
@@ -223,7 +225,7 @@ class _Judge:
     real: ImageFeatures
 
 
-def labels_of(indices: Tensor, data: DataSpec) -> Tensor:
+def labels_of(indices: Tensor, data: ImageSpec) -> Tensor:
     """The class [N] of each generated image from its index alone; any run of indices has the data's frequencies."""
     ends = torch.tensor(data.class_frequencies, dtype=torch.float64).cumsum(0)
     labels = torch.searchsorted(ends, even_fractions(indices.cpu()))

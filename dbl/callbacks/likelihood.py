@@ -1,5 +1,7 @@
-"""The likelihood bound of an assembled network."""
+"""What a label or a token costs: the likelihood bound of an assembled network, the exact value of a baseline."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -7,26 +9,31 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from dbl.channels import channel_of
 from dbl.errors import UserError
 from dbl.figures.levels import likelihood_figure
-from dbl.likelihood import Bound, BoundEstimator
+from dbl.likelihood import Bound, BoundEstimator, BoundSums
 from dbl.stack import BlockStack
-from dbl.targets import Batch, Prediction
+from dbl.targets import IGNORED, Batch, MaskTarget, Prediction
 
 
 class Likelihood(L.Callback):
-    """Log the bound of `dbl.likelihood` on the negative log-likelihood of the labels, in total and for each block.
+    """Log what a label or token costs, in nats: the bound of `dbl.likelihood`, in total and for each block.
 
-    For a stack whose targets are rows of a table, in test and validation; it costs `levels_per_block` network calls of
-    each block for every image. Other models are left alone.
+    For a stack whose targets are discrete, in test and validation; it costs `levels_per_block` network calls of each
+    block for every sample. A module with a method `exact_nats(batch) -> (nats [N], scored labels [N])`, such as the
+    end-to-end baselines of text, has its exact value logged in the same way. Other models are left alone.
+
+    For text there are also the perplexity and the bits per byte that follow, from sums over the whole split.
 
     Args:
-        levels_per_block: noise levels of each block at which an image is denoised; 0 turns the bound off.
+        levels_per_block: noise levels of each block at which a sample is denoised; 0 turns the bound off.
         seed: of levels and noise.
 
     Attributes:
         result: `dbl.likelihood.Bound` as JSON values: `nats`, `standard_error`, `prior`, `reconstruction`, `blocks`,
-            `num_samples`, `levels_per_block`, `curve`; None if there is no bound.
+            `num_samples`, `num_scored`, `levels_per_block`, `curve`; `exact`, whether it is a value and no bound; for
+            text `num_bytes`, `perplexity`, `bits_per_byte`, `bits_per_token`, else null. None if there is no bound.
 
     Raises:
         UserError: if `levels_per_block` is negative.
@@ -38,15 +45,16 @@ class Likelihood(L.Callback):
         self.levels_per_block = levels_per_block
         self.seed = seed
         self.result: dict[str, Any] | None = None
-        self._estimator: BoundEstimator | None = None
+        self._estimator: BoundEstimator | ExactNats | None = None
+        self._bytes: ByteCount | None = None
 
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start from nothing."""
-        self._start(pl_module)
+        self._start(trainer, pl_module)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start from nothing."""
-        self._start(pl_module)
+        self._start(trainer, pl_module)
 
     def on_test_batch_end(
         self,
@@ -80,42 +88,102 @@ class Likelihood(L.Callback):
         """Log the bound."""
         self._finish(trainer, pl_module, "val")
 
-    def _start(self, stack: L.LightningModule) -> None:
+    def _start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.result = self._estimator = None
-        if not self.levels_per_block or not isinstance(stack, BlockStack) or stack.makes_images:
+        tokenizer = getattr(getattr(trainer, "datamodule", None), "tokenizer", None)
+        self._bytes = None if tokenizer is None else ByteCount(tokenizer.byte_lengths)
+        if not self.levels_per_block:
             return
-        contract = stack.contract
-        assert contract.table is not None
-        frequencies = torch.tensor(contract.data.class_frequencies, dtype=torch.float64)
-        self._estimator = BoundEstimator(
-            contract.table, frequencies, contract.noise, contract.partition, self.levels_per_block, self.seed
-        )
+        if hasattr(module, "exact_nats") and not trainer.training:
+            self._estimator = ExactNats()
+        elif isinstance(module, BlockStack) and (channel := channel_of(module.contract)) is not None:
+            noise, partition = module.contract.noise, module.contract.partition
+            self._estimator = BoundEstimator(channel, noise, partition, self.levels_per_block, self.seed)
 
-    def _add(self, trainer: L.Trainer, stack: L.LightningModule, batch: Batch) -> None:
+    def _add(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
         if self._estimator is None:
             return
-        assert isinstance(stack, BlockStack)
-        clean = stack.space.encode(batch)
-
-        def predict(block: int, noisy: Tensor, sigma: Tensor) -> Prediction:
-            return stack.denoiser(block).predict(noisy, sigma, clean.cond)
-
         # Callbacks run outside the context that gives test steps the trainer's precision.
         with trainer.precision_plugin.test_step_context():
-            self._estimator.add(clean.clean, clean.labels, batch["index"], predict)
+            if isinstance(self._estimator, ExactNats):
+                self._estimator.add(*module.exact_nats(batch))  # type: ignore[operator]
+            else:
+                assert isinstance(module, BlockStack)
+                add_batch(self._estimator, module, batch)
+        if self._bytes is not None:
+            self._bytes.add(batch["tokens"][:, 1:])
 
-    def _finish(self, trainer: L.Trainer, stack: L.LightningModule, stage: str) -> None:
+    def _finish(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         if self._estimator is None:
             return
         if trainer.world_size > 1:
-            self._estimator.sums.reduce(lambda part: _total(trainer, part.to(stack.device)).cpu())
-        bound = self._estimator.result()
-        self.result = bound.to_plain()
-        for name, value in _scalars(bound).items():
-            stack.log(f"{stage}/{name}", value)
+            for sums in (self._estimator.sums, self._bytes):
+                if sums is not None:
+                    sums.reduce(lambda part: _total(trainer, part.to(module.device)).cpu())
+        self.result = self._result(self._estimator)
+        for name, value in _scalars(self.result).items():
+            module.log(f"{stage}/{name}", value)
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure("likelihood", likelihood_figure(self.result["curve"]))
+            if isinstance(logger, TensorBoardLogger) and self.result["curve"]:
+                masked = isinstance(module, BlockStack) and isinstance(module.contract.terms.target, MaskTarget)
+                figure = likelihood_figure(self.result["curve"], "the masking probability" if masked else "sigma")
+                logger.experiment.add_figure("likelihood", figure)
+
+    def _result(self, estimator: "BoundEstimator | ExactNats") -> dict[str, Any]:
+        result = estimator.result().to_plain() | {"exact": isinstance(estimator, ExactNats)}
+        nats, num_bytes = result["nats"], None if self._bytes is None else int(self._bytes.total)
+        return result | {
+            "num_bytes": num_bytes,
+            "perplexity": None if num_bytes is None else math.exp(min(nats, 700)),
+            "bits_per_token": None if num_bytes is None else nats / math.log(2),
+            "bits_per_byte": nats * result["num_scored"] / num_bytes / math.log(2) if num_bytes else None,
+        }
+
+
+def add_batch(estimator: BoundEstimator, stack: BlockStack, batch: Batch) -> None:
+    """Add a raw batch to the estimate of a stack's bound."""
+    clean = stack.space.encode(batch)
+
+    def predict(block: int, noisy: Tensor, sigma: Tensor) -> Prediction:
+        return stack.answering(block).predict(noisy, sigma, clean.cond)
+
+    estimator.add(clean.clean, clean.labels, batch["index"], predict)
+
+
+class ExactNats:
+    """Nats that need no bound, with the same result as `BoundEstimator`, without blocks."""
+
+    def __init__(self) -> None:
+        self.sums = BoundSums(num_blocks=0, num_strata=0)
+
+    def add(self, nats: Tensor, scored: Tensor) -> None:
+        """Add samples: nats [N], summed over the scored labels, and their numbers [N]."""
+        nothing = torch.zeros_like(nats)
+        self.sums.add(nothing, torch.zeros(0, 0, len(nats)), nats, scored)
+
+    def result(self) -> Bound:
+        """The mean over all scored labels, as reconstruction; ValueError if there are none."""
+        return self.sums.bound(levels_per_block=0, curve=[])
+
+
+class ByteCount:
+    """UTF-8 bytes of the scored tokens.
+
+    Args:
+        byte_lengths: [C] of each token.
+    """
+
+    def __init__(self, byte_lengths: Tensor) -> None:
+        self.byte_lengths = byte_lengths
+        self.total = torch.zeros(1, dtype=torch.float64)
+
+    def add(self, labels: Tensor) -> None:
+        """Add tokens [N, T], IGNORED where they are not scored."""
+        self.total = self.total + self.byte_lengths[labels[labels != IGNORED].cpu()].sum()
+
+    def reduce(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Replace the number by its total over all processes."""
+        self.total = total(self.total)
 
 
 def _total(trainer: L.Trainer, part: Tensor) -> Tensor:
@@ -124,11 +192,10 @@ def _total(trainer: L.Trainer, part: Tensor) -> Tensor:
     return reduced
 
 
-def _scalars(bound: Bound) -> dict[str, float]:
-    scalars = {
-        "nats": bound.nats,
-        "nats_standard_error": bound.standard_error,
-        "nats_prior": bound.prior,
-        "nats_reconstruction": bound.reconstruction,
-    }
-    return scalars | {f"nats_block_{index}": block.nats for index, block in enumerate(bound.blocks)}
+def _scalars(result: dict[str, Any]) -> dict[str, float]:
+    scalars = {"nats": result["nats"], "nats_standard_error": result["standard_error"]}
+    scalars |= {name: result[name] for name in ("perplexity", "bits_per_token", "bits_per_byte") if result[name]}
+    if result["exact"]:
+        return scalars
+    scalars |= {"nats_prior": result["prior"], "nats_reconstruction": result["reconstruction"]}
+    return scalars | {f"nats_block_{index}": block["nats"] for index, block in enumerate(result["blocks"])}

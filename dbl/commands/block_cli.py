@@ -23,11 +23,13 @@ from dbl.callbacks import (
     Memory,
     PartitionFigure,
     StepProgress,
+    TextQuality,
     Throughput,
 )
 from dbl.contract import Contract, Terms
-from dbl.data.base import ImageData
 from dbl.data.noisy import NoisyData
+from dbl.data.ordered import OrderedData
+from dbl.data.text import TextData
 from dbl.errors import UserError
 from dbl.files import read_checkpoint, write_tensors, write_text
 from dbl.loggers import part_loggers
@@ -42,7 +44,12 @@ STACK_COMMANDS = ("validate", "test", "predict")
 _AUTOMATIC_ONLY = (("gradient_clip_val", None, "clip_norm"), ("accumulate_grad_batches", 1, "accumulate"))
 
 # Evaluation of an assembled network: config group and callback.
-_EVALUATION = {"image_quality": ImageQuality, "likelihood": Likelihood, "diagnostics": Diagnostics}
+_EVALUATION = {
+    "image_quality": ImageQuality,
+    "text_quality": TextQuality,
+    "likelihood": Likelihood,
+    "diagnostics": Diagnostics,
+}
 
 # Options that say what one call does, not how the run is made.
 _OF_ONE_CALL = ("blocks", "seeds", "backend", "from_scratch", "ckpt_path", "weights_only")
@@ -68,7 +75,7 @@ class BlockCLI(LightningCLI):
         options = {"parser_mode": "omegaconf+", "exit_on_error": False}
         super().__init__(
             model_class=part,
-            datamodule_class=ImageData,
+            datamodule_class=OrderedData,
             subclass_mode_data=True,
             save_config_callback=None,
             seed_everything_default=False,  # everything random is a function of contract.seed
@@ -127,7 +134,7 @@ class BlockCLI(LightningCLI):
         """
         parser = LightningArgumentParser(exit_on_error=False)
         _add_run_groups(parser)
-        parser.add_lightning_class_args(ImageData, "data", subclass_mode=True)
+        parser.add_lightning_class_args(OrderedData, "data", subclass_mode=True)
         parser.add_lightning_class_args(L.Trainer, "trainer")
         config = self.config[self.subcommand] if self.subcommand else self.config
         groups = {group: config[group] for group in ("run", "contract", "inference", *_EVALUATION, "data", "trainer")}
@@ -160,6 +167,7 @@ class BlockCLI(LightningCLI):
     def _evaluation(self) -> L.Trainer:
         if self.subcommand == "test" and isinstance(self.model, BlockStack):
             self._get(self.config_init, "image_quality").prepare(self.datamodule, self.model.makes_images)
+        self._get(self.config_init, "text_quality").prepare(getattr(self.datamodule, "seq_len", None))
         trainer = self._trainer([self._get(self.config_init, group) for group in _EVALUATION])
         if self._get(self.config, "trainer")["logger"] is None:
             trainer.loggers = [TensorBoardLogger(str(self.run.report), name="", version="")]
@@ -173,9 +181,11 @@ class BlockCLI(LightningCLI):
         config["default_root_dir"] = config["default_root_dir"] or str(self.run.path)
         return L.Trainer(**config)
 
-    def fit(self, model: TrainedPart, datamodule: ImageData, **options: Any) -> None:
+    def fit(self, model: TrainedPart, datamodule: OrderedData, **options: Any) -> None:
         """Train one part, from its last checkpoint if there is one."""
         self.run.write_contract(model.contract)
+        if isinstance(datamodule, TextData):
+            datamodule.tokenizer.save(self.run.tokenizer)
         resumed = self._checkpoint_to_resume(options.pop("ckpt_path", None))
         step = read_checkpoint(resumed)["global_step"] if resumed else 0
         if step >= self.trainer.max_steps > 0:
@@ -241,7 +251,7 @@ def _add_run_groups(parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(callback, group)
 
 
-def _settle(terms: Terms, data: ImageData, run: RunFolder) -> Contract:
+def _settle(terms: Terms, data: OrderedData, run: RunFolder) -> Contract:
     return run.settle(terms, data.spec)
 
 

@@ -6,14 +6,12 @@ from typing import Any
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
-from dbl.assembly import assemble, read_part
-from dbl.baselines import EndToEndViT
-from dbl.commands.block_cli import BlockCLI
-from dbl.commands.evaluate import evaluate_stack, measured_memory
+from dbl.assembly import assemble
+from dbl.baselines import baseline_of
+from dbl.commands.evaluate import evaluate_baseline, evaluate_stack
 from dbl.commands.run_cli import RunCLI, fit_blocks, fit_part
 from dbl.errors import UserError
 from dbl.files import write_text
-from dbl.networks import ViT
 from dbl.plan import Planner, plan_rows
 from dbl.quality_by_steps import step_numbers
 from dbl.report import Side, write_report
@@ -62,8 +60,8 @@ def main(arguments: list[str]) -> None:
     if first is not cli:
         write_text(cli.run.config, yaml.safe_dump(cli.resolved(), sort_keys=False))
         _copy_pictures(first.run, cli.run)
-    num_test_images = len(first.data.split("test"))
-    write_report(cli.run, first.contract, cli.inference.sampler, sides, num_test_images, memory_plan)
+    num_test_samples = len(first.data.split("test"))
+    write_report(cli.run, first.contract, cli.inference.sampler, sides, num_test_samples, memory_plan)
     print(f"report: {cli.run.report / 'report.md'}")
 
 
@@ -77,48 +75,42 @@ def _both_sides(cli: RunCLI) -> list[Side]:
 
 
 def _check_equal_compute(sides: list[Side]) -> None:
-    for what in ("steps", "images"):
-        found = {f"{part['part']} ({side.name})": part[what] for side in sides for part in side.parts}
-        if len(set(found.values())) > 1:
-            counts = ", ".join(f"{part}: {number}" for part, number in found.items())
-            raise UserError(
-                f"the parts had different numbers of {what} ({counts}): train them anew with --from_scratch=true"
-            )
+    """Blocks had the same number of steps, and both sides the same passes through layers, but for rounding to steps."""
+    steps = {part["part"]: part["steps"] for part in sides[0].parts}
+    passes = {side.name: sum(part["layer_passes"] for part in side.parts) for side in sides}
+    per_step = max(part["layer_passes"] / part["steps"] for part in sides[1].parts)
+    if len(set(steps.values())) > 1 or abs(passes["blocks"] - passes["end_to_end"]) > per_step:
+        counts = ", ".join(f"{name}: {number:,.0f}" for name, number in (steps | passes).items())
+        raise UserError(
+            f"steps of the blocks or layer passes of both sides differ ({counts}): train them anew with "
+            "--from_scratch=true"
+        )
 
 
 def _end_to_end(cli: RunCLI, steps: list[int]) -> Side:
     """Train and evaluate the baseline in a run folder of its own."""
     run, config = cli.run.baseline(), cli.resolved()
     config["run"] = {"name": run.name, "root": run.root}
-    from_scratch = cli.config.from_scratch
-    if isinstance(cli.contract.terms.network, ViT):
+    config["trainer"]["max_steps"] = _steps_of_baseline(cli)
+    baseline = baseline_of(cli.contract.terms.network)
+    if baseline is not None:
         del config["model"]["block"]
-        return _end_to_end_vit(run, config, from_scratch)
+        write_text(run.config, yaml.safe_dump(config, sort_keys=False))
+        fit_part(run.config, ["--from_scratch", str(cli.config.from_scratch).lower()], baseline)
+        return evaluate_baseline(run)
     config["contract"]["partition"] = {"num_blocks": 1, "overlap": 0.0}
     config["model"]["block"] = 0
     write_text(run.config, yaml.safe_dump(config, sort_keys=False))
-    fit_blocks(run, [0], from_scratch)
+    fit_blocks(run, [0], cli.config.from_scratch)
     assemble(run)
     return evaluate_stack(run, "end_to_end", steps)
 
 
-def _end_to_end_vit(run: RunFolder, config: dict[str, Any], from_scratch: bool) -> Side:
-    write_text(run.config, yaml.safe_dump(config, sort_keys=False))
-    fit_part(run.config, ["--from_scratch", str(from_scratch).lower()], EndToEndViT)
-    checkpoint = run.checkpoint("end_to_end")
-    cli = BlockCLI(["test", "--config", str(run.config), "--ckpt_path", str(checkpoint)], EndToEndViT)
-    assert isinstance(cli.model, EndToEndViT)
-    contract = cli.model.contract
-    state = read_part(checkpoint, "end_to_end", contract, "network.")
-    part = {
-        "part": "end_to_end",
-        "layers": contract.terms.network.num_layers,
-        "sigma_high": None,
-        "sigma_low": None,
-        **state.facts(),
-    }
-    memory = [measured_memory(run, "end_to_end")]
-    return Side("end_to_end", [part], calls=[1], test=dict(cli.results[0]), memory=memory)
+def _steps_of_baseline(cli: RunCLI) -> int:
+    """As many steps as make the same number of passes through layers as all blocks together."""
+    network = cli.contract.terms.network
+    of_blocks = sum(network.layer_passes(layers) for layers in cli.contract.partition.layers)
+    return max(1, round(cli.config.trainer.max_steps * of_blocks / network.baseline_passes()))
 
 
 def _memory_plan(cli: RunCLI) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from dbl.assembly import ModelFolder
-from dbl.callbacks import Diagnostics, ImageQuality, Likelihood
+from dbl.assembly import ModelFolder, read_part
+from dbl.baselines import baseline_of
+from dbl.callbacks import Diagnostics, ImageQuality, Likelihood, TextQuality
 from dbl.commands.block_cli import BlockCLI
 from dbl.figures import save_picture
 from dbl.files import read_json
@@ -12,6 +13,7 @@ from dbl.quality_by_steps import quality_by_steps
 from dbl.report import Side
 from dbl.run_folder import RunFolder
 from dbl.stack import BlockStack
+from dbl.training import TrainedPart
 
 
 def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) -> Side:
@@ -35,15 +37,54 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
         test=dict(cli.results[0]),
         memory=[measured_memory(run, part["part"]) for part in parts],
         image_quality=cli.callback(ImageQuality).result,
+        text_quality=cli.callback(TextQuality).result,
         likelihood=cli.callback(Likelihood).result,
         diagnostics=cli.callback(Diagnostics).result,
         weights=stack.weights,
     )
-    if steps:
+    if steps and not stack.writes_text:
         stack.to(cli.trainer.strategy.root_device)
         with cli.trainer.precision_plugin.test_step_context():
             side.quality_by_steps = quality_by_steps(stack, cli.datamodule, cli.callback(ImageQuality), steps)
     return side
+
+
+def evaluate_baseline(run: RunFolder) -> Side:
+    """Test an end-to-end network that is no denoiser (`dbl test` on its checkpoint), in its own run folder."""
+    contract, checkpoint = run.load_contract(), run.checkpoint("end_to_end")
+    kind = baseline_of(contract.terms.network)
+    assert kind is not None
+    cli = BlockCLI(["test", "--config", str(run.config), "--ckpt_path", str(checkpoint)], kind)
+    part = {
+        "part": "end_to_end",
+        "layers": contract.terms.network.num_layers,
+        "sigma_high": None,
+        "sigma_low": None,
+        **read_part(checkpoint, "end_to_end", contract, "network.").facts(),
+    }
+    return Side(
+        "end_to_end",
+        [part],
+        calls=[1],
+        test=dict(cli.results[0]),
+        memory=[measured_memory(run, "end_to_end")],
+        text_quality=cli.callback(TextQuality).result,
+        likelihood=cli.callback(Likelihood).result,
+    )
+
+
+def load_baseline(run: RunFolder) -> TrainedPart:
+    """An end-to-end network that is no denoiser, with its trained weights.
+
+    Raises:
+        UserError: if it was not trained.
+    """
+    contract, checkpoint = run.load_contract(), run.checkpoint("end_to_end")
+    kind = baseline_of(contract.terms.network)
+    assert kind is not None
+    part: TrainedPart = kind(contract)  # type: ignore[call-arg, arg-type]
+    part.trained.load_state_dict(read_part(checkpoint, "end_to_end", contract, "network.").weights)
+    return part
 
 
 def _parts(run: RunFolder, partition: Partition) -> list[dict[str, Any]]:

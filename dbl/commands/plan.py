@@ -48,6 +48,8 @@ class PlanCLI(RunCLI):
     def numbers_of_blocks(self) -> list[int]:
         """Those of `--num-blocks`; by default the config's and those up to 6 that split the layers evenly."""
         text, layers = self.config["num_blocks"], self.terms.network.num_layers
+        if text is None and not self.terms.network.can_be_cut:
+            return [1]
         if text is None:
             return sorted({self.terms.partition.num_blocks, *(num for num in (2, 3, 4, 6) if layers % num == 0)})
         try:
@@ -88,7 +90,7 @@ def main(arguments: list[str]) -> None:
     rows = plan_rows(planner, cli.numbers_of_blocks(), batch_size, limit)
     if limit is not None and not any(row["largest_batch"] for row in rows):
         least = min(sum(planner.peak(row.make_part, 1).values()) for row in planner.rows(cli.numbers_of_blocks()))
-        raise UserError(f"--fit {cli.config['fit']} is below what one image needs: {readable_bytes(least)} at least")
+        raise UserError(f"--fit {cli.config['fit']} is below what one sample needs: {readable_bytes(least)} at least")
     plan = {
         "batch_size": batch_size,
         "precision": planner.precision,
@@ -118,7 +120,7 @@ def _print_table(plan: dict[str, Any]) -> None:
     rows = plan["rows"]
     largest = max(row["peak_bytes"] for row in rows)
     unit = readable_bytes(largest).split()[1]
-    table = Table(title=f"peak of one training step in {unit}, {plan['batch_size']} images, {plan['precision']}")
+    table = Table(title=f"peak of one training step in {unit}, {plan['batch_size']} samples, {plan['precision']}")
     with_fit = plan["fit_bytes"] is not None
     for column in ("", "layers", *CATEGORIES, "peak", "ratio", *(["largest batch"] if with_fit else [])):
         table.add_column(column, justify="right" if column else "left")

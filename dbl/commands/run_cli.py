@@ -10,10 +10,10 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from dbl.block import DiffusionBlock
-from dbl.callbacks import ImageQuality
+from dbl.callbacks import ImageQuality, TextQuality
 from dbl.commands.block_cli import BlockCLI
 from dbl.contract import Contract, Terms
-from dbl.data import ImageData
+from dbl.data import OrderedData
 from dbl.errors import UserError
 from dbl.files import write_text
 from dbl.run_folder import RunFolder
@@ -34,6 +34,7 @@ class RunCLI(BlockCLI):
         data: the clean DataModule; nothing is read before it is asked for.
         inference: how the assembled network is used.
         image_quality: how generated images are judged.
+        text_quality: how generated text is judged.
 
     Raises:
         UserError: if the config is wrong.
@@ -44,9 +45,10 @@ class RunCLI(BlockCLI):
         built = self.without_part()
         self.run: RunFolder = built.run
         self.terms: Terms = built.contract
-        self.data: ImageData = built.data
+        self.data: OrderedData = built.data
         self.inference: Inference = built.inference
         self.image_quality: ImageQuality = built.image_quality
+        self.text_quality: TextQuality = built.text_quality
 
     @cached_property
     def contract(self) -> Contract:
@@ -83,10 +85,11 @@ class RunCLI(BlockCLI):
         limit = self.config.trainer.limit_test_batches
         if limit is not None and not (isinstance(limit, float) and limit == 1):  # the number 1 is one batch
             raise UserError(
-                "trainer.limit_test_batches would leave test images out of the report: use it with dbl test"
+                "trainer.limit_test_batches would leave test samples out of the report: use it with dbl test"
             )
         self.inference.check(self.contract)
         self.image_quality.prepare(self.data, isinstance(self.terms.target, PixelTarget))
+        self.text_quality.prepare(getattr(self.data, "seq_len", None))
         self.inference.sampler.calls_per_block(self.contract.noise, self.contract.partition)  # warns
         self.run.write_contract(self.contract)
         write_text(self.run.config, yaml.safe_dump(self.resolved(), sort_keys=False))

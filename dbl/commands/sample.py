@@ -1,24 +1,26 @@
-"""`dbl sample`: draw images from an assembled network."""
+"""`dbl sample`: draw images or write text with an assembled network."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 import yaml
 from jsonargparse import auto_cli
 
-from dbl.errors import UserError
-from dbl.figures import image_grid, save_picture
-from dbl.files import write_tensors
+from dbl.commands.sample_images import sample_images
+from dbl.commands.sample_text import sample_text
+from dbl.data_spec import TextSpec
 from dbl.run_folder import RunFolder
-from dbl.sampling import Sampler
-from dbl.stack import BlockStack, Inference
 
 
 def main(arguments: list[str]) -> None:
     """Parse the command line, with the sampler of the run's config as the default, and sample."""
     run = Path(arguments[1]) if len(arguments) > 1 and not arguments[1].startswith("-") else None
-    auto_cli(sample_run, args=arguments[1:], as_positional=True, set_defaults=_sampler_defaults(run))
+    command = sample_text if run is not None and _writes_text(run) else sample_images
+    auto_cli(command, args=arguments[1:], as_positional=True, set_defaults=_sampler_defaults(run))
+
+
+def _writes_text(run: Path) -> bool:
+    return (run / "contract.json").is_file() and isinstance(RunFolder.at(run).load_contract().data, TextSpec)
 
 
 def _sampler_defaults(run: Path | None) -> dict[str, Any]:
@@ -26,67 +28,3 @@ def _sampler_defaults(run: Path | None) -> dict[str, Any]:
         return {}
     config = yaml.safe_load((run / "config.yaml").read_text())
     return {f"sampler.{name}": value for name, value in config["inference"]["sampler"].items()}
-
-
-def sample_run(
-    run: Path,
-    sampler: Sampler = Sampler(),  # noqa: B008 - frozen
-    classes: list[int] | None = None,
-    num_images: int = 64,
-    seed: int = 0,
-    batch_size: int = 64,
-    resident: Literal["all", "one"] = "all",
-    output: Path | None = None,
-    device: str | None = None,
-) -> None:
-    """Draw images and save them as one picture.
-
-    Args:
-        run: run folder, such as runs/digits_dit, with an assembled model.
-        sampler: method, levels and guidance; by default those of the run's config.
-        classes: classes to draw, in turn; by default all.
-        num_images: how many.
-        seed: of the start noise; image i is the same for any number of images and any batch size.
-        batch_size: images drawn together.
-        resident: keep all blocks in memory, or one at a time.
-        output: PNG file; by default samples.png in the run folder. Latents are also saved as safetensors beside it.
-        device: such as cpu or cuda:0; by default an accelerator if there is one.
-    """
-    for name, number in (("num_images", num_images), ("batch_size", batch_size)):
-        if number < 1:
-            raise UserError(f"--{name} ({number}) must be at least 1")
-    folder = RunFolder.at(run)
-    stack = BlockStack.from_pretrained(folder.model, Inference(sampler=sampler, resident=resident, seed=seed))
-    if not stack.makes_images:
-        raise UserError(f"{run} classifies images and draws none: use dbl test or dbl predict")
-    stack.to(_device(device)).eval()
-    calls = sampler.calls_per_block(stack.contract.noise, stack.contract.partition)
-    print(f"calls of blocks 0 to {len(calls) - 1} in one sample: {', '.join(map(str, calls))}")
-    labels = _labels(classes, stack.contract.data.num_classes, num_images).to(stack.device)
-    batches = zip(
-        labels.split(batch_size), torch.arange(num_images, device=stack.device).split(batch_size), strict=True
-    )
-    images = torch.cat([stack.generate(part, numbers).cpu() for part, numbers in batches])
-    path = output or folder.path / "samples.png"
-    save_picture(image_grid(images, stack.contract.data, num_columns=min(len(labels.unique()), 16)), path)
-    if images.shape[1] not in (1, 3):
-        write_tensors(path.with_suffix(".safetensors"), {"latents": images, "labels": labels.cpu()})
-    print(f"samples: {path}")
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError):
-        raise UserError(f"--device {name} is not there: choose cpu, or leave it out") from None
-
-
-def _labels(classes: list[int] | None, num_classes: int, num_images: int) -> torch.Tensor:
-    """[num_images] the classes in turn."""
-    chosen = list(range(num_classes)) if classes is None else classes
-    wrong = [label for label in chosen if not 0 <= label < num_classes]
-    if wrong or not chosen:
-        raise UserError(f"--classes {chosen}: there are classes 0 to {num_classes - 1}")
-    return torch.tensor(chosen)[torch.arange(num_images) % len(chosen)]

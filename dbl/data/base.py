@@ -1,26 +1,18 @@
-"""The DataModule of labelled images: splits, loaders and facts, from one method that a data set must give."""
+"""The DataModule of labelled images: splits and facts, from one method that a data set must give."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from abc import abstractmethod
 from functools import cached_property
-from typing import Literal
-
-import torch
-from lightning import LightningDataModule
-from torch.utils.data import DataLoader
 
 from dbl.data.augment import Augmentation
-from dbl.data.images import ImageBatch, ImageBatches, ImageSet
+from dbl.data.images import ImageBatches, ImageSet
 from dbl.data.measure import measure
-from dbl.data.order import EvaluationOrder, TrainingOrder
+from dbl.data.ordered import OrderedData, Split
 from dbl.data.splits import stratified_split
-from dbl.data_spec import DataSpec
+from dbl.data_spec import ImageSpec
 from dbl.errors import UserError
 
-Split = Literal["train", "validation", "test"]
 
-
-class ImageData(LightningDataModule, ABC):
+class ImageData(OrderedData):
     """Labelled images in three disjoint splits. A data set of one's own is a subclass with the method `load`.
 
     Args:
@@ -37,8 +29,6 @@ class ImageData(LightningDataModule, ABC):
         name: of the data set, for people.
     """
 
-    name: str
-
     def __init__(
         self,
         batch_size: int,
@@ -49,30 +39,24 @@ class ImageData(LightningDataModule, ABC):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, eval_batch_size, num_workers, seed)
         if not 0 <= validation_share < 1:
             raise UserError(f"data.init_args.validation_share ({validation_share}) must lie in [0, 1)")
-        self.name = type(self).__name__.lower()
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
         self.augmentations = augmentations or []
         self.validation_share = validation_share
         self.split_seed = split_seed
-        self.num_workers = num_workers
-        self.seed = seed
-        self.bind(block=0, start=lambda: 0)
 
     @abstractmethod
     def load(self, split: Split) -> ImageSet | None:
         """Read one split. None for "validation" if the data set has none; it is then cut from the training images."""
 
     @cached_property
-    def spec(self) -> DataSpec:
+    def spec(self) -> ImageSpec:
         """The facts about the data set, measured over the training split."""
         return measure(self.name, self.split("train"))
 
     @property
-    def declared_spec(self) -> DataSpec:
+    def declared_spec(self) -> ImageSpec:
         """Facts that suffice for planning; a data set whose arguments give shape and classes reads nothing for them."""
         return self.spec
 
@@ -87,34 +71,12 @@ class ImageData(LightningDataModule, ABC):
         train, validation = self._train_and_validation
         return train if name == "train" else validation
 
-    def bind(self, block: int, start: Callable[[], int]) -> None:
-        """Say what the training batches are for.
-
-        Args:
-            block: that is trained; each block reads the images in an order of its own.
-            start: returns the number of batches that training has consumed so far.
-        """
-        self._block = block
-        self._start = start
-
-    def train_dataloader(self) -> DataLoader[ImageBatch]:
-        """Batches from the bound start on; see `TrainingOrder`."""
-        images = self.split("train")
-        rank, world_size = self._ranks
-        order = TrainingOrder(len(images), self.batch_size, self.seed, self._block, self._start, rank, world_size)
-        return self._loader(ImageBatches(images, self.augmentations, self.seed, self._block, rank), order)
-
-    def val_dataloader(self) -> DataLoader[ImageBatch] | list[DataLoader[ImageBatch]]:
-        """The validation images in order; no loader if there are none."""
-        return self._evaluation_loader("validation") if len(self.split("validation")) else []
-
-    def test_dataloader(self) -> DataLoader[ImageBatch]:
-        """The test images in order."""
-        return self._evaluation_loader("test")
-
-    def predict_dataloader(self) -> DataLoader[ImageBatch]:
-        """The test images in order."""
-        return self._evaluation_loader("test")
+    def batches(self, name: Split, training: bool) -> ImageBatches:
+        """See `OrderedData.batches`."""
+        images = self.split(name)
+        if not training:
+            return ImageBatches(images)
+        return ImageBatches(images, self.augmentations, self.seed, self._block, self._ranks[0])
 
     @cached_property
     def _train_and_validation(self) -> tuple[ImageSet, ImageSet]:
@@ -146,21 +108,3 @@ class ImageData(LightningDataModule, ABC):
                 f"data: class {images.labels.max()} of the {split} split of {self.name} has no training image"
             )
         return images
-
-    @property
-    def _ranks(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def _evaluation_loader(self, split: Split) -> DataLoader[ImageBatch]:
-        images = self.split(split)
-        return self._loader(ImageBatches(images), EvaluationOrder(len(images), self.eval_batch_size, *self._ranks))
-
-    def _loader(self, batches: ImageBatches, order: TrainingOrder | EvaluationOrder) -> DataLoader[ImageBatch]:
-        return DataLoader(
-            batches,
-            batch_size=None,
-            sampler=order,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )

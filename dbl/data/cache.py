@@ -1,7 +1,6 @@
 """Decoded images on disk, so that they are decoded once and a set larger than memory can be read in part.
 
-An entry is a folder with `images.npy` [N,C,H,W] uint8 and `labels.npy` [N] int64. The labels are written last: an entry
-that has them is whole.
+An entry is a folder with `images.npy` [N,C,H,W] uint8 and `labels.npy` [N] int64, written last; see `write_once`.
 """
 
 import logging
@@ -70,7 +69,7 @@ def cached(
         UserError: if the entry is damaged, or cannot be written and `memory_map` needs it.
     """
     try:
-        _write_once(entry, shape, pieces)
+        write_once(entry, "labels.npy", lambda: _write(entry, shape, pieces()))
     except OSError as error:
         if memory_map:
             raise UserError(f"data.init_args.cache_dir: cannot write {entry} ({error}); memory_map needs it") from None
@@ -80,13 +79,23 @@ def cached(
     return _read(entry, memory_map)
 
 
-def _write_once(entry: Path, shape: tuple[int, int, int, int], pieces: Callable[[], Iterator[Piece]]) -> None:
-    if (entry / "labels.npy").exists():
+def write_once(entry: Path, last: str, write: Callable[[], None]) -> None:
+    """Fill an entry unless it is whole; of several processes one writes and the others wait for it.
+
+    Args:
+        entry: folder of the entry.
+        last: name of the file that is written last: an entry that has it is whole.
+        write: fills the entry.
+
+    Raises:
+        OSError: if nothing can be written.
+    """
+    if (entry / last).exists():
         return
     entry.mkdir(parents=True, exist_ok=True)
     with FileLock(entry / "lock"):
-        if not (entry / "labels.npy").exists():
-            _write(entry, shape, pieces())
+        if not (entry / last).exists():
+            write()
 
 
 def _write(entry: Path, shape: tuple[int, int, int, int], pieces: Iterator[Piece]) -> None:

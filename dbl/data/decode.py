@@ -57,6 +57,7 @@ class ImageDecoder:
             UserError: if a column is missing or holds something else, or an image is damaged.
         """
         rows.require(image_column=self.image_column, label_column=self.label_column)
+        rows.require_rows()
         done = 0
         with ThreadPoolExecutor() as pool:
             for table in rows.pieces([self.image_column, self.label_column]):

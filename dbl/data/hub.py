@@ -1,7 +1,6 @@
 """Image sets in the format of the `datasets` library: from the Hugging Face hub or from local parquet files."""
 
 import hashlib
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,10 @@ from dbl.data.base import ImageData, Split
 from dbl.data.cache import cached
 from dbl.data.decode import ImageDecoder
 from dbl.data.images import ImageSet, check_classes
+from dbl.data.local_files import files_of_splits, local_copies
 from dbl.data.measure import declared
-from dbl.data.rows import HubRows, ParquetRows, Rows, files_of_splits, find_files
-from dbl.data_spec import DataSpec
+from dbl.data.rows import HubRows, ParquetRows, Rows
+from dbl.data_spec import ImageSpec
 from dbl.errors import UserError
 
 
@@ -73,7 +73,7 @@ class HubImages(ImageData):
         self._decoder = ImageDecoder(image_column, label_column, image_size, channels)
 
     @property
-    def declared_spec(self) -> DataSpec:
+    def declared_spec(self) -> ImageSpec:
         """See `ImageData.declared_spec`."""
         size = self._decoder.image_size
         return declared(self.name, (self._decoder.channels, size, size), self.num_classes)
@@ -110,14 +110,7 @@ class HubImages(ImageData):
         """The files of every split; none means the hub, so that no run mixes two sources."""
         if self.data_files is not None:
             return files_of_splits(Path(self.data_dir or "."), self.data_files, self._names)
-        if self.data_dir is None and not os.environ.get("DBL_DATA"):
-            return {}
-        folder = Path(self.data_dir or Path(os.environ["DBL_DATA"], self.name))
-        files = {name: find_files(folder, f"{name}.parquet", f"{name}-*.parquet") for name in self._names}
-        missing = [name for name in self._names if not files[name]]
-        if missing and self.data_dir is not None:
-            raise UserError(f"data.init_args.data_dir: there is no file {folder / missing[0]}.parquet")
-        return {} if missing else files
+        return local_copies(self.name, self.data_dir, self._names, ("parquet",))
 
     @property
     def _names(self) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dbl.data.augment import Augmentation
-from dbl.data.order import BatchIndex
+from dbl.data.order import BatchIndex, check_batch_index
 from dbl.errors import UserError
 from dbl.seeding import seeded
 
@@ -158,8 +158,7 @@ class ImageBatches(Dataset[ImageBatch]):
 
     def __getitem__(self, batch: BatchIndex) -> ImageBatch:
         """One batch."""
-        if not isinstance(batch, BatchIndex):
-            raise UserError("trainer.overfit_batches replaces the order of the data; leave it at 0")
+        check_batch_index(batch)
         image = self.images.images[batch.indices]
         with seeded(self.seed, "augment", self.block, batch.position, self.rank):
             for augmentation in self.augmentations:

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from dbl.data.base import ImageData, Split
 from dbl.data.images import ImageSet, check_classes
+from dbl.data.local_files import files_of_splits
 from dbl.data.measure import declared
-from dbl.data.rows import ParquetRows, files_of_splits
-from dbl.data_spec import DataSpec
+from dbl.data.rows import ParquetRows
+from dbl.data_spec import ImageSpec
 from dbl.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Latents(ImageData):
         self._shape = (channels, image_size, image_size)
 
     @property
-    def declared_spec(self) -> DataSpec:
+    def declared_spec(self) -> ImageSpec:
         """See `ImageData.declared_spec`."""
         return declared(self.name, self._shape, self.num_classes)
 
@@ -142,6 +143,7 @@ def _read_parquet(files: list[Path], shape: tuple[int, int, int]) -> ImageSet:
     rows = ParquetRows(files)
     for column in ("latents", "labels"):
         rows.require(data_files=column)
+    rows.require_rows()
     latents, labels = [], []
     for table in rows.pieces(["latents", "labels"]):
         latents.append(_floats(table, shape, rows.source))

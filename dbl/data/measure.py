@@ -1,22 +1,28 @@
-"""What is measured of a training split before training: identity, classes, mean and standard deviation."""
+"""What is measured of a training split before training: identity, frequencies, mean and standard deviation."""
 
 import hashlib
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from dbl.data.encode import EncodedText
 from dbl.data.images import ImageSet
 from dbl.data.splits import evenly_spaced
-from dbl.data_spec import DataSpec
+from dbl.data.tokenizer import Tokenizer
+from dbl.data.tokens import Tokens
+from dbl.data_spec import ImageSpec, TextSpec
 from dbl.errors import UserError
 
 # Of a larger split this many images, evenly spaced, are read for identity, mean and standard deviation: to read all of
 # ImageNet at the start of every process would take minutes.
 MAX_MEASURED = 100_000
+# Of a larger text this many tokens, in evenly spaced runs, are read for identity and frequencies.
+MAX_MEASURED_TOKENS, RUN_TOKENS = 2**26, 2**16
 
 
-def measure(name: str, training: ImageSet) -> DataSpec:
+def measure(name: str, training: ImageSet) -> ImageSpec:
     """The facts about a data set, from its training split alone.
 
     Raises:
@@ -27,7 +33,7 @@ def measure(name: str, training: ImageSet) -> DataSpec:
     if not torch.isfinite(std).all():
         raise UserError(f"data: the training split of {name} holds values that are not finite")
     _, channels, height, width = training.images.shape
-    return DataSpec(
+    return ImageSpec(
         name=name,
         identity=_identity(training),
         shape=(channels, height, width),
@@ -38,11 +44,11 @@ def measure(name: str, training: ImageSet) -> DataSpec:
     )
 
 
-def declared(name: str, shape: tuple[int, int, int], num_classes: int) -> DataSpec:
+def declared(name: str, shape: tuple[int, int, int], num_classes: int) -> ImageSpec:
     """Facts for planning, before any data is there: shape and classes are true, frequencies and statistics stand in."""
     channels = shape[0]
-    return DataSpec(
-        name, "declared", shape, num_classes, (1 / num_classes,) * num_classes, (0.0,) * channels, (1.0,) * channels
+    return ImageSpec(
+        name, "declared", num_classes, (1 / num_classes,) * num_classes, shape, (0.0,) * channels, (1.0,) * channels
     )
 
 
@@ -82,3 +88,41 @@ def _moments(training: ImageSet) -> tuple[Tensor, Tensor]:
 def _measured(training: ImageSet) -> Iterator[Tensor]:
     for indices in evenly_spaced(len(training), MAX_MEASURED).split(1_000):
         yield training.images[indices]
+
+
+def measure_text(
+    name: str, text: EncodedText, num_training: int, tokenizer: Tokenizer, packing: str, seq_len: int
+) -> TextSpec:
+    """The facts about a text, from its training tokens alone.
+
+    Each token is counted once more than it occurs: one that only other splits hold must not have frequency 0.
+
+    Args:
+        name: for people.
+        text: that begins with the training tokens.
+        num_training: training tokens.
+        tokenizer: that encoded them.
+        packing: how sequences are cut; changes the identity.
+        seq_len: T.
+    """
+    digest = hashlib.sha256(f"{num_training} {packing} {tokenizer.identity}".encode())
+    digest.update(text.ends[text.ends <= num_training].numpy().tobytes())
+    counts = np.ones(tokenizer.vocab_size, np.int64)
+    for tokens in _measured_tokens(text.tokens, num_training):
+        digest.update(tokens.tobytes())
+        counts += np.bincount(tokens, minlength=len(counts))
+    frequencies = tuple((counts / counts.sum()).tolist())
+    return TextSpec(name, digest.hexdigest(), len(counts), frequencies, seq_len, tokenizer.identity)
+
+
+def declared_text(name: str, tokenizer: Tokenizer, seq_len: int) -> TextSpec:
+    """Facts for planning, before any text is read: uniform frequencies stand in."""
+    size = tokenizer.vocab_size
+    return TextSpec(name, "declared", size, (1 / size,) * size, seq_len, tokenizer.identity)
+
+
+def _measured_tokens(tokens: Tokens, num: int) -> Iterator[np.ndarray]:
+    """The first `num` tokens, or evenly spaced runs of a longer row."""
+    num_runs = -(-num // RUN_TOKENS)
+    for run in evenly_spaced(num_runs, MAX_MEASURED_TOKENS // RUN_TOKENS).tolist():
+        yield tokens[np.arange(run * RUN_TOKENS, min(num, (run + 1) * RUN_TOKENS))]

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from dbl.block import DiffusionBlock, NoisyBatch
-from dbl.data.base import ImageData
-from dbl.diffusion import corrupt
+from dbl.data.ordered import OrderedData
 from dbl.noise import even_fractions
 from dbl.seeding import generator_for
 from dbl.targets import Batch
@@ -26,13 +25,13 @@ class NoisyData(L.LightningDataModule):
         block: the block to train; gives the target space, the interval of levels and the position.
     """
 
-    def __init__(self, data: ImageData, block: DiffusionBlock) -> None:
+    def __init__(self, data: OrderedData, block: DiffusionBlock) -> None:
         super().__init__()
         self.data = data
         self.block = block
 
     def bind(self, block: int, start: Callable[[], int]) -> None:
-        """Pass on; see `ImageData.bind`."""
+        """Pass on; see `OrderedData.bind`."""
         self.data.bind(block, start)
 
     def prepare_data(self) -> None:
@@ -66,7 +65,7 @@ class NoisyData(L.LightningDataModule):
         sigma = sigma.to(clean.clean.device, torch.float32)
         generator = generator_for(self.block.seed, *purpose, device=clean.clean.device)
         noise = torch.randn(clean.clean.shape, generator=generator, device=clean.clean.device)
-        return NoisyBatch(clean, corrupt(clean.clean, noise, sigma), sigma)
+        return NoisyBatch(clean, self.block.space.corrupt(clean.clean, noise, sigma), sigma)
 
     def _random_levels(self, num: int, purpose: tuple[str | int, ...]) -> Tensor:
         # Drawn on the CPU in float64, so that every device trains the same levels.

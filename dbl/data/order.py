@@ -1,4 +1,4 @@
-"""Which images make up a batch: a function of counters, so that a resumed run reads on where it stopped.
+"""Which samples make up a batch: a function of counters, so that a resumed run reads on where it stopped.
 
 Both orders split a batch over the ranks themselves. They are `DistributedSampler`s because Lightning wraps every other
 sampler of a distributed run once more and would split each rank's share a second time.
@@ -21,27 +21,33 @@ class BatchIndex(NamedTuple):
     Args:
         position: of the batch; in training the number of batches since the start of training, otherwise since the start
             of the split.
-        indices: [N] int64, of the batch's images in the split.
+        indices: [N] int64, of the batch's samples in the split.
     """
 
     position: int
     indices: Tensor
 
 
+def check_batch_index(batch: object) -> None:
+    """Raise UserError if a batch is asked for in another way than by the orders of this file."""
+    if not isinstance(batch, BatchIndex):
+        raise UserError("trainer.overfit_batches replaces the order of the data; leave it at 0")
+
+
 class TrainingOrder(DistributedSampler[BatchIndex]):
-    """A new permutation of the images in every epoch.
+    """A new permutation of the samples in every epoch.
 
     The permutation is a function of (seed, block, epoch) and the batch one of its position, never of what was read
     before. Images that do not fill a last batch are left out of the epoch; the next epoch leaves out others.
 
     Args:
-        num_samples: images in the training split.
-        batch_size: images in a batch of one rank.
+        num_samples: samples in the training split.
+        batch_size: samples in a batch of one rank.
         seed: of the whole run.
         block: that is trained.
         start: returns the position of the next batch; asked at each start of an iteration.
         rank: of this process.
-        world_size: number of processes; together they read `batch_size * world_size` images at one position.
+        world_size: number of processes; together they read `batch_size * world_size` samples at one position.
 
     Raises:
         UserError: if the split does not fill one batch.
@@ -58,19 +64,19 @@ class TrainingOrder(DistributedSampler[BatchIndex]):
         world_size: int = 1,
     ) -> None:
         super().__init__(range(num_samples), world_size, rank, seed=seed)  # type: ignore[arg-type]
-        self.num_images = num_samples
+        self.num_samples = num_samples
         self.batch_size = batch_size
         self.block = block
         self.start = start
         if not 1 <= batch_size * world_size <= num_samples:
             raise UserError(
-                f"data.init_args.batch_size: {batch_size} images on each of {world_size} ranks do not fit the "
-                f"{num_samples} images of the training split; choose from 1 to {num_samples // world_size}"
+                f"data.init_args.batch_size: {batch_size} samples on each of {world_size} ranks do not fit the "
+                f"{num_samples} samples of the training split; choose from 1 to {num_samples // world_size}"
             )
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return self.num_images // (self.batch_size * self.num_replicas)
+        return self.num_samples // (self.batch_size * self.num_replicas)
 
     def __iter__(self) -> Iterator[BatchIndex]:
         """As many batches as an epoch has, from the start position on and across the end of its epoch if need be."""
@@ -84,42 +90,42 @@ class TrainingOrder(DistributedSampler[BatchIndex]):
             yield BatchIndex(position, permutation[first : first + self.batch_size].clone())
 
     def _permutation(self, epoch: int) -> Tensor:
-        return torch.randperm(self.num_images, generator=generator_for(self.seed, "order", self.block, epoch))
+        return torch.randperm(self.num_samples, generator=generator_for(self.seed, "order", self.block, epoch))
 
 
 class EvaluationOrder(DistributedSampler[BatchIndex]):
-    """All images of a split, each exactly once, from first to last.
+    """All samples of a split, each exactly once, from first to last.
 
     The last batch may be smaller. All ranks have equally many batches and none is empty, so that no rank waits for
-    another: a remainder of fewer images than ranks joins the batch before it.
+    another: a remainder of fewer samples than ranks joins the batch before it.
 
     Args:
-        num_samples: images in the split.
-        batch_size: images in a batch of one rank.
+        num_samples: samples in the split.
+        batch_size: samples in a batch of one rank.
         rank: of this process.
         world_size: number of processes.
 
     Raises:
-        UserError: if `batch_size` is not positive or there are fewer images than ranks.
+        UserError: if `batch_size` is not positive or there are fewer samples than ranks.
     """
 
     def __init__(self, num_samples: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         super().__init__(range(num_samples), world_size, rank, shuffle=False)  # type: ignore[arg-type]
-        self.num_images = num_samples
+        self.num_samples = num_samples
         self.batch_size = batch_size
         if batch_size < 1:
             raise UserError(f"data.init_args.eval_batch_size ({batch_size}) must be 1 or more")
         if num_samples < world_size:
-            raise UserError(f"data: {num_samples} images cannot be evaluated on {world_size} ranks; use fewer devices")
+            raise UserError(f"data: {num_samples} samples cannot be evaluated on {world_size} ranks; use fewer devices")
 
     def __len__(self) -> int:
         """Batches of each rank."""
-        full, rest = divmod(self.num_images, self.batch_size * self.num_replicas)
+        full, rest = divmod(self.num_samples, self.batch_size * self.num_replicas)
         return max(1, full + (rest >= self.num_replicas))
 
     def __iter__(self) -> Iterator[BatchIndex]:
         """The batches of this rank, in order."""
         step = self.batch_size * self.num_replicas
         for position in range(len(self)):
-            end = self.num_images if position == len(self) - 1 else (position + 1) * step
+            end = self.num_samples if position == len(self) - 1 else (position + 1) * step
             yield BatchIndex(position, torch.arange(position * step, end).tensor_split(self.num_replicas)[self.rank])

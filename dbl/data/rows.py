@@ -1,14 +1,13 @@
 """Where the samples of a data set are read from: local parquet files or the Hugging Face hub.
 
-Both are tables with named columns that are read piece by piece, so that a large one never sits in memory whole.
+All are tables with named columns that are read piece by piece, so that a large one never sits in memory whole.
 """
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
-from itertools import combinations
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +17,13 @@ from torch import Tensor
 from dbl.errors import UserError
 
 if TYPE_CHECKING:
-    import datasets
     import pyarrow  # type: ignore[import-untyped]
 
 PIECE_ROWS = 1_024
 
 
-class Rows(ABC):
-    """A table of samples.
+class Table(ABC):
+    """A table of samples, of a length that may be unknown before it is read.
 
     Attributes:
         source: name of the table in messages.
@@ -44,15 +42,11 @@ class Rows(ABC):
         """Names of the columns."""
 
     @abstractmethod
-    def __len__(self) -> int:
-        """Number of rows."""
-
-    @abstractmethod
     def pieces(self, columns: list[str]) -> Iterator["pyarrow.Table"]:
         """Some columns, at most `PIECE_ROWS` rows at a time, in order."""
 
     def require(self, **columns: str) -> None:
-        """Check that there are rows and columns.
+        """Check that there are columns.
 
         Args:
             columns: names of columns, each under the setting that it comes from.
@@ -64,6 +58,32 @@ class Rows(ABC):
             if column not in self.columns:
                 has = ", ".join(self.columns)
                 raise UserError(f"data.init_args.{setting}: {self.source} has no column {column!r}; it has {has}")
+
+    def texts(self, column: str) -> Iterator[str]:
+        """The cells of a column of text, in order; empty cells are left out.
+
+        Raises:
+            UserError: if there is no such column (setting `text_column`) or it does not hold text.
+        """
+        import pyarrow
+
+        self.require(text_column=column)
+        for table in self.pieces([column]):
+            cells = table.column(column)
+            if not (pyarrow.types.is_string(cells.type) or pyarrow.types.is_large_string(cells.type)):
+                raise UserError(f"data.init_args.text_column: {column!r} of {self.source} holds {cells.type}, not text")
+            yield from (text for text in cells.to_pylist() if text)
+
+
+class Rows(Table):
+    """A table of known length."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    def require_rows(self) -> None:
+        """Raise UserError if there are none."""
         if len(self) == 0:
             raise UserError(f"data: {self.source} has no rows")
 
@@ -104,7 +124,7 @@ class ParquetRows(Rows):
 
     @property
     def columns(self) -> list[str]:
-        """See `Rows.columns`; those that all files have."""
+        """See `Table.columns`; those that all files have."""
         (first, _), *others = self._footers
         return [name for name in first if all(name in names for names, _ in others)]
 
@@ -112,7 +132,7 @@ class ParquetRows(Rows):
         return sum(num_rows for _, num_rows in self._footers)
 
     def pieces(self, columns: list[str]) -> Iterator["pyarrow.Table"]:
-        """See `Rows.pieces`."""
+        """See `Table.pieces`."""
         import pyarrow
 
         for path in self._files:
@@ -144,8 +164,11 @@ class HubRows(Rows):
     """
 
     def __init__(self, path: str, config_name: str | None, split: str, remedy: str) -> None:
+        import datasets
+
         self.source = f"split {split!r} of {path}"
-        self._dataset = self._load(path, config_name, split, remedy)
+        with _reading_the_hub(self.source, path, remedy):
+            self._dataset = datasets.load_dataset(path, config_name, split=split)
 
     @property
     def fingerprint(self) -> str:
@@ -154,25 +177,67 @@ class HubRows(Rows):
 
     @property
     def columns(self) -> list[str]:
-        """See `Rows.columns`."""
+        """See `Table.columns`."""
         return self._dataset.column_names
 
     def __len__(self) -> int:
         return len(self._dataset)
 
     def pieces(self, columns: list[str]) -> Iterator["pyarrow.Table"]:
-        """See `Rows.pieces`."""
+        """See `Table.pieces`."""
         yield from self._dataset.select_columns(columns).with_format("arrow").iter(PIECE_ROWS)
 
-    def _load(self, path: str, config_name: str | None, split: str, remedy: str) -> "datasets.Dataset":
+
+class HubStream(Table):
+    """Rows of one split of a data set on the hub, read over the network without keeping them.
+
+    Args:
+        path: name on the hub.
+        config_name: which variant, for data sets that have several.
+        split: name of the split.
+        remedy: what to do if the hub cannot be reached; ends the message.
+
+    Raises:
+        UserError: if the hub cannot be reached or has no such data set, variant or split.
+    """
+
+    def __init__(self, path: str, config_name: str | None, split: str, remedy: str) -> None:
         import datasets
 
-        try:
-            return datasets.load_dataset(path, config_name, split=split)
-        except ValueError as error:  # the data set is there, but not this variant or split
-            raise UserError(f"data: the hub has no {self.source} ({_first_line(error)})") from None
-        except Exception as error:  # the kinds for a failed connection differ between versions of the hub's client
-            raise UserError(f"data: cannot reach the hub for {path} ({_first_line(error)}); {remedy}") from None
+        self.source = f"split {split!r} of {path}"
+        self._reading = partial(_reading_the_hub, self.source, path, remedy)
+        with self._reading():
+            builder = datasets.load_dataset_builder(path, config_name)
+            self._stream = builder.as_streaming_dataset(split=split)
+            self._columns = self._stream.column_names or list(next(iter(self._stream), {}))
+        self._fingerprint = f"{path} {builder.config.name} {split} {builder.hash}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the names and of the version that the hub gave."""
+        return self._fingerprint
+
+    @property
+    def columns(self) -> list[str]:
+        """See `Table.columns`."""
+        return self._columns
+
+    def pieces(self, columns: list[str]) -> Iterator["pyarrow.Table"]:
+        """See `Table.pieces`."""
+        with self._reading():
+            yield from self._stream.select_columns(columns).with_format("arrow").iter(PIECE_ROWS)
+
+
+@contextmanager
+def _reading_the_hub(source: str, path: str, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except (UserError, GeneratorExit):
+        raise
+    except ValueError as error:  # the data set is there, but not this variant or split
+        raise UserError(f"data: the hub has no {source} ({_first_line(error)})") from None
+    except Exception as error:  # the kinds for a failed connection differ between versions of the hub's client
+        raise UserError(f"data: cannot reach the hub for {path} ({_first_line(error)}); {remedy}") from None
 
 
 @contextmanager
@@ -184,44 +249,6 @@ def _parquet_file(path: Path) -> Iterator[Any]:
             yield file
     except (OSError, pyarrow.ArrowInvalid) as error:
         raise UserError(f"{path} is not a readable parquet file ({_first_line(error)}); copy it again") from None
-
-
-def find_files(folder: Path, *patterns: str) -> list[Path]:
-    """The files of the first pattern that has any, sorted; none if no pattern has.
-
-    Args:
-        folder: that relative patterns start from.
-        patterns: names of files or globs.
-    """
-    for pattern in patterns:
-        path = (folder / pattern).absolute()
-        if files := sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))):
-            return files
-    return []
-
-
-def files_of_splits(folder: Path, data_files: Mapping[str, str], splits: list[str]) -> dict[str, list[Path]]:
-    """The files of each split as the setting `data_files` names them.
-
-    Args:
-        folder: that relative patterns start from.
-        data_files: split -> file or glob.
-        splits: that are wanted.
-
-    Raises:
-        UserError: if a split has no entry or no file, or two splits share a file.
-    """
-    files: dict[str, list[Path]] = {}
-    for split in splits:
-        if split not in data_files:
-            raise UserError(f"data.init_args.data_files has no entry for split {split!r}, only {', '.join(data_files)}")
-        files[split] = find_files(folder, data_files[split])
-        if not files[split]:
-            raise UserError(f"data.init_args.data_files: there is no file {folder / data_files[split]}")
-    for one, other in combinations(splits, 2):
-        for shared in set(files[one]) & set(files[other]):
-            raise UserError(f"data.init_args.data_files: {shared} belongs to split {one!r} and to {other!r}")
-    return files
 
 
 def _first_line(error: Exception) -> str:

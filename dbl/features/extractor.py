@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from dbl.data_spec import DataSpec
+from dbl.data_spec import ImageSpec
 from dbl.errors import UserError
 from dbl.image_metrics import ImageFeatures
 
@@ -41,7 +41,7 @@ class FeatureExtractor(ABC):
         return ImageFeatures.join([self(images) for images in batches])
 
 
-def check_comparable(shape: Iterable[int], data: DataSpec) -> None:
+def check_comparable(shape: Iterable[int], data: ImageSpec) -> None:
     """Check that images of a `shape` [C,H,W] may be compared with those of a data set.
 
     Raises:

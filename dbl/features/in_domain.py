@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from dbl.data import ImageData, ImageSet
 from dbl.data.splits import evenly_spaced
-from dbl.data_spec import DataSpec
+from dbl.data_spec import ImageSpec
 from dbl.features.extractor import FeatureExtractor
 from dbl.features.stored import cache_folder, damaged, plain_name, read_stored, short_hash, stored
 from dbl.image_metrics import ImageFeatures
@@ -86,12 +86,12 @@ class InDomainFeatures(FeatureExtractor):
         return ImageFeatures(features.cpu(), logits.cpu())
 
 
-def classifier_path(data: DataSpec, cache_dir: str) -> Path:
+def classifier_path(data: ImageSpec, cache_dir: str) -> Path:
     """The file that keeps the classifier of a data set."""
     return cache_folder(cache_dir, data) / f"classifier-{short_hash(asdict(RECIPE))}.safetensors"
 
 
-def check_classifier(data: DataSpec, cache_dir: str) -> None:
+def check_classifier(data: ImageSpec, cache_dir: str) -> None:
     """Check the classifier in the cache, if it is there.
 
     Raises:
@@ -107,7 +107,7 @@ class _Classifier(nn.Module):
     keep features that are too large.
     """
 
-    def __init__(self, data: DataSpec, recipe: ClassifierRecipe) -> None:
+    def __init__(self, data: ImageSpec, recipe: ClassifierRecipe) -> None:
         super().__init__()
         channels, *size = data.shape
         side, width = min(size), recipe.width

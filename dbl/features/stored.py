@@ -11,12 +11,12 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from dbl.data_spec import DataSpec
+from dbl.data_spec import ImageSpec
 from dbl.errors import UserError
 from dbl.files import read_tensors, write_tensors
 
 
-def cache_folder(cache_dir: str, data: DataSpec) -> Path:
+def cache_folder(cache_dir: str, data: ImageSpec) -> Path:
     """Where the files about one data set lie: `<cache_dir>/features/<name>-<part of its identity>`."""
     return Path(cache_dir) / "features" / f"{plain_name(data.name)}-{short_hash(data.identity)}"
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dbl.data_spec import DataSpec
+from dbl.data_spec import ImageSpec
 from dbl.files import replacing
 
 
-def image_grid(images: Tensor, data: DataSpec, num_columns: int) -> Tensor:
+def image_grid(images: Tensor, data: ImageSpec, num_columns: int) -> Tensor:
     """Raw images [N, channels, height, width] as one picture [1 or 3, H, W] of type uint8, row by row.
 
     Images of 1 or 3 channels are taken as pixels from 0 to 255. Of latents the first three channels are shown, each

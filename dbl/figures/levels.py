@@ -14,13 +14,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def likelihood_figure(curve: Sequence[dict[str, Any]]) -> "Figure":
+# What a level is -> labels of the axes.
+_LEVEL_LABELS = {
+    "sigma": "noise level sigma, in units of the target (high noise first)",
+    "the masking probability": "masking probability m of a token (all hidden first)",
+}
+_NATS_LABELS = {
+    "sigma": "nats per unit of ln sigma",
+    "the masking probability": "nats per unit of ln m",
+}
+
+
+def likelihood_figure(curve: Sequence[dict[str, Any]], level: str = "sigma") -> "Figure":
     """Where the nats of the likelihood bound lie; the area of a block is its share.
 
     Args:
         curve: `sigma_high`, `sigma_low`, `block` and `nats_per_log_sigma` of each stratum, levels decreasing.
+        level: what a level is: "sigma" or "the masking probability".
     """
-    figure, axes = _level_axes()
+    figure, axes = _level_axes(_LEVEL_LABELS[level])
     for block, group in groupby(curve, key=lambda step: step["block"]):
         steps = list(group)
         edges = [steps[0]["sigma_high"], *(step["sigma_low"] for step in steps)]
@@ -30,13 +42,13 @@ def likelihood_figure(curve: Sequence[dict[str, Any]]) -> "Figure":
         axes, [after["sigma_high"] for before, after in pairwise(curve) if before["block"] < after["block"]]
     )
     axes.set_ylim(bottom=0)
-    axes.set_ylabel("nats per unit of ln sigma")
+    axes.set_ylabel(_NATS_LABELS[level])
     axes.legend(fontsize=8)
     return figure
 
 
 def loss_figure(levels: Sequence[dict[str, Any]], boundaries: Sequence[float], unit: str) -> "Figure":
-    """Loss with the right condition and with that of another image.
+    """Loss with the right condition and with that of another sample.
 
     Args:
         levels: `sigma`, `block`, `loss` and `loss_shuffled` of each level, levels decreasing.
@@ -53,7 +65,7 @@ def loss_figure(levels: Sequence[dict[str, Any]], boundaries: Sequence[float], u
     if any(row["loss"] > 0 or row["loss_shuffled"] > 0 for row in levels):
         axes.set_yscale("log")
     axes.set_ylabel(unit)
-    axes.set_title("loss without weight; dashed: with the condition of another image", fontsize=9)
+    axes.set_title("loss without weight; dashed: with the condition of another sample", fontsize=9)
     axes.legend(fontsize=8)
     return figure
 
@@ -74,14 +86,14 @@ def trajectory_figure(trajectory: Sequence[dict[str, Any]], boundaries: Sequence
         axes.plot(*points, "o", color=_colour(block), ms=4, label=f"block {block}")
     axes.axhline(1, color="black", linestyle="--", linewidth=0.8, label="clean targets")
     _draw_boundaries(axes, boundaries)
-    axes.set_ylim(0, max(1.1, *(1.1 * call["norm"] for call in trajectory)))
+    axes.set_ylim(0, max([1.1, *(1.1 * call["norm"] for call in trajectory)]))
     axes.set_ylabel("norm of denoised / of clean target")
     axes.legend(fontsize=8)
     return figure
 
 
-def _level_axes() -> "tuple[Figure, Axes]":
-    """An empty figure over ln sigma, high noise on the left."""
+def _level_axes(label: str = _LEVEL_LABELS["sigma"]) -> "tuple[Figure, Axes]":
+    """An empty figure over the logarithm of the level, high noise on the left."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
 
@@ -91,7 +103,7 @@ def _level_axes() -> "tuple[Figure, Axes]":
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.invert_xaxis()
-    axes.set_xlabel("noise level sigma, in units of the target (high noise first)")
+    axes.set_xlabel(label)
     return figure, axes
 
 

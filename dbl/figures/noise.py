@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dbl.figures.style import COLOURS
+from dbl.masking import MaskingNoise
 from dbl.noise import NoiseDistribution
 from dbl.partition import Partition
 
@@ -33,7 +34,8 @@ def partition_figure(noise: NoiseDistribution, partition: Partition, block: int 
         axes.set_title(f"dotted: levels that block {block} trains on (overlap {partition.overlap:g})", fontsize=9)
     axes.set_xscale("log")
     axes.invert_xaxis()
-    axes.set_xlabel("noise level sigma (high noise first)")
-    axes.set_ylabel("density of ln sigma")
+    hides = isinstance(noise, MaskingNoise)
+    axes.set_xlabel("masking probability m (all hidden first)" if hides else "noise level sigma (high noise first)")
+    axes.set_ylabel("density of ln m" if hides else "density of ln sigma")
     axes.legend(fontsize=8)
     return figure

@@ -1,11 +1,14 @@
 """What a network must offer to be trained in blocks."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
-from dbl.data_spec import DataSpec
+from dbl.data_spec import DataSpec, ImageSpec
 from dbl.errors import UserError
+
+Spec = TypeVar("Spec", bound=DataSpec)
 
 
 class Architecture(ABC):
@@ -13,33 +16,60 @@ class Architecture(ABC):
 
     A subclass is a frozen dataclass: its fields are what a config may set, what the contract records and all that the
     network depends on, beside the data.
+
+    Attributes:
+        can_be_cut: whether there is a form in more than one block.
     """
 
     num_layers: int
+    can_be_cut: ClassVar[bool] = True
 
     @abstractmethod
-    def build(self, data: DataSpec, target_shape: tuple[int, ...], num_layers: int) -> nn.Module:
+    def build(
+        self, data: DataSpec, target_shape: tuple[int, ...], num_layers: int, table: Tensor | None = None
+    ) -> nn.Module:
         """The network of one block: its own stem, `num_layers` layers and its own head.
 
         Args:
             data: shape of the inputs and number of classes.
             target_shape: of one clean target, without the batch axis.
             num_layers: layers of this block.
+            table: [C, D] the frozen table of discrete targets, for networks that embed their input by it.
 
         Returns:
-            A module with `forward(noisy [N, *target_shape], c_noise [N], cond) -> [N, *target_shape]`. Its residual
-            layers stand in an `nn.ModuleList` named `layers` if activation checkpointing is to work.
+            A module with `forward(noisy [N, *target_shape], c_noise [N], cond) -> [N, *target_shape]` (of masked text
+            logits [N, T, C]). Its residual layers stand in an `nn.ModuleList` named `layers` if activation
+            checkpointing is to work.
 
         Raises:
             UserError: if the sizes do not fit the data.
         """
 
-    def check_patches(self, data: DataSpec, patch_size: int) -> int:
-        """The number of patches of one input, or UserError if they do not tile it."""
-        _, height, width = data.shape
-        if patch_size < 1 or height % patch_size or width % patch_size:
-            raise UserError(f"network.patch_size ({patch_size}) must divide the image size {height} x {width}")
-        return (height // patch_size) * (width // patch_size)
+    def layer_passes(self, num_layers: int) -> float:
+        """Passes through a layer for one sample in a training step of a block with so many layers."""
+        return float(num_layers)
+
+    def baseline_passes(self) -> float:
+        """The same for the end-to-end network."""
+        return float(self.num_layers)
+
+    def require(self, data: DataSpec, kind: type[Spec]) -> Spec:
+        """The data, if they are of the kind that this network is for; else UserError."""
+        if not isinstance(data, kind):
+            wanted = kind.__name__.removesuffix("Spec").lower()
+            raise UserError(
+                f"contract.network {type(self).__name__} is for {wanted} data, but data {data.name} is "
+                f"{type(data).__name__.removesuffix('Spec').lower()}: change network or data"
+            )
+        return data
+
+
+def count_patches(data: ImageSpec, patch_size: int) -> int:
+    """The number of patches of one image, or UserError if they do not tile it."""
+    _, height, width = data.shape
+    if patch_size < 1 or height % patch_size or width % patch_size:
+        raise UserError(f"network.patch_size ({patch_size}) must divide the image size {height} x {width}")
+    return (height // patch_size) * (width // patch_size)
 
 
 def check_heads(width: int, num_heads: int) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dbl.data_spec import DataSpec
+from dbl.data_spec import DataSpec, ImageSpec
 from dbl.errors import UserError
-from dbl.networks.architecture import Architecture, check_heads
+from dbl.networks.architecture import Architecture, check_heads, count_patches
 from dbl.networks.layers import (
     ModulatedHead,
     ModulatedLayer,
@@ -60,12 +60,15 @@ class DiT(Architecture):
         num_layers, width, num_heads = _SIZES[size]
         return replace(cls(num_layers=num_layers, width=width, num_heads=num_heads, patch_size=int(patch)), **changes)
 
-    def build(self, data: DataSpec, target_shape: tuple[int, ...], num_layers: int) -> "DiTNetwork":
+    def build(
+        self, data: DataSpec, target_shape: tuple[int, ...], num_layers: int, table: Tensor | None = None
+    ) -> "DiTNetwork":
         """See `Architecture.build`; cond is a class label [N], with C for "no class"."""
-        if tuple(target_shape) != data.shape:
+        images = self.require(data, ImageSpec)
+        if tuple(target_shape) != images.shape:
             raise UserError("network DiT denoises images: use it with the target dbl.PixelTarget")
-        self.check_patches(data, self.patch_size)
-        return DiTNetwork(self, data, num_layers)
+        count_patches(images, self.patch_size)
+        return DiTNetwork(self, images, num_layers)
 
 
 class DiTNetwork(nn.Module):
@@ -77,7 +80,7 @@ class DiTNetwork(nn.Module):
         num_layers: layers of this block.
     """
 
-    def __init__(self, sizes: DiT, data: DataSpec, num_layers: int) -> None:
+    def __init__(self, sizes: DiT, data: ImageSpec, num_layers: int) -> None:
         super().__init__()
         self.shape = data.shape
         self.patch_size = sizes.patch_size

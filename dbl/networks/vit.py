@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dbl.data_spec import DataSpec
+from dbl.data_spec import DataSpec, ImageSpec
 from dbl.errors import UserError
-from dbl.networks.architecture import Architecture, check_heads
+from dbl.networks.architecture import Architecture, check_heads, count_patches
 from dbl.networks.layers import Layer, ModulatedHead, ModulatedLayer, NoiseEmbedding, PatchEmbedding, initialise
 
 
@@ -36,15 +36,17 @@ class ViT(Architecture):
         if not 0 <= self.dropout < 1:
             raise UserError(f"network.dropout ({self.dropout}) must lie in [0, 1)")
 
-    def build(self, data: DataSpec, target_shape: tuple[int, ...], num_layers: int) -> "ViTNetwork":
+    def build(
+        self, data: DataSpec, target_shape: tuple[int, ...], num_layers: int, table: Tensor | None = None
+    ) -> "ViTNetwork":
         """See `Architecture.build`; cond is an image [N, channels, height, width]."""
         if len(target_shape) != 1:
             raise UserError("network ViT denoises label vectors: use it with the target dbl.ClassTarget")
-        return ViTNetwork(self, data, target_shape[0], num_layers)
+        return ViTNetwork(self, self.require(data, ImageSpec), target_shape[0], num_layers)
 
     def build_classifier(self, data: DataSpec) -> "ViTClassifier":
         """The same number of layers as one end-to-end classifier, for the baseline."""
-        return ViTClassifier(self, data)
+        return ViTClassifier(self, self.require(data, ImageSpec))
 
 
 class PatchTokens(nn.Module):
@@ -55,9 +57,9 @@ class PatchTokens(nn.Module):
         data: shape of the images.
     """
 
-    def __init__(self, sizes: ViT, data: DataSpec) -> None:
+    def __init__(self, sizes: ViT, data: ImageSpec) -> None:
         super().__init__()
-        num_patches = sizes.check_patches(data, sizes.patch_size)
+        num_patches = count_patches(data, sizes.patch_size)
         self.patches = PatchEmbedding(data.shape[0], sizes.patch_size, sizes.width)
         self.positions = nn.Embedding(1 + num_patches, sizes.width)
         self.drop = nn.Dropout(sizes.dropout)
@@ -79,7 +81,7 @@ class ViTNetwork(nn.Module):
         num_layers: layers of this block.
     """
 
-    def __init__(self, sizes: ViT, data: DataSpec, target_dim: int, num_layers: int) -> None:
+    def __init__(self, sizes: ViT, data: ImageSpec, target_dim: int, num_layers: int) -> None:
         super().__init__()
         self.label_token = nn.Linear(target_dim, sizes.width)
         self.tokens = PatchTokens(sizes, data)
@@ -108,7 +110,7 @@ class ViTClassifier(nn.Module):
         data: shape of the images and number of classes.
     """
 
-    def __init__(self, sizes: ViT, data: DataSpec) -> None:
+    def __init__(self, sizes: ViT, data: ImageSpec) -> None:
         super().__init__()
         self.class_token = nn.Embedding(1, sizes.width)
         self.tokens = PatchTokens(sizes, data)

@@ -3,41 +3,42 @@
 from collections.abc import Mapping
 from typing import Any
 
-from dbl.report.glossary import makes_images
 from dbl.report.tables import number, table
+from dbl.report.task import Task
 
 
-def diagnosis(found: Mapping[str, Any] | None, report: Mapping[str, Any]) -> list[str]:
+def diagnosis(found: Mapping[str, Any] | None, report: Mapping[str, Any], task: Task) -> list[str]:
     """The lines of the section; none if nothing was diagnosed."""
     if found is None:
         return []
-    condition = "class label" if makes_images(report) else "image"
     levels = [level["sigma"] for level in found["levels"]]
-    return [
+    lines = [
         "## What each block does",
         "",
-        f"Measured on {found['num_images']} test images at quantiles of the noise law of training (sigma "
-        f"{levels[0]:.3g} to {levels[-1]:.3g}). *Loss*: {found['loss_unit']}, without the weight of training.",
+        f"Measured on {found['num_samples']} test {task.samples} at quantiles of the noise law of training (sigma "
+        f"{levels[0]:.3g} to {levels[-1]:.3g}). *Loss*: {found['loss_unit']}, without the weight of training."
+        f"{task.blocks_and_noise}",
         "",
-        *_by_block(found, report["sides"][0]["calls"], condition),
+        *_by_block(found, report["sides"][0]["calls"], task),
         "",
-        *_findings(found, condition),
+        *_findings(found, task),
         "",
         f"![loss over noise levels]({report['pictures']['loss_over_sigma']})",
         "",
         *_boundaries(found),
         *_path(found, report),
     ]
+    return lines if lines[-1] else lines[:-1]
 
 
-def _by_block(found: Mapping[str, Any], calls_of_blocks: list[int], condition: str) -> list[str]:
+def _by_block(found: Mapping[str, Any], calls_of_blocks: list[int], task: Task) -> list[str]:
     header = [
         "block",
         "loss",
-        f"loss with another image's {condition}" if condition != "image" else "loss with another image",
+        f"loss with {task.shuffled}",
         "rise ± standard error",
         "share of the nats",
-        "network calls per sample",
+        f"network calls per {task.unit}",
     ]
     columns = zip(found["condition"], found["information"], calls_of_blocks, strict=True)
     rows = [
@@ -61,21 +62,22 @@ def _rise(control: Mapping[str, Any]) -> str:
     return f"{rise:+.1%} ± {control['standard_error'] / control['loss']:.1%}"
 
 
-def _findings(found: Mapping[str, Any], condition: str) -> list[str]:
+def _findings(found: Mapping[str, Any], task: Task) -> list[str]:
     ignoring = [str(block) for block, control in enumerate(found["condition"]) if not control["uses_condition"]]
     sentence = (
-        f"**Block {', '.join(ignoring)} ignores its {condition}**: its loss hardly changes when it is given that of "
-        "another image. At its noise levels the noisy target says all that it needs, or it has not learnt to look."
+        f"**Block {', '.join(ignoring)} ignores {task.condition}**: its loss hardly changes when it is given that of "
+        f"another {task.sample}. At its noise levels the noisy target says all that it needs, or it has not learnt to "
+        "look."
         if ignoring
-        else f"Every block uses its {condition}, if little in places: its loss rises by more than 1 % and than two "
-        f"standard errors when it is given another, of another class where possible."
+        else f"Every block uses {task.condition}, if little in places: its loss rises by more than 1 % and than two "
+        f"standard errors when it is given {task.control}."
     )
     idle = [str(block) for block, calls in enumerate(found["calls_per_block"]) if calls == 0]
     unused = f" The sampler never calls block {', '.join(idle)}: raise the number of steps." if idle else ""
     return [
         f"{sentence}{unused} *Share of the nats*: the integral of squared error / sigma³ over the block's interval as "
-        "a share of the whole. For an ideal denoiser it is the information that the interval resolves; for images it "
-        "depends on the lowest sigma.",
+        "a share of the whole. For an ideal denoiser it is the information that the interval "
+        f"resolves{task.share}.",
     ]
 
 
@@ -105,6 +107,8 @@ def _boundaries(found: Mapping[str, Any]) -> list[str]:
 
 def _path(found: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
     calls = found["trajectory"]
+    if not calls:
+        return []
     meaning = (
         "The mean of several possible targets is shorter than one of them, so values below 1 are expected where noise "
         "is high."

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-# Start of a metric's key -> what to call it, and its explanation. Of the metrics, less is better for those in LOWER.
-METRICS = {
+# Start of a metric's key -> what to call it, and its explanation.
+Metrics = Mapping[str, tuple[str, str]]
+
+IMAGE_METRICS: Metrics = {
     "accuracy": ("accuracy", "share of test images whose label is right."),
     "fid": (
         "FID",
@@ -41,52 +43,109 @@ METRICS = {
         "better.",
     ),
 }
+# In the order in which they are shown.
+TEXT_METRICS: Metrics = {
+    "nats": (
+        "nats per token",
+        "what a token of a test text costs in nats (units of the natural logarithm): minus the logarithm of the "
+        "probability that the network gives it; lower is better.",
+    ),
+    "bits_per_token": ("bits per token", "the same in bits: nats divided by ln 2; lower is better."),
+    "bits_per_byte": (
+        "bits per byte",
+        "the same in bits for each byte of the text in UTF-8, so that networks with different tokenizers [may be "
+        "compared](https://arxiv.org/abs/2101.00027); lower is better.",
+    ),
+    "perplexity": (
+        "perplexity per token",
+        "e to the power of the nats: as uncertain as a choice among so many equally probable tokens; lower is better. "
+        "Compare it for one tokenizer only.",
+    ),
+    "mauve": (
+        "MAUVE",
+        "[how alike](https://arxiv.org/abs/2102.01454) the generated and the real texts are in the features of the "
+        "teacher, from 0 to 1; higher is better. It depends on the number of texts and on the teacher.",
+    ),
+    "gen_ppl": (
+        "perplexity of generated texts for the teacher",
+        "how uncertain the teacher, another language model, is about the generated texts, for each of its own tokens. "
+        "It judges samples and is no likelihood of the network that wrote them. Lower is smoother, not always better: "
+        "monotonous texts are [cheap for a teacher](https://arxiv.org/abs/2409.02908). Best near the value of real "
+        "text, with equal variety.",
+    ),
+    "gen_bpb": (
+        "bits per byte of generated texts for the teacher",
+        "the same in bits for each byte of the generated texts, which is less bound to one teacher; again of samples, "
+        "no likelihood of the network, and best near the value of real text.",
+    ),
+    "distinct_2": (
+        "distinct bigrams",
+        "[different pairs](https://arxiv.org/abs/1510.03055) of neighbouring words as a share of all pairs in the "
+        "generated texts: variety. Low where texts repeat themselves or each other; best near the value of real text. "
+        "It depends on the number and the length of the texts.",
+    ),
+    "unigram_entropy": (
+        "entropy of words",
+        "of the frequencies of words in the generated texts, in nats. Low where few words are used again and again; "
+        "best near the value of real text. It depends on the amount of text.",
+    ),
+    "loss": (
+        "denoising loss",
+        "loss of training, with its weight, on the test split: cross-entropy of tokens in nats, at levels drawn like "
+        "those of training over the whole range, each with the block that owns it; lower is better. It is not what a "
+        "token costs: the block is given part of the answer.",
+    ),
+}
+# Of the metrics that can be drawn against the number of steps, less is better for these.
 LOWER = ("fid", "kid", "nats", "loss")
 
-# Class or option of a config -> what it means.
+# Class or option of a config -> what it means, with the words of a task for labels and levels.
 _CHOICES = {
     "PixelTarget": "the image itself is denoised, with squared error",
     "ClassTarget": "a fixed vector of length 1 for each class is denoised, with cross-entropy over the classes",
-    "cosine": "classes are read from the cosine between the answer and each class vector",
-    "linear": "classes are read by a linear layer",
-    "posterior": "classes are read by a linear layer plus Bayes' evidence in the noisy vector",
+    "TokenTarget": "a fixed vector of length 1 for each token is denoised, with cross-entropy over the vocabulary",
+    "MaskTarget": "tokens are hidden, and the hidden ones are found, with cross-entropy over the vocabulary",
+    "cosine": "{labels} are read from the cosine between the answer and each {label} vector",
+    "linear": "{labels} are read by a linear layer",
+    "posterior": "{labels} are read by a linear layer plus Bayes' evidence in the noisy vector",
     "LogNormalNoise": "the logarithm of sigma is drawn from a normal distribution",
     "UniformNoise": "sigma is drawn evenly",
     "LogUniformNoise": "the logarithm of sigma is drawn evenly",
-    "InformationNoise": "a level is drawn as often as it tells something about the class",
+    "InformationNoise": "a level is drawn as often as it tells something about the {label}",
+    "MaskingNoise": "the time of the masking schedule is drawn evenly",
     "equal_probability": "each block's interval of levels is drawn equally often",
-    "uniform_sigma": "intervals of equal width in sigma",
-    "uniform_log_sigma": "intervals of equal width in the logarithm of sigma",
+    "uniform_sigma": "intervals of equal width in {level}",
+    "uniform_log_sigma": "intervals of equal width in the logarithm of {level}",
     "explicit": "boundaries given by hand",
     "karras": "levels as in [EDM](https://arxiv.org/abs/2206.00364), most of them at both ends",
     "quantile": "levels at equal shares of the noise law",
 }
 
 
-def metric(name: str) -> str:
+def start_of(metrics: Metrics, name: str) -> str | None:
+    """The key of `metrics` that a metric belongs to."""
+    return next((start for start in metrics if name.startswith(start)), None)
+
+
+def metric(metrics: Metrics, name: str) -> str:
     """What a metric is called, with the data set whose classifier gave the features."""
-    start = start_of(name)
+    start = start_of(metrics, name)
     if start is None:
         return name
     suffix = name.removeprefix(start).removeprefix("_")
-    return f"{METRICS[start][0]} ({suffix} features)" if suffix else METRICS[start][0]
+    return f"{metrics[start][0]} ({suffix} features)" if suffix else metrics[start][0]
 
 
-def start_of(name: str) -> str | None:
-    """The key of `METRICS` that a metric belongs to."""
-    return next((start for start in METRICS if name.startswith(start)), None)
+def choice(name: str, words: Mapping[str, str]) -> str:
+    """A choice with its meaning in parentheses, if it is one of the project's own.
 
-
-def choice(name: str) -> str:
-    """A choice with its meaning in parentheses, if it is one of the project's own."""
-    return f"{name} ({_CHOICES[name]})" if name in _CHOICES else name
+    Args:
+        name: class or option.
+        words: what `label`, `labels` and `level` are called.
+    """
+    return f"{name} ({_CHOICES[name].format_map(words)})" if name in _CHOICES else name
 
 
 def class_name(spec: Mapping[str, Any]) -> str:
     """The class of a part of the config."""
     return str(spec["class_path"].rpartition(".")[2])
-
-
-def makes_images(report: Mapping[str, Any]) -> bool:
-    """Whether the network of a report makes images; else it finds classes."""
-    return class_name(report["target"]) == "PixelTarget"

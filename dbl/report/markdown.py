@@ -8,43 +8,47 @@ from dbl.figures import readable_bytes
 from dbl.memory import CATEGORIES, MEANINGS
 from dbl.report import explain
 from dbl.report.diagnosis import diagnosis
-from dbl.report.glossary import metric
-from dbl.report.pictures import memory_rows, title
+from dbl.report.likelihood import likelihood
+from dbl.report.pictures import memory_rows
 from dbl.report.side import peak_of
 from dbl.report.tables import number, table, with_spread
+from dbl.report.task import Task
+from dbl.report.tasks import task_of
+from dbl.report.texts import written_texts
 from dbl.report.verdict import verdict
 
 
 def markdown(report: Mapping[str, Any]) -> list[str]:
     """The lines of `report.md`."""
-    blocks = report["sides"][0]
+    blocks, task = report["sides"][0], task_of(report)
     sections = [
-        explain.introduction(report),
-        verdict(report),
-        _comparison(report),
+        explain.introduction(report, task),
+        verdict(report, task),
+        _comparison(report, task),
         _samples(report),
-        _memory(report),
-        _quality_by_steps(report),
-        _parts(blocks),
-        _likelihood(report),
-        diagnosis(blocks["diagnostics"], report),
-        explain.setup(report),
-        explain.words(report),
+        written_texts(report, task),
+        _memory(report, task),
+        _quality_by_steps(report, task),
+        _parts(blocks, task),
+        likelihood(report, task),
+        diagnosis(blocks["diagnostics"], report, task),
+        explain.setup(report, task),
+        explain.words(report, task),
     ]
     return [line for section in sections if section for line in (*section, "")][:-1]
 
 
-def _comparison(report: Mapping[str, Any]) -> list[str]:
+def _comparison(report: Mapping[str, Any], task: Task) -> list[str]:
     sides = report["sides"]
-    names = list(dict.fromkeys(name for side in sides for name in side["quality"]))
-    real = (sides[0]["image_quality"] or {}).get("real_test_images", {})
-    rows = [[metric(name), *(with_spread(side["quality"].get(name)) for side in sides)] for name in names]
+    names = task.in_order(list(dict.fromkeys(name for side in sides for name in side["quality"])))
+    column, real = task.real
+    rows = [[task.metric(name), *(with_spread(side["quality"].get(name)) for side in sides)] for name in names]
     rows += [
         ["parameters in memory at once", *(f"{side['parameters_at_once']:,}" for side in sides)],
         ["peak memory of a training step", *(_peak(side["memory"]) for side in sides)],
         ["wall time of training, s", *(f"{side['seconds']:.0f}" for side in sides)],
-        ["training compute, images x layers", *(f"{side['layer_passes']:,}" for side in sides)],
-        ["layers run for one sample", *(str(_layer_calls(side)) for side in sides)],
+        [f"training compute, {task.samples} x layers", *(f"{side['layer_passes']:,}" for side in sides)],
+        [f"layers run for one {task.unit}", *(f"{task.layers_run(side):g}" for side in sides)],
     ]
     seeds = report["seeds"]
     several = (
@@ -53,23 +57,19 @@ def _comparison(report: Mapping[str, Any]) -> list[str]:
         if len(seeds) > 1
         else ""
     )
-    header = ["", *(title(side["name"]) for side in sides)]
+    header = ["", *(task.titles[side["name"]] for side in sides)]
     if real:
-        header.append(f"{report['data']['num_test_images']:,} real test images")
+        header.append(column)
         rows = [[*row, number(real.get(name or ""))] for row, name in zip_longest(rows, names)]
     if any(found["over"] == "start noises" for side in sides for found in side["quality"].values()):
         several += " Ranges of image metrics are over draws of start noise for one training."
     lines = ["## Quality and cost", "", *table(header, rows)]
-    return [*lines, "", f"{report['data']['num_test_images']:,} test images.{several}"]
+    return [*lines, "", f"{task.test_split}.{several}{task.bounds}"]
 
 
 def _peak(memory: Mapping[str, Any] | None) -> str:
     peak = None if memory is None else peak_of(memory)
     return "not measured" if peak is None else readable_bytes(peak)
-
-
-def _layer_calls(side: Mapping[str, Any]) -> int:
-    return sum(calls * part["layers"] for calls, part in zip(side["calls"], side["parts"], strict=True))
 
 
 def _samples(report: Mapping[str, Any]) -> list[str]:
@@ -86,10 +86,10 @@ def _samples(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _memory(report: Mapping[str, Any]) -> list[str]:
-    rows = memory_rows(report)
+def _memory(report: Mapping[str, Any], task: Task) -> list[str]:
+    rows = memory_rows(report, task)
     if not rows:
-        return _cuda(report)
+        return _cuda(report, task)
     largest = max(row["peak_bytes"] for row in rows.values())
     sizes = {
         name: [*(row["bytes"][category] for category in CATEGORIES), row["peak_bytes"]] for name, row in rows.items()
@@ -99,7 +99,8 @@ def _memory(report: Mapping[str, Any]) -> list[str]:
         "## Memory",
         "",
         f"What is in memory at the peak of one training step, in {readable_bytes(largest).split()[1]}. *Measured*: "
-        f"counted in a step of this training, for the block that needs most.{_planned(report['memory_plan'])}",
+        f"counted in a step of this training, for the block that needs most."
+        f"{_planned(report['memory_plan'], task)}{task.memory}",
         "",
         *table(["", *CATEGORIES, "peak"], cells),
         "",
@@ -109,16 +110,16 @@ def _memory(report: Mapping[str, Any]) -> list[str]:
         "",
         f"![memory]({report['pictures']['memory']})",
     ]
-    return lines + _cuda(report)
+    return lines + _cuda(report, task)
 
 
-def _planned(plan: Mapping[str, Any] | None) -> str:
+def _planned(plan: Mapping[str, Any] | None, task: Task) -> str:
     if plan is None:
         return ""
     return (
-        f" *Planned*: counted without data (`dbl plan`), for {plan['batch_size']} images and the kernels of the device "
-        f"{plan['device']}. *Checkpointing* keeps only the input of each layer and recomputes the rest, for about a "
-        "third more time. *Adafactor* is an optimizer with a small state."
+        f" *Planned*: counted without data (`dbl plan`), for {plan['batch_size']} {task.samples} and the kernels of "
+        f"the device {plan['device']}. *Checkpointing* keeps only the input of each layer and recomputes the rest, for "
+        "about a third more time. *Adafactor* is an optimizer with a small state."
     )
 
 
@@ -126,7 +127,7 @@ def _in_unit(size: int, largest: int) -> str:
     return readable_bytes(size, largest).split()[0]
 
 
-def _cuda(report: Mapping[str, Any]) -> list[str]:
+def _cuda(report: Mapping[str, Any], task: Task) -> list[str]:
     """What the allocator of a GPU says, if the training ran on one."""
     found = {side["name"]: side["memory"]["cuda"] for side in report["sides"] if side["memory"]}
     return [
@@ -135,19 +136,19 @@ def _cuda(report: Mapping[str, Any]) -> list[str]:
         if cuda
         for line in (
             "",
-            f"The GPU's allocator, {title(name)}: {readable_bytes(cuda['allocated_bytes'])} allocated at the peak, "
-            f"{readable_bytes(cuda['reserved_bytes'])} reserved.",
+            f"The GPU's allocator, {task.titles[name]}: {readable_bytes(cuda['allocated_bytes'])} allocated at the "
+            f"peak, {readable_bytes(cuda['reserved_bytes'])} reserved.",
         )
     ]
 
 
-def _quality_by_steps(report: Mapping[str, Any]) -> list[str]:
+def _quality_by_steps(report: Mapping[str, Any], task: Task) -> list[str]:
     with_steps = [side for side in report["sides"] if side["quality_by_steps"]]
     if not with_steps:
         return []
     names = list(with_steps[0]["quality_by_steps"][0]["metrics"])
     shown = [name for name in names if name.startswith(("accuracy", "fid", "kid"))]
-    header = ["steps", *(f"{metric(name)}, {title(side['name'])}" for side in with_steps for name in shown)]
+    header = ["steps", *(f"{task.metric(name)}, {task.titles[side['name']]}" for side in with_steps for name in shown)]
     rows = [
         [str(points[0]["steps"]), *(with_spread(point["metrics"][name]) for point in points for name in shown)]
         for points in zip(*(side["quality_by_steps"] for side in with_steps), strict=True)
@@ -163,15 +164,15 @@ def _quality_by_steps(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _parts(side: Mapping[str, Any]) -> list[str]:
+def _parts(side: Mapping[str, Any], task: Task) -> list[str]:
     header = [
         "part",
-        "noise levels",
+        task.levels,
         "layers",
         "steps",
         "seconds",
         "parameters",
-        "network calls per sample",
+        f"network calls per {task.unit}",
         "test loss, weighted",
     ]
     rows = []
@@ -181,27 +182,3 @@ def _parts(side: Mapping[str, Any]) -> list[str]:
         numbers = [part["layers"], part["steps"], f"{part['seconds']:.0f}", f"{part['parameters']:,}", calls]
         rows.append([part["part"], levels, *map(str, numbers), number(loss)])
     return ["## Blocks, part by part", "", *table(header, rows)]
-
-
-def _likelihood(report: Mapping[str, Any]) -> list[str]:
-    found = report["sides"][0]["likelihood"]
-    if found is None:
-        return []
-    rows = [["cost at the highest noise (prior)", number(found["prior"]), ""]]
-    rows += [
-        [f"block {index}", number(block["nats"]), number(block["standard_error"])]
-        for index, block in enumerate(found["blocks"])
-    ]
-    rows += [
-        ["cost of reading the label from the last vector (reconstruction)", number(found["reconstruction"]), ""],
-        ["all", number(found["nats"]), number(found["standard_error"])],
-    ]
-    return [
-        "## Likelihood: nats by block",
-        "",
-        *explain.likelihood(report),
-        "",
-        *table(["", "nats", "standard error"], rows),
-        "",
-        f"![likelihood over noise levels]({report['pictures']['likelihood']})",
-    ]

@@ -23,6 +23,7 @@ class Side:
         test: metrics of the test split.
         memory: of each part, as in its `memory.json`; None where it was not measured.
         image_quality: see `dbl.callbacks.ImageQuality`.
+        text_quality: see `dbl.callbacks.TextQuality`.
         likelihood: see `dbl.callbacks.Likelihood`.
         diagnostics: see `dbl.callbacks.Diagnostics`.
         quality_by_steps: see `dbl.quality_by_steps`.
@@ -35,6 +36,7 @@ class Side:
     test: dict[str, float]
     memory: list[dict[str, Any] | None] = field(default_factory=list)
     image_quality: dict[str, Any] | None = None
+    text_quality: dict[str, Any] | None = None
     likelihood: dict[str, Any] | None = None
     diagnostics: dict[str, Any] | None = None
     quality_by_steps: list[dict[str, Any]] = field(default_factory=list)
@@ -43,7 +45,13 @@ class Side:
     def quality(self) -> dict[str, float]:
         """The metrics that say how good the network is, without the stage in their names."""
         named = {key.removeprefix("test/"): value for key, value in self.metrics().items()}
-        return {name: value for name, value in named.items() if not name.startswith(_NOT_QUALITY)}
+        # The loss of a network that is no denoiser is its nats, and no denoising loss to compare with that of blocks.
+        skipped = _NOT_QUALITY if self._denoises else (*_NOT_QUALITY, "loss")
+        return {name: value for name, value in named.items() if not name.startswith(skipped)}
+
+    @property
+    def _denoises(self) -> bool:
+        return all(part["sigma_high"] is not None for part in self.parts)
 
     def metrics(self) -> dict[str, float]:
         """All metrics of the test, with the mean accuracy of a classifier's draws first."""
@@ -77,11 +85,12 @@ def summarise(sides: list[Side]) -> dict[str, Any]:
         "weights": first.weights,
         "parameters_at_once": max(part["parameters"] for part in first.parts),
         "seconds": round(fmean(sum(part["seconds"] for part in side.parts) for side in sides), 1),
-        "layer_passes": sum(part["images"] * part["layers"] for part in first.parts),
+        "layer_passes": round(sum(part["layer_passes"] for part in first.parts)),
         "memory": first.largest_memory(),
         "test": first.metrics(),
         "quality": _quality(sides),
         "image_quality": first.image_quality,
+        "text_quality": first.text_quality,
         "likelihood": first.likelihood,
         "diagnostics": first.diagnostics,
         "quality_by_steps": _by_steps(sides),

@@ -1,6 +1,7 @@
 """Markdown tables and numbers."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 
@@ -22,3 +23,9 @@ def with_spread(found: Mapping[str, Any] | None) -> str:
     if len(found["values"]) == 1:
         return number(found["mean"])
     return f"{number(found['mean'])} ({number(found['min'])} to {number(found['max'])})"
+
+
+def signed_spread(values: Sequence[float]) -> str:
+    """The mean of differences, and the range if there are several."""
+    mean, *ends = (f"{value:+.3g}" for value in (fmean(values), min(values), max(values)))
+    return mean if len(values) == 1 else f"{mean} ({ends[0]} to {ends[1]})"

@@ -3,7 +3,9 @@
 from typing import Any
 
 from dbl.contract import Contract
-from dbl.files import write_json, write_text
+from dbl.data_spec import DataSpec, ImageSpec, TextSpec
+from dbl.files import read_json, write_json, write_text
+from dbl.report.glossary import class_name
 from dbl.report.markdown import markdown
 from dbl.report.pictures import draw_pictures
 from dbl.report.side import Side, summarise
@@ -17,7 +19,7 @@ def write_report(
     contract: Contract,
     sampler: Sampler,
     sides_of_seeds: dict[int, list[Side]],
-    num_test_images: int,
+    num_test_samples: int,
     memory_plan: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write all files into the report folder.
@@ -27,7 +29,7 @@ def write_report(
         contract: of the first seed.
         sampler: settings used.
         sides_of_seeds: training seed -> the same sides for each.
-        num_test_images: in the test split.
+        num_test_samples: in the test split.
         memory_plan: as `dbl plan` writes it.
 
     Returns:
@@ -41,10 +43,9 @@ def write_report(
         "noise": to_plain(contract.terms.noise),
         "partition": to_plain(contract.terms.partition),
         "data": {
-            "name": contract.data.name,
-            "num_classes": contract.data.num_classes,
-            "shape": list(contract.data.shape),
-            "num_test_images": num_test_images,
+            **_facts(contract.data),
+            "tokenizer": _tokenizer(run, contract.data, list(sides_of_seeds)),
+            "num_test_samples": num_test_samples,
         },
         "seeds": list(sides_of_seeds),
         "sides": [summarise(list(seeds)) for seeds in zip(*sides_of_seeds.values(), strict=True)],
@@ -56,3 +57,22 @@ def write_report(
     write_json(run.report / "report.json", report)
     write_text(run.report / "report.md", "\n".join(markdown(report)) + "\n")
     return report
+
+
+def _facts(data: DataSpec) -> dict[str, Any]:
+    """What the data are; `tokens` of one sequence, null for images."""
+    facts = {"name": data.name, "num_classes": data.num_classes}
+    if isinstance(data, ImageSpec):
+        return facts | {"kind": "images", "shape": list(data.shape), "tokens": None}
+    assert isinstance(data, TextSpec)
+    return facts | {"kind": "text", "shape": [data.seq_len], "tokens": data.seq_len}
+
+
+def _tokenizer(run: RunFolder, data: DataSpec, seeds: list[int]) -> str | None:
+    """The class of the tokenizer, from the run or, in a comparison over seeds, from the run of one of them."""
+    runs = [run, *(RunFolder(f"seed_{seed}", str(run.path)) for seed in seeds)]
+    path = next((run.tokenizer for run in runs if run.tokenizer.is_file()), None)
+    if path is None or not isinstance(data, TextSpec):
+        return None
+    stored = read_json(path)
+    return class_name(stored) if stored.get("identity") == data.tokenizer else None

@@ -26,7 +26,7 @@ TINY = [
     "--inference.num_images=4",
     "--image_quality.features=none",
     "--likelihood.levels_per_block=2",
-    "--diagnostics.num_images=6",
+    "--diagnostics.num_samples=6",
     "--diagnostics.levels_per_block=2",
 ]
 

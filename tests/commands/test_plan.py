@@ -37,7 +37,7 @@ def test_the_table_shows_every_row_and_the_largest_batch(dbl: Run, capsys: pytes
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--fit=1kB", "--fit 1kB is below what one image needs"),
+        ("--fit=1kB", "--fit 1kB is below what one sample needs"),
         ("--fit=much", "--fit much must be a size such as 12GB"),
         ("--num-blocks=two", "--num-blocks two must be numbers"),
         ("--num-blocks=2", "3 layers cannot be split evenly"),

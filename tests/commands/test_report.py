@@ -7,16 +7,25 @@ from typing import Any
 import pytest
 
 from dbl.quality_by_steps import step_numbers
-from dbl.report.glossary import metric
+from dbl.report.glossary import IMAGE_METRICS, metric
 from dbl.report.side import Side, peak_of, spread, summarise
 
 from .conftest import Run
 
 
 def _side(accuracy: float, **changes: Any) -> Side:
-    part = {"part": "block_0", "layers": 4, "steps": 10, "images": 640, "seconds": 3.0, "parameters": 100}
+    part = {"part": "block_0", "layers": 4, "steps": 10, "samples": 640, "seconds": 3.0, "parameters": 100}
+    part |= {"layer_passes": 2560.0, "sigma_high": 2.0, "sigma_low": 0.1}
     test = {"test/accuracy_draw_0": accuracy, "test/accuracy_draw_1": accuracy + 0.1, "test/nats_block_0": 0.5}
-    return Side(**{"name": "blocks", "parts": [part, dict(part, layers=8)], "calls": [1, 2], "test": test} | changes)
+    return Side(
+        **{
+            "name": "blocks",
+            "parts": [part, part | {"layers": 8, "layer_passes": 5120.0}],
+            "calls": [1, 2],
+            "test": test,
+        }
+        | changes
+    )
 
 
 def test_seeds_give_mean_and_range_and_never_the_best() -> None:
@@ -98,7 +107,7 @@ def test_every_metric_of_a_report_is_explained(dbl: Run) -> None:
     report = json.loads(Path("runs/digits_dit/report/report.json").read_text())
     text = Path("runs/digits_dit/report/report.md").read_text()
     for name in report["sides"][0]["quality"]:
-        assert f"- *{metric(name)}*:" in text
+        assert f"- *{metric(IMAGE_METRICS, name)}*:" in text
     links = [part.split(")")[0] for part in text.split("](")[1:]]
     files = [link for link in links if not link.startswith("https://")]
     assert files
@@ -124,7 +133,7 @@ def test_the_report_counts_the_images_of_the_training_not_of_the_last_call(dbl: 
     assert dbl("train", "digits_dit") == 0
     assert dbl("train", "digits_dit", "--data.init_args.batch_size=64") == 0
     report = json.loads(Path("runs/digits_dit/report/report.json").read_text())
-    assert [part["images"] for part in report["sides"][0]["parts"]] == [4 * 32] * 3
+    assert [part["samples"] for part in report["sides"][0]["parts"]] == [4 * 32] * 3
     assert "batch_size: 32" in Path("runs/digits_dit/block_0/config.yaml").read_text()
 
 
@@ -132,7 +141,7 @@ def test_compare_refuses_unequal_numbers_of_images(dbl: Run, capsys: pytest.Capt
     """Catches a comparison at equal steps that is not one at equal compute."""
     assert dbl("fit", "digits_dit", "--data.init_args.batch_size=64") == 0
     assert dbl("compare", "digits_dit") == 2
-    assert "block_0 (blocks): 256, block_1 (blocks): 128" in capsys.readouterr().err
+    assert "blocks: 512, end_to_end: 384" in capsys.readouterr().err
 
 
 def test_guidance_counts_twice(dbl: Run) -> None:

@@ -282,3 +282,13 @@ def test_import_is_light():
             names = [alias.name for alias in statement.names] if isinstance(statement, ast.Import) else []
             names += [statement.module] if isinstance(statement, ast.ImportFrom) else []
             assert heavy.isdisjoint(name.split(".")[0] for name in names), file
+
+
+def test_single_samples_are_clean():
+    """Catches augmented samples where clean ones are asked for, other keys than a loader's, and reordered samples."""
+    data = Toy(augmentations=[HorizontalFlip(), PaddedCrop(1)])
+    batch = data.batch("train", torch.tensor([7, 2]))
+    assert torch.equal(batch["image"], data.split("train").images[torch.tensor([7, 2])])
+    assert batch["label"].tolist() == data.split("train").labels[[7, 2]].tolist()
+    assert (batch["index"].tolist(), batch["position"]) == ([7, 2], 0)
+    assert batch.keys() == next(iter(data.train_dataloader())).keys()

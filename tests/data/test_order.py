@@ -35,8 +35,8 @@ def test_order_is_a_function_of_seed_block_and_epoch():
     assert batches(start=len(first)) != first
 
 
-def test_each_epoch_leaves_out_other_images():
-    """Catches a remainder that is the same in every epoch: images that are never trained on."""
+def test_each_epoch_leaves_out_other_samples():
+    """Catches a remainder that is the same in every epoch: samples that are never trained on."""
     seen = {index for epoch in range(10) for batch in batches(start=5 * epoch) for index in batch}
     assert seen == set(range(23))
 
@@ -59,7 +59,7 @@ def test_start_is_asked_at_each_iteration():
 
 
 def test_ranks_share_each_batch_without_overlap():
-    """Catches ranks that read the same images, and ranks whose permutations differ."""
+    """Catches ranks that read the same samples, and ranks whose permutations differ."""
     ranks = [batches(rank=rank, world_size=2, num=24) for rank in range(2)]
     together = TrainingOrder(24, 8, 0, 0, lambda: 0)
     for first, second, both in zip(*ranks, together, strict=True):
@@ -69,7 +69,7 @@ def test_ranks_share_each_batch_without_overlap():
 def test_batch_that_exceeds_the_split_is_refused():
     """Catches an order of zero batches, with which training would end at once without a word."""
     TrainingOrder(8, 4, 0, 0, lambda: 0, world_size=2)
-    with pytest.raises(UserError, match=r"data\.init_args\.batch_size: 4 images on each of 2 ranks"):
+    with pytest.raises(UserError, match=r"data\.init_args\.batch_size: 4 samples on each of 2 ranks"):
         TrainingOrder(7, 4, 0, 0, lambda: 0, world_size=2)
     with pytest.raises(UserError, match=r"data\.init_args\.batch_size"):
         TrainingOrder(7, 0, 0, 0, lambda: 0)
@@ -82,8 +82,8 @@ def test_evaluation_reads_in_order_and_keeps_the_last_batch():
 
 
 @pytest.mark.parametrize("num", [3, 7, 12, 13, 14, 24, 25])
-def test_evaluation_ranks_cover_all_images_once_in_equally_many_batches(num):
-    """Catches padding with repeated images, lost images, and ranks that would wait for each other for ever."""
+def test_evaluation_ranks_cover_all_samples_once_in_equally_many_batches(num):
+    """Catches padding with repeated samples, lost samples, and ranks that would wait for each other for ever."""
     orders = [EvaluationOrder(num, 4, rank, 3) for rank in range(3)]
     read = [list(reader) for reader in orders]
     assert {len(batches) for batches in read} == {len(orders[0])}

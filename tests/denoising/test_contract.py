@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dbl.contract import VERSION, Contract, Terms
-from dbl.data_spec import DataSpec
+from dbl.data_spec import ImageSpec
 from dbl.errors import UserError
 from dbl.information import InformationNoise
 from dbl.networks import DiT, ViT
@@ -77,7 +77,7 @@ def equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
 
 
 @both_terms
-def test_settling_twice_gives_one_hash(terms: Terms, data_spec: DataSpec) -> None:
+def test_settling_twice_gives_one_hash(terms: Terms, data_spec: ImageSpec) -> None:
     """Catches anything in the contract that is drawn from the global generator."""
     hashes = set()
     for global_seed in (0, 1):
@@ -86,7 +86,7 @@ def test_settling_twice_gives_one_hash(terms: Terms, data_spec: DataSpec) -> Non
     assert len(hashes) == 1
 
 
-def test_hash_changes_with_every_choice(data_spec: DataSpec) -> None:
+def test_hash_changes_with_every_choice(data_spec: ImageSpec) -> None:
     """Catches a field that the hash leaves out: blocks that differ in it could be assembled."""
     changed = [replace(EVEN, **{name: value}) for name, values in CHANGES.items() for value in values]
     hashes = [terms.settle(data_spec).hash for terms in (EVEN, *changed)]
@@ -116,12 +116,12 @@ def test_no_choice_is_forgotten_above() -> None:
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_hash_changes_with_the_data(change: dict[str, Any], data_spec: DataSpec) -> None:
+def test_hash_changes_with_the_data(change: dict[str, Any], data_spec: ImageSpec) -> None:
     """Catches blocks of one run that were trained on different data or different splits."""
     assert IMAGES.settle(replace(data_spec, **change)).hash != IMAGES.settle(data_spec).hash
 
 
-def test_hash_changes_with_the_table(data_spec: DataSpec) -> None:
+def test_hash_changes_with_the_table(data_spec: ImageSpec) -> None:
     """Catches a table that came from elsewhere under the same settings."""
     contract = CLASSES.settle(data_spec)
     assert contract.table is not None
@@ -130,7 +130,7 @@ def test_hash_changes_with_the_table(data_spec: DataSpec) -> None:
 
 
 @both_terms
-def test_contract_survives_json(terms: Terms, data_spec: DataSpec) -> None:
+def test_contract_survives_json(terms: Terms, data_spec: ImageSpec) -> None:
     """Catches a value that JSON rounds, reorders or turns into another type: another process must get the same hash."""
     contract = terms.settle(data_spec)
     again = Contract.from_plain(stored(contract), contract.table, source="contract.json")
@@ -142,7 +142,7 @@ def test_contract_survives_json(terms: Terms, data_spec: DataSpec) -> None:
     assert equal(weights(again, 1), weights(contract, 1))
 
 
-def test_another_table_is_refused(data_spec: DataSpec) -> None:
+def test_another_table_is_refused(data_spec: ImageSpec) -> None:
     """Catches a table file that was replaced, changed in its last digit or lost."""
     contract = CLASSES.settle(data_spec)
     assert contract.table is not None
@@ -154,7 +154,7 @@ def test_another_table_is_refused(data_spec: DataSpec) -> None:
 
 
 @pytest.mark.parametrize("version", [VERSION + 1, 0, None, str(VERSION)])
-def test_another_version_is_refused(version: Any, data_spec: DataSpec) -> None:
+def test_another_version_is_refused(version: Any, data_spec: ImageSpec) -> None:
     """Catches an old file that is read as if its fields still meant the same."""
     plain = stored(IMAGES.settle(data_spec)) | {"version": version}
     with pytest.raises(UserError, match=r"contract\.json has contract version"):
@@ -162,7 +162,7 @@ def test_another_version_is_refused(version: Any, data_spec: DataSpec) -> None:
 
 
 @pytest.mark.parametrize("key", ["terms", "data", "noise", "partition", "table_sha256"])
-def test_a_missing_field_is_refused(key: str, data_spec: DataSpec) -> None:
+def test_a_missing_field_is_refused(key: str, data_spec: ImageSpec) -> None:
     """Catches a damaged file whose missing part is filled with a default."""
     plain = stored(IMAGES.settle(data_spec))
     del plain[key]
@@ -170,7 +170,7 @@ def test_a_missing_field_is_refused(key: str, data_spec: DataSpec) -> None:
         Contract.from_plain(plain, None, source="runs/contract.json")
 
 
-def test_an_unknown_argument_is_refused(data_spec: DataSpec) -> None:
+def test_an_unknown_argument_is_refused(data_spec: ImageSpec) -> None:
     """Catches a file of another program version whose extra setting is silently dropped."""
     plain = stored(IMAGES.settle(data_spec))
     plain["terms"]["init_args"]["network"]["init_args"]["depth_scale"] = 2.0
@@ -179,7 +179,7 @@ def test_an_unknown_argument_is_refused(data_spec: DataSpec) -> None:
 
 
 @pytest.mark.parametrize("boundaries", [[], [80.0]])
-def test_a_partition_without_blocks_is_refused(boundaries: list[float], data_spec: DataSpec) -> None:
+def test_a_partition_without_blocks_is_refused(boundaries: list[float], data_spec: ImageSpec) -> None:
     """Catches a traceback in place of one clear line when the file lists no blocks."""
     plain = stored(IMAGES.settle(data_spec))
     plain["partition"]["init_args"] |= {"boundaries": boundaries, "layers": []}
@@ -188,7 +188,7 @@ def test_a_partition_without_blocks_is_refused(boundaries: list[float], data_spe
 
 
 @both_terms
-def test_first_weights_are_a_function_of_seed_and_block(terms: Terms, data_spec: DataSpec) -> None:
+def test_first_weights_are_a_function_of_seed_and_block(terms: Terms, data_spec: ImageSpec) -> None:
     """Catches weights that depend on what was drawn or built before, so that training order would matter."""
     contract = terms.settle(data_spec)
     torch.manual_seed(0)
@@ -201,7 +201,7 @@ def test_first_weights_are_a_function_of_seed_and_block(terms: Terms, data_spec:
 
 
 @both_terms
-def test_building_a_block_leaves_the_global_generator_alone(terms: Terms, data_spec: DataSpec) -> None:
+def test_building_a_block_leaves_the_global_generator_alone(terms: Terms, data_spec: ImageSpec) -> None:
     """Catches a construction that shifts every later global draw."""
     contract = terms.settle(data_spec)
     state = torch.get_rng_state()
@@ -209,7 +209,7 @@ def test_building_a_block_leaves_the_global_generator_alone(terms: Terms, data_s
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_blocks_start_different_and_share_nothing(data_spec: DataSpec) -> None:
+def test_blocks_start_different_and_share_nothing(data_spec: ImageSpec) -> None:
     """Catches equal first weights in two blocks of the same size, and parameters that live in the same memory."""
     contract = IMAGES.settle(data_spec)
     first, last = contract.denoiser(0), contract.denoiser(2)
@@ -219,7 +219,7 @@ def test_blocks_start_different_and_share_nothing(data_spec: DataSpec) -> None:
         assert ours.count_nonzero() == 0 or not torch.equal(ours, theirs), name
 
 
-def test_each_block_builds_its_own_layers_only(data_spec: DataSpec) -> None:
+def test_each_block_builds_its_own_layers_only(data_spec: ImageSpec) -> None:
     """Catches a block that builds the whole network, whose memory would not shrink."""
     contract = IMAGES.settle(data_spec)
     assert [len(contract.denoiser(block).network.layers) for block in range(3)] == [1, 2, 1]
@@ -227,7 +227,7 @@ def test_each_block_builds_its_own_layers_only(data_spec: DataSpec) -> None:
         contract.denoiser(3)
 
 
-def test_the_law_is_fitted_to_the_table_and_class_frequencies(data_spec: DataSpec) -> None:
+def test_the_law_is_fitted_to_the_table_and_class_frequencies(data_spec: ImageSpec) -> None:
     """Catches a fit with uniform frequencies or another table than the one that is trained on."""
     contract = CLASSES.settle(data_spec)
     assert contract.table is not None
@@ -247,14 +247,14 @@ def test_the_law_is_fitted_to_the_table_and_class_frequencies(data_spec: DataSpe
     ],
     ids=["layers", "patches", "DiT with labels", "ViT with pixels"],
 )
-def test_parts_that_do_not_fit_are_refused(terms: Terms, message: str, data_spec: DataSpec) -> None:
+def test_parts_that_do_not_fit_are_refused(terms: Terms, message: str, data_spec: ImageSpec) -> None:
     """Catches an impossible combination that fails inside torch, or trains on a target that the network cannot give."""
     with pytest.raises(UserError, match=message):
         terms.settle(data_spec).denoiser(0)
 
 
 @pytest.mark.parametrize("scheme", ["equal_probability", "uniform_log_sigma"])
-def test_the_information_law_needs_classes(scheme: Scheme, data_spec: DataSpec) -> None:
+def test_the_information_law_needs_classes(scheme: Scheme, data_spec: ImageSpec) -> None:
     """Catches a law without a table to fit it to, found by a traceback when contract.json is written already."""
     terms = replace(IMAGES, noise=InformationNoise(), partition=Cut(num_blocks=2, scheme=scheme))
     with pytest.raises(UserError, match="noise"):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dbl.data_spec import DataSpec
+from dbl.data_spec import ImageSpec
 from dbl.errors import UserError
 
 
@@ -19,13 +19,13 @@ from dbl.errors import UserError
     ],
 )
 def test_facts_that_contradict_each_other_are_refused(
-    data_spec: DataSpec, change: dict[str, Any], message: str
+    data_spec: ImageSpec, change: dict[str, Any], message: str
 ) -> None:
     """Catches statistics of other data, which would broadcast over the channels or divide by zero."""
     with pytest.raises(UserError, match=message):
         replace(data_spec, **change)
 
 
-def test_lists_from_json_become_tuples(data_spec: DataSpec) -> None:
+def test_lists_from_json_become_tuples(data_spec: ImageSpec) -> None:
     """Catches a specification that is unequal to itself after a visit to a JSON file."""
     assert replace(data_spec, shape=[3, 8, 6], mean=list(data_spec.mean)) == data_spec  # type: ignore[arg-type]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dbl.data_spec import DataSpec
-from dbl.denoiser import Denoiser
+from dbl.data_spec import ImageSpec
+from dbl.denoiser import GaussianDenoiser
 from dbl.targets import ClassTarget, Clean, PixelTarget
 
 SIGMAS = [0.05, 0.6, 9.0]
@@ -33,9 +33,9 @@ def images() -> Iterator[Tensor]:
     return iter(torch.randn(3, 3, 3, 8, 6, generator=torch.Generator().manual_seed(0)))
 
 
-def pixel_denoiser(network: nn.Module, sigma_data: float = 0.5) -> Denoiser:
+def pixel_denoiser(network: nn.Module, sigma_data: float = 0.5) -> GaussianDenoiser:
     target = PixelTarget(sigma_data=sigma_data)
-    return Denoiser(network, target.readout(None), target)
+    return GaussianDenoiser(network, target.readout(None), target)
 
 
 def test_a_silent_network_leaves_c_skip_times_the_input(images: Iterator[Tensor]) -> None:
@@ -90,13 +90,13 @@ def test_pixel_loss_weighs_each_sample_by_its_own_level(images: Iterator[Tensor]
         assert loss[n].item() == pytest.approx((s**2 + 0.25) / (0.5 * s) ** 2 * error, rel=1e-4)
 
 
-def test_class_loss_weighs_each_sample_by_its_own_level(data_spec: DataSpec) -> None:
+def test_class_loss_weighs_each_sample_by_its_own_level(data_spec: ImageSpec) -> None:
     """Catches the same for cross-entropy, and a loss that looks at the clean vector instead of the label."""
     target = ClassTarget(dim=7, weight="edm", kind="posterior")
     table = target.make_table(data_spec, seed=0)
     noisy, answer = torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([4, 1, 3])
-    denoiser = Denoiser(Recorded(answer), target.readout(table), target)
+    denoiser = GaussianDenoiser(Recorded(answer), target.readout(table), target)
     loss = denoiser.loss(Clean(table[labels], torch.zeros(3), labels), noisy, torch.tensor(SIGMAS))
     logits = denoiser.predict(noisy, torch.tensor(SIGMAS), torch.zeros(3)).logits
     assert loss.shape == (3,)
@@ -121,7 +121,7 @@ def test_the_gaussian_optimum_has_no_better_answer_than_silence() -> None:
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "posterior"])
-def test_everything_around_a_low_precision_network_is_float32(kind: str, data_spec: DataSpec) -> None:
+def test_everything_around_a_low_precision_network_is_float32(kind: str, data_spec: ImageSpec) -> None:
     """Catches scalings and readout in bfloat16: only the network may lose digits under autocast."""
     target = ClassTarget(dim=7, kind=kind)  # type: ignore[arg-type]
     table = target.make_table(data_spec, seed=0)
@@ -136,7 +136,7 @@ def test_everything_around_a_low_precision_network_is_float32(kind: str, data_sp
             return self.answer
 
     network = Low()
-    denoiser = Denoiser(network, target.readout(table), target)
+    denoiser = GaussianDenoiser(network, target.readout(table), target)
     noisy = torch.randn(3, 7, generator=torch.Generator().manual_seed(3))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         low = denoiser.predict(noisy, torch.tensor(SIGMAS), torch.zeros(3))

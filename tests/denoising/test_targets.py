@@ -9,16 +9,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dbl.data_spec import DataSpec
+from dbl.data_spec import ImageSpec
 from dbl.errors import UserError
 from dbl.targets import (
+    ClassSpace,
     ClassTarget,
     Clean,
     PixelReadout,
     PixelTarget,
     Prediction,
     TableReadout,
-    TableSpace,
     unit_rows,
 )
 
@@ -26,7 +26,7 @@ SIGMAS = [0.3, 1.0, 4.0]
 
 
 @pytest.fixture
-def table(data_spec: DataSpec) -> Tensor:
+def table(data_spec: ImageSpec) -> Tensor:
     return ClassTarget(dim=7).make_table(data_spec, seed=0)
 
 
@@ -41,7 +41,7 @@ def dot(a: Tensor, b: Tensor) -> float:
     return sum(x * y for x, y in zip(a.tolist(), b.tolist(), strict=True))
 
 
-def test_pixels_get_the_measured_scale(data_spec: DataSpec) -> None:
+def test_pixels_get_the_measured_scale(data_spec: ImageSpec) -> None:
     """Catches images scaled to [-1, 1] by assumption: each channel must have mean 0 and deviation sigma_data."""
     gains, offsets = torch.tensor([9.0, 20.0, 40.0]), torch.tensor([200.0, 120.0, 60.0])
     noise = torch.randn(11, 3, 8, 6, generator=torch.Generator().manual_seed(0))
@@ -64,9 +64,9 @@ def test_pixels_get_the_measured_scale(data_spec: DataSpec) -> None:
     torch.testing.assert_close(space.decode(clean.clean), images.float(), rtol=0, atol=1e-3)
 
 
-def test_class_targets_are_table_rows_and_images_the_condition(data_spec: DataSpec, table: Tensor) -> None:
+def test_class_targets_are_table_rows_and_images_the_condition(data_spec: ImageSpec, table: Tensor) -> None:
     """Catches labels that fetch the wrong rows, and an image condition that is not standardised channel by channel."""
-    space = TableSpace(data_spec, table)
+    space = ClassSpace(data_spec, table)
     images = torch.randint(0, 255, (4, 3, 8, 6), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     labels = torch.tensor([4, 0, 3, 1])
     clean = space.encode({"image": images, "label": labels})
@@ -78,9 +78,9 @@ def test_class_targets_are_table_rows_and_images_the_condition(data_spec: DataSp
     assert torch.equal(clean.labels, labels)
 
 
-def test_class_answer_is_the_nearest_row(data_spec: DataSpec, table: Tensor) -> None:
+def test_class_answer_is_the_nearest_row(data_spec: ImageSpec, table: Tensor) -> None:
     """Catches an answer that depends on the length of the denoised vector or on the order of the classes."""
-    space = TableSpace(data_spec, table)
+    space = ClassSpace(data_spec, table)
     labels = torch.tensor([3, 1, 4, 0, 2, 2])
     nudge = 0.2 * torch.randn(6, 7, generator=torch.Generator().manual_seed(1))
     denoised = table[labels] + nudge
@@ -96,7 +96,7 @@ def test_unit_rows_normalises_the_last_axis() -> None:
 
 
 @pytest.mark.parametrize("dim", [5, 7, 128])
-def test_table_is_orthonormal_where_there_is_room(data_spec: DataSpec, dim: int) -> None:
+def test_table_is_orthonormal_where_there_is_room(data_spec: ImageSpec, dim: int) -> None:
     """Catches rows that are only random: with C <= D no two classes may be alike; C = D is the narrowest case."""
     table = ClassTarget(dim=dim).make_table(data_spec, seed=0)
     assert table.shape == (5, dim)
@@ -104,7 +104,7 @@ def test_table_is_orthonormal_where_there_is_room(data_spec: DataSpec, dim: int)
     torch.testing.assert_close(table @ table.T, torch.eye(5), rtol=0, atol=1e-6)
 
 
-def test_table_has_unit_rows_where_there_is_no_room(data_spec: DataSpec) -> None:
+def test_table_has_unit_rows_where_there_is_no_room(data_spec: ImageSpec) -> None:
     """Catches orthonormal columns in place of unit rows, and two classes with one row, when C > D."""
     table = ClassTarget(dim=3).make_table(data_spec, seed=0)
     assert table.shape == (5, 3)
@@ -114,7 +114,7 @@ def test_table_has_unit_rows_where_there_is_no_room(data_spec: DataSpec) -> None
 
 
 @pytest.mark.parametrize("dim", [3, 7])
-def test_table_is_a_function_of_the_seed(data_spec: DataSpec, dim: int) -> None:
+def test_table_is_a_function_of_the_seed(data_spec: ImageSpec, dim: int) -> None:
     """Catches a table from the global generator: blocks on different machines would aim at different targets."""
     target = ClassTarget(dim=dim)
     torch.manual_seed(0)
@@ -124,7 +124,7 @@ def test_table_is_a_function_of_the_seed(data_spec: DataSpec, dim: int) -> None:
     assert not torch.allclose(table, target.make_table(data_spec, seed=4))
 
 
-def test_table_file_is_used_and_normalised(data_spec: DataSpec, tmp_path: Path) -> None:
+def test_table_file_is_used_and_normalised(data_spec: ImageSpec, tmp_path: Path) -> None:
     """Catches a file that is ignored, or whose rows are taken as they are and not through `unit_rows`."""
     path = tmp_path / "table.safetensors"
     rows = torch.randn(5, 7, generator=torch.Generator().manual_seed(2)) * 4
@@ -145,7 +145,7 @@ def test_table_file_is_used_and_normalised(data_spec: DataSpec, tmp_path: Path) 
     ],
 )
 def test_unusable_table_files_are_refused(
-    data_spec: DataSpec, tmp_path: Path, content: dict[str, Tensor] | bytes | None, message: str
+    data_spec: ImageSpec, tmp_path: Path, content: dict[str, Tensor] | bytes | None, message: str
 ) -> None:
     """Catches a table of other classes or another width, and a damaged file, getting as far as training."""
     path = tmp_path / "table.safetensors"
@@ -245,7 +245,7 @@ def test_loss_weights() -> None:
     assert ClassTarget(weight="edm", sigma_data=0.3).loss_weight(sigma).tolist() == pytest.approx(expected, rel=1e-5)
 
 
-def test_shapes_of_targets(data_spec: DataSpec) -> None:
+def test_shapes_of_targets(data_spec: ImageSpec) -> None:
     """Catches a target whose shape does not fit what its space encodes."""
     assert PixelTarget().shape(data_spec) == (3, 8, 6)
     assert ClassTarget(dim=7).shape(data_spec) == (7,)

@@ -17,7 +17,7 @@ from toy import Stripes
 from dbl import diagnostics
 from dbl.callbacks.diagnostics import Diagnostics
 from dbl.data.splits import evenly_spaced
-from dbl.denoiser import Denoiser
+from dbl.denoiser import Denoiser, GaussianDenoiser
 from dbl.diagnostics import Probe, diagnose, follow_path, measure_blocks, partners
 from dbl.errors import UserError
 from dbl.figures.levels import loss_figure, trajectory_figure
@@ -33,7 +33,7 @@ COORDINATES = 24
 Answer = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-class StandIn(Denoiser):
+class StandIn(GaussianDenoiser):
     """A block for images that answers as it is told: denoised from (noisy [N, 2, 3, 4], sigma [N, 1, 1, 1], cond)."""
 
     def __init__(self, answer: Answer) -> None:
@@ -161,7 +161,7 @@ def test_information_of_gaussian_images_is_the_known_logarithm() -> None:
         def forward(self, noisy: Tensor, c_noise: Tensor, cond: Tensor) -> Tensor:
             return torch.zeros_like(noisy)
 
-    block, partition = Denoiser(Silent(), target.readout(None), target), cut(3)
+    block, partition = GaussianDenoiser(Silent(), target.readout(None), target), cut(3)
     found = measure_blocks(lambda index: block, NOISE, partition, images_as_conditions(400), levels_per_block=16)
     for index, information in enumerate(found["information"]):
         low, high = partition.interval(index)
@@ -190,7 +190,7 @@ def test_losses_of_classes_are_cross_entropy_without_weight() -> None:
     """Catches weighted losses for discrete targets, and squared errors in their place."""
     target, table = ClassTarget(dim=4, weight="edm"), torch.eye(4)
 
-    class Fixed(Denoiser):
+    class Fixed(GaussianDenoiser):
         def predict(self, noisy: Tensor, sigma: Tensor, cond: Tensor) -> Prediction:
             logits = cond @ torch.diag(torch.tensor([1.0, 2.0, 3.0, 4.0]))
             return Prediction(logits.softmax(1) @ table, logits)
@@ -221,7 +221,7 @@ def test_chunks_keep_images_together(monkeypatch: pytest.MonkeyPatch) -> None:
 def known_stack(scale: float, **sampler: Any) -> BlockStack:
     """Blocks 0, 1, 2 answer with images full of 1, 2, 3; without a condition with images full of `scale`."""
 
-    class Full(Denoiser):
+    class Full(GaussianDenoiser):
         def predict(self, noisy: Tensor, sigma: Tensor, cond: Tensor) -> Prediction:
             value = torch.where(cond == 3, scale, self.value)
             return Prediction(value.reshape(-1, 1, 1, 1).expand_as(noisy).clone())
@@ -259,14 +259,14 @@ def test_a_tested_stack_is_diagnosed(kind: str, tmp_path: Path) -> None:
     """Catches results that JSON cannot hold, logged values that differ from them, and a stack that must be resident."""
     results = []
     for resident in ("all", "one"):
-        stack, callback = toy_stack(kind, resident=resident), Diagnostics(num_images=9, levels_per_block=2)
+        stack, callback = toy_stack(kind, resident=resident), Diagnostics(num_samples=9, levels_per_block=2)
         folder = tmp_path / resident
         logged = evaluation(folder, callback).test(stack, datamodule=Stripes(), verbose=False)[0]
         assert callback.result is not None
         results.append(callback.result)
     result = results[0]
     assert result == results[1] == json.loads(json.dumps(result))
-    assert (result["num_images"], len(result["levels"]), len(result["condition"])) == (9, 6, 3)
+    assert (result["num_samples"], len(result["levels"]), len(result["condition"])) == (9, 6, 3)
     assert (len(result["information"]), len(result["boundaries"])) == (3, 2)
     assert result["loss_unit"] == ("cross-entropy in nats" if kind == "vit" else "squared error per coordinate")
     assert result["calls_per_block"] == [2, 2, 2]
@@ -286,12 +286,12 @@ def test_a_tested_stack_is_diagnosed(kind: str, tmp_path: Path) -> None:
 
 def test_diagnostics_are_a_function_of_their_seed() -> None:
     """Catches draws from the global generator, and a seed that is ignored."""
-    stack, images = toy_stack("vit"), Stripes().split("test")
+    stack, data = toy_stack("vit"), Stripes()
     results = []
     for global_seed, seed in ((0, 0), (1, 0), (0, 1)):
         torch.manual_seed(global_seed)
         before = torch.get_rng_state()
-        results.append(diagnose(stack, images, num_images=6, levels_per_block=2, seed=seed))
+        results.append(diagnose(stack, data, num_samples=6, levels_per_block=2, seed=seed))
         assert torch.equal(before, torch.get_rng_state())
     assert results[0] == results[1]
     assert results[0]["levels"] != results[2]["levels"]
@@ -299,13 +299,13 @@ def test_diagnostics_are_a_function_of_their_seed() -> None:
 
 def test_diagnostics_can_be_turned_off(tmp_path: Path) -> None:
     """Catches a switch that does not switch off, and numbers of levels or images that mean nothing."""
-    callback = Diagnostics(num_images=0)
+    callback = Diagnostics(num_samples=0)
     logged = evaluation(tmp_path, callback).test(toy_stack("vit"), datamodule=Stripes(), verbose=False)[0]
     assert callback.result is None
     assert not [name for name in logged if "condition" in name]
-    with pytest.raises(UserError, match=r"diagnostics\.num_images \(-1\)"):
-        Diagnostics(num_images=-1)
-    with pytest.raises(UserError, match=r"diagnostics\.levels_per_block \(0\).*num_images=0"):
+    with pytest.raises(UserError, match=r"diagnostics\.num_samples \(-1\)"):
+        Diagnostics(num_samples=-1)
+    with pytest.raises(UserError, match=r"diagnostics\.levels_per_block \(0\).*num_samples=0"):
         Diagnostics(levels_per_block=0)
 
 

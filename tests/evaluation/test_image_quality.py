@@ -14,7 +14,7 @@ from toy import VIT
 from dbl.callbacks.image_quality import ImageQuality, as_stored, labels_of
 from dbl.contract import Terms
 from dbl.data import ImageData
-from dbl.data_spec import DataSpec
+from dbl.data_spec import ImageSpec
 from dbl.errors import UserError
 from dbl.features import InDomainFeatures, Reference
 from dbl.image_metrics import NAMES, image_metrics
@@ -111,7 +111,7 @@ def test_evaluate_follows_the_sampler_and_the_draws(make_stack: MakeStack, data:
     assert callback.evaluate(stack, data, num_images=80)["fid_manystripes"][0] != both[0]
 
 
-def test_labels_follow_the_class_frequencies(data_spec: DataSpec) -> None:
+def test_labels_follow_the_class_frequencies(data_spec: ImageSpec) -> None:
     """Catches classes in equal shares, labels that depend on other indices, and a last class beyond the table."""
     indices = torch.arange(1_000)
     labels = labels_of(indices, data_spec)

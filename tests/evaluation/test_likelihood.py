@@ -13,13 +13,15 @@ from torch import Tensor
 from toy import Stripes
 
 from dbl.callbacks.likelihood import Likelihood
+from dbl.channels import GaussianChannel, MaskingChannel
 from dbl.errors import UserError
 from dbl.figures.levels import likelihood_figure
 from dbl.information import InformationNoise, information_density
 from dbl.likelihood import Bound, BoundEstimator, Predict, strata
+from dbl.masking import MaskingNoise
 from dbl.noise import LogNormalNoise, LogUniformNoise, NoiseDistribution
 from dbl.partition import Cut
-from dbl.targets import Prediction
+from dbl.targets import IGNORED, Prediction
 
 UNEQUAL = torch.tensor([0.4, 0.25, 0.15, 0.1, 0.06, 0.04], dtype=torch.float64)
 LAWS: dict[str, NoiseDistribution] = {
@@ -65,7 +67,7 @@ def estimator(
 ) -> BoundEstimator:
     noise = law.fit(table, frequencies)
     partition = Cut(num_blocks=num_blocks).build(noise, num_layers=num_blocks)
-    return BoundEstimator(table, frequencies, noise, partition, strata_in_all // num_blocks, seed)
+    return BoundEstimator(GaussianChannel(table, frequencies), noise, partition, strata_in_all // num_blocks, seed)
 
 
 def bound(
@@ -230,7 +232,7 @@ def test_levels_lie_in_the_strata_and_strata_fill_the_interval() -> None:
         return posterior(table, frequencies)(block, noisy, sigma)
 
     labels = draw_labels(frequencies, (300,))
-    found = BoundEstimator(table, frequencies, law, partition, levels_per_block=3)
+    found = BoundEstimator(GaussianChannel(table, frequencies), law, partition, levels_per_block=3)
     found.add(table[labels], labels, torch.arange(300), predict)
     curve = found.result().curve
     assert [block for block, _ in asked] == [0, 0, 0, 1, 1, 1, 1]
@@ -268,12 +270,56 @@ def test_sums_of_two_processes_are_those_of_one() -> None:
     )
     for found, part in ((whole, torch.arange(50)), (first, torch.arange(10)), (second, torch.arange(10, 50))):
         found.add(table[labels[part]], labels[part], part, predict)
-    others = iter([second.sums.counts, second.sums.sums, second.sums.squares, second.sums.strata])
+    others = iter([getattr(second.sums, name) for name in ("counts", "sums", "squares", "products", "strata")])
     first.sums.reduce(lambda part: part + next(others))
     one, two = whole.result(), first.result()
     assert (two.num_samples, two.nats) == (50, pytest.approx(one.nats, rel=1e-6))
     assert two.standard_error == pytest.approx(one.standard_error, rel=1e-5)
     assert two.curve[-1].nats_per_log_sigma == pytest.approx(one.curve[-1].nats_per_log_sigma, rel=1e-5, abs=1e-6)
+
+
+def test_positions_that_are_not_scored_cost_nothing() -> None:
+    """Catches padding that is counted, in the nats or in the number of tokens they are divided by."""
+    table, frequencies = random_table(6, 9), UNEQUAL
+    labels, predict = draw_labels(frequencies, (400, 5)), posterior(table, frequencies)
+    labels[:, 3:] = IGNORED
+    labels[::2, 1:] = IGNORED
+    found = estimator(table, frequencies, LAWS["information"], num_blocks=3, strata_in_all=12)
+    found.add(table[labels.clamp(min=0)], labels, torch.arange(400), predict)
+    result = found.result()
+    assert result.num_scored == 200 * 3 + 200 * 1
+    assert result.nats == pytest.approx(entropy(frequencies), abs=3 * result.standard_error)
+
+
+def pairs_posterior(joint: torch.Tensor, mask: int) -> Predict:
+    """The best guesses for two tokens with joint probabilities [C, C], of which each may be hidden."""
+
+    def predict(block: int, noisy: torch.Tensor, level: torch.Tensor) -> Prediction:
+        shown = [torch.where(noisy[:, i] == mask, 0, noisy[:, i]) for i in range(2)]
+        hidden = noisy == mask
+        first = torch.where(hidden[:, 1, None], joint.sum(1), joint.T[shown[1]])
+        second = torch.where(hidden[:, 0, None], joint.sum(0), joint[shown[0]])
+        return Prediction(noisy, torch.stack([first, second], dim=1).log())
+
+    return predict
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("num_blocks", [1, 3])
+def test_the_masked_bound_of_the_exact_posterior_is_the_entropy(schedule: str, num_blocks: int) -> None:
+    """Catches a wrong weight of the masked bound: two tokens that depend on each other, with their exact posterior."""
+    joint = torch.tensor([[0.3, 0.05, 0.05], [0.02, 0.2, 0.08], [0.1, 0.05, 0.15]])
+    law = MaskingNoise(sigma_min=0.001, schedule=schedule)
+    partition = Cut(num_blocks, "uniform_sigma").build(law, num_blocks)
+    drawn = torch.multinomial(joint.flatten(), 6000, replacement=True, generator=torch.Generator().manual_seed(0))
+    labels = torch.stack([drawn // 3, drawn % 3], dim=1)
+    found = BoundEstimator(MaskingChannel(mask=3), law, partition, 12 // num_blocks, seed=1)
+    found.add(labels, labels, torch.arange(6000), pairs_posterior(joint, mask=3))
+    result, truth = found.result(), -(joint * joint.log()).sum().item() / 2
+    assert result.nats == pytest.approx(truth, abs=3 * result.standard_error)
+    assert result.standard_error < 0.02
+    assert len(result.blocks) == num_blocks
+    assert result.prior == 0
 
 
 def test_what_cannot_be_bounded_is_refused() -> None:
@@ -283,6 +329,11 @@ def test_what_cannot_be_bounded_is_refused() -> None:
         found.result()
     with pytest.raises(ValueError, match="discrete"):
         found.add(torch.ones(1, 9), torch.zeros(1).long(), torch.arange(1), lambda _, noisy, __: Prediction(noisy))
+    few = BoundEstimator(MaskingChannel(mask=3), law := MaskingNoise(sigma_max=0.9), Cut(1).build(law, 1), 1)
+    with pytest.raises(ValueError, match=r"sigma_max 1, not 0\.9"):
+        few.add(
+            torch.zeros(1, 2).long(), torch.zeros(1, 2).long(), torch.arange(1), pairs_posterior(torch.eye(3), mask=3)
+        )
     with pytest.raises(UserError, match=r"likelihood\.levels_per_block \(-1\)"):
         Likelihood(levels_per_block=-1)
 
@@ -295,16 +346,17 @@ def test_a_tested_stack_reports_its_bound(resident: str, tmp_path: Path) -> None
     contract, images = stack.contract, Stripes().split("test")
     batch = {"image": images.images[torch.arange(15)], "label": images.labels}
     clean = stack.space.encode(batch)
-    expected = BoundEstimator(
-        contract.table, torch.tensor(contract.data.class_frequencies), contract.noise, contract.partition, 3, seed=5
-    )
+    channel = GaussianChannel(contract.table, torch.tensor(contract.data.class_frequencies))
+    expected = BoundEstimator(channel, contract.noise, contract.partition, 3, seed=5)
     expected.add(
         clean.clean, clean.labels, torch.arange(15), lambda b, z, sigma: stack.denoiser(b).predict(z, sigma, clean.cond)
     )
     result, truth = callback.result, expected.result().to_plain()
     assert result is not None
     assert json.loads(json.dumps(result)) == result
-    assert result.keys() == truth.keys()
+    extra = {"exact": False, "num_bytes": None, "perplexity": None, "bits_per_token": None, "bits_per_byte": None}
+    assert result.keys() == truth.keys() | extra.keys()
+    assert {key: result[key] for key in extra} == extra
     assert (result["num_samples"], result["levels_per_block"], len(result["curve"])) == (15, 3, 9)
     for key in ("nats", "standard_error", "prior", "reconstruction"):
         assert result[key] == pytest.approx(truth[key], rel=1e-4)

@@ -21,7 +21,6 @@ from dbl.callbacks import Memory
 from dbl.commands.plan import PlanCLI, parse_bytes
 from dbl.contract import Contract, Terms
 from dbl.data import Digits
-from dbl.data_spec import DataSpec
 from dbl.errors import UserError
 from dbl.information import InformationNoise
 from dbl.memory import MemoryTracker
@@ -50,7 +49,7 @@ class _Hidden(Architecture):
 
     num_layers: int = 3
 
-    def build(self, data: DataSpec, target_shape: tuple[int, ...], num_layers: int) -> nn.Module:
+    def build(self, data, target_shape, num_layers, table=None):  # type: ignore[no-untyped-def]
         return _HiddenLayers()
 
 
@@ -120,6 +119,7 @@ def test_the_plan_equals_what_the_allocator_reports(name: str, side: str) -> Non
     assert planned == pytest.approx(_allocator_peak(BareStep(make(), planner.data, 16)), rel=0.02)
 
 
+@pytest.mark.usefixtures("without_data")
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_config_can_be_planned_without_its_data(path: Path) -> None:
     """Catches a data set that must be there for planning, and a block that needs as much as the whole network."""
@@ -127,7 +127,9 @@ def test_every_config_can_be_planned_without_its_data(path: Path) -> None:
     cut = planner.terms.partition
     block = sum(planner.peak(planner.block(cut, planner.recipe), batch_size).values())
     whole = sum(planner.peak(planner.end_to_end(planner.recipe), batch_size).values())
-    assert block < whole * (1 / cut.num_blocks + 0.2)  # a block also has its stem, head and modulation
+    network = planner.terms.network
+    share = network.layer_passes(network.num_layers // cut.num_blocks) / network.num_layers
+    assert block < whole * (share + 0.2)  # a block also has its stem, head and modulation
     if path.stem in ("cifar10_dit_s2", "imagenet256_dit_l2"):
         assert block <= 0.40 * whole
 

@@ -8,20 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dbl.data_spec import DataSpec
+from dbl.data_spec import ImageSpec
 from dbl.errors import UserError
 from dbl.networks import DiT
 
 SIZES = DiT(num_layers=4, width=16, num_heads=2, patch_size=2, mlp_ratio=1.5, cond_dropout=0.0)
 
 
-def build(sizes: DiT, data: DataSpec, num_layers: int) -> nn.Module:
+def build(sizes: DiT, data: ImageSpec, num_layers: int) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return sizes.build(data, data.shape, num_layers)
 
 
-def batch(data: DataSpec, num: int = 7) -> tuple[Tensor, Tensor, Tensor]:
+def batch(data: ImageSpec, num: int = 7) -> tuple[Tensor, Tensor, Tensor]:
     """Noisy images, c_noise and labels."""
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(num, *data.shape, generator=generator)
@@ -48,7 +48,7 @@ def randomise(module: nn.Module) -> None:
         ((2, 3, 2), replace(SIZES, patch_size=1, num_heads=4)),
     ],
 )
-def test_the_output_has_the_shape_of_the_input(shape: tuple[int, int, int], sizes: DiT, data_spec: DataSpec) -> None:
+def test_the_output_has_the_shape_of_the_input(shape: tuple[int, int, int], sizes: DiT, data_spec: ImageSpec) -> None:
     """Catches height and width exchanged, or patches that only work for squares and three channels."""
     data = replace(data_spec, shape=shape, mean=(0.0,) * shape[0], std=(1.0,) * shape[0])
     network = build(sizes, data, num_layers=2)
@@ -58,7 +58,7 @@ def test_the_output_has_the_shape_of_the_input(shape: tuple[int, int, int], size
     assert out.isfinite().all()
 
 
-def test_blocks_together_have_the_layers_of_the_whole(data_spec: DataSpec) -> None:
+def test_blocks_together_have_the_layers_of_the_whole(data_spec: ImageSpec) -> None:
     """Catches a block that builds layers of other blocks, whose memory would not shrink."""
     whole = build(SIZES, data_spec, num_layers=4)
     parts = [build(SIZES, data_spec, num_layers=num) for num in (1, 3)]
@@ -68,13 +68,13 @@ def test_blocks_together_have_the_layers_of_the_whole(data_spec: DataSpec) -> No
     assert num_parameters(whole) - num_parameters(parts[0]) == 3 * one_layer
 
 
-def test_the_first_output_is_zero(data_spec: DataSpec) -> None:
+def test_the_first_output_is_zero(data_spec: ImageSpec) -> None:
     """Catches a head that does not start at 0: the first denoised image would not be c_skip times the noisy one."""
     out = build(SIZES, data_spec, num_layers=2)(*batch(data_spec))
     assert torch.equal(out, torch.zeros_like(out))
 
 
-def test_every_parameter_learns(data_spec: DataSpec) -> None:
+def test_every_parameter_learns(data_spec: ImageSpec) -> None:
     """Catches parts that zero starts cut off for good: the head learns at once, all else within four steps."""
     network = build(SIZES, data_spec, num_layers=2)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
@@ -90,7 +90,7 @@ def test_every_parameter_learns(data_spec: DataSpec) -> None:
     assert silent == []
 
 
-def test_the_output_depends_on_every_input(data_spec: DataSpec) -> None:
+def test_the_output_depends_on_every_input(data_spec: ImageSpec) -> None:
     """Catches a label or a level that is passed but not used, or used for the wrong sample."""
     network = build(SIZES, data_spec, num_layers=2).eval()
     randomise(network)
@@ -108,7 +108,7 @@ def test_the_output_depends_on_every_input(data_spec: DataSpec) -> None:
         assert difference[[0, 1, 2, 4, 5, 6]].max() == 0
 
 
-def test_pixels_far_apart_see_each_other(data_spec: DataSpec) -> None:
+def test_pixels_far_apart_see_each_other(data_spec: ImageSpec) -> None:
     """Catches tokens that are never mixed: a change in one corner must reach the opposite one."""
     network = build(SIZES, data_spec, num_layers=1).eval()
     randomise(network)
@@ -118,7 +118,7 @@ def test_pixels_far_apart_see_each_other(data_spec: DataSpec) -> None:
     assert (network(changed, c_noise, labels) - network(images, c_noise, labels))[:, :, 7, 5].abs().max() > 1e-5
 
 
-def test_equal_patches_in_different_places_give_different_answers(data_spec: DataSpec) -> None:
+def test_equal_patches_in_different_places_give_different_answers(data_spec: ImageSpec) -> None:
     """Catches positions that are missing: without them a constant image gives the same answer for every patch."""
     network = build(SIZES, data_spec, num_layers=1).eval()
     randomise(network)
@@ -127,7 +127,7 @@ def test_equal_patches_in_different_places_give_different_answers(data_spec: Dat
     assert torch.cdist(patches, patches).add(torch.eye(12)).min() > 1e-4
 
 
-def seen_labels(network: nn.Module, data: DataSpec, labels: Tensor, seed: int) -> Tensor:
+def seen_labels(network: nn.Module, data: ImageSpec, labels: Tensor, seed: int) -> Tensor:
     """The labels that reach the embedding."""
     seen: list[Tensor] = []
     handle = network.label_embedding.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
@@ -137,7 +137,7 @@ def seen_labels(network: nn.Module, data: DataSpec, labels: Tensor, seed: int) -
     return seen[0]
 
 
-def test_labels_are_dropped_in_training_at_their_rate(data_spec: DataSpec) -> None:
+def test_labels_are_dropped_in_training_at_their_rate(data_spec: ImageSpec) -> None:
     """Catches one draw for the whole batch, a wrong rate, a "no class" that is a class, and draws without a seed."""
     data = replace(data_spec, shape=(1, 2, 2), mean=(0.0,), std=(1.0,))
     network = build(replace(SIZES, width=4, num_heads=1, cond_dropout=0.3), data, num_layers=1)
@@ -152,7 +152,7 @@ def test_labels_are_dropped_in_training_at_their_rate(data_spec: DataSpec) -> No
     assert labels.max() == 4
 
 
-def test_labels_are_kept_in_evaluation_and_at_rate_0(data_spec: DataSpec) -> None:
+def test_labels_are_kept_in_evaluation_and_at_rate_0(data_spec: ImageSpec) -> None:
     """Catches dropout in evaluation, with which a sampler would forget the class now and then."""
     labels = torch.arange(500) % 5
     network = build(replace(SIZES, cond_dropout=0.9), data_spec, num_layers=1).eval()
@@ -161,7 +161,7 @@ def test_labels_are_kept_in_evaluation_and_at_rate_0(data_spec: DataSpec) -> Non
     assert torch.equal(seen_labels(network, data_spec, labels, seed=0), labels)
 
 
-def test_no_class_has_an_embedding_of_its_own(data_spec: DataSpec) -> None:
+def test_no_class_has_an_embedding_of_its_own(data_spec: ImageSpec) -> None:
     """Catches a "no class" that shares its vector with a class, or does not fit the table."""
     network = build(SIZES, data_spec, num_layers=1).eval()
     randomise(network)
@@ -174,7 +174,7 @@ def test_no_class_has_an_embedding_of_its_own(data_spec: DataSpec) -> None:
     [("S/2", 12, 384, 6, 33), ("B/4", 12, 768, 12, 130), ("L/2", 24, 1024, 16, 458), ("XL/8", 28, 1152, 16, 676)],
 )
 def test_presets_have_the_published_sizes(
-    name: str, num_layers: int, width: int, num_heads: int, millions: float, data_spec: DataSpec
+    name: str, num_layers: int, width: int, num_heads: int, millions: float, data_spec: ImageSpec
 ) -> None:
     """Catches a wrong row of DiT's Table 1; parameters in its setting (4 x 32 x 32, 1000 classes), none allocated."""
     sizes = DiT.preset(name)
@@ -206,7 +206,7 @@ def test_unknown_presets_are_refused(name: str) -> None:
         DiT.preset(name)
 
 
-def test_impossible_sizes_are_refused(data_spec: DataSpec) -> None:
+def test_impossible_sizes_are_refused(data_spec: ImageSpec) -> None:
     """Catches sizes that fail inside torch with a message about shapes."""
     with pytest.raises(UserError, match=r"patch_size \(4\) must divide the image size 8 x 6"):
         replace(SIZES, patch_size=4).build(data_spec, data_spec.shape, 1)
@@ -220,14 +220,14 @@ def test_impossible_sizes_are_refused(data_spec: DataSpec) -> None:
 
 
 @pytest.mark.parametrize("target_shape", [(7,), (3, 6, 8), (1, 8, 6)])
-def test_targets_that_are_not_the_image_are_refused(target_shape: tuple[int, ...], data_spec: DataSpec) -> None:
+def test_targets_that_are_not_the_image_are_refused(target_shape: tuple[int, ...], data_spec: ImageSpec) -> None:
     """Catches a class target with an image network."""
     with pytest.raises(UserError, match="PixelTarget"):
         SIZES.build(data_spec, target_shape, 1)
 
 
 @pytest.mark.parametrize("change", [{"num_heads": 0}, {"patch_size": 0}], ids=["num_heads", "patch_size"])
-def test_sizes_of_zero_are_refused(change: dict[str, int], data_spec: DataSpec) -> None:
+def test_sizes_of_zero_are_refused(change: dict[str, int], data_spec: ImageSpec) -> None:
     """Catches a ZeroDivisionError in place of one clear line."""
     with pytest.raises(UserError, match=next(iter(change))):
         replace(SIZES, **change).build(data_spec, data_spec.shape, 1)

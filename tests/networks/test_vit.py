@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dbl.data_spec import DataSpec
+from dbl.data_spec import ImageSpec
 from dbl.errors import UserError
 from dbl.networks import ViT
 
@@ -16,13 +16,13 @@ SIZES = ViT(num_layers=4, width=16, num_heads=2, patch_size=2, mlp_width=20, dro
 DIM = 9
 
 
-def build(sizes: ViT, data: DataSpec, num_layers: int) -> nn.Module:
+def build(sizes: ViT, data: ImageSpec, num_layers: int) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return sizes.build(data, (DIM,), num_layers)
 
 
-def batch(data: DataSpec, num: int = 7) -> tuple[Tensor, Tensor, Tensor]:
+def batch(data: ImageSpec, num: int = 7) -> tuple[Tensor, Tensor, Tensor]:
     """Noisy label vectors, c_noise and images."""
     generator = torch.Generator().manual_seed(1)
     noisy = torch.randn(num, DIM, generator=generator)
@@ -59,7 +59,7 @@ def silent_parameters(network: nn.Module, inputs: tuple[Tensor, ...], num_steps:
         ((2, 4, 4), replace(SIZES, patch_size=4, mlp_width=5)),
     ],
 )
-def test_the_output_is_a_label_vector(shape: tuple[int, int, int], sizes: ViT, data_spec: DataSpec) -> None:
+def test_the_output_is_a_label_vector(shape: tuple[int, int, int], sizes: ViT, data_spec: ImageSpec) -> None:
     """Catches sizes that only work for squares and three channels, and an output with a token axis left over."""
     data = replace(data_spec, shape=shape, mean=(0.0,) * shape[0], std=(1.0,) * shape[0])
     out = build(sizes, data, num_layers=2)(*batch(data))
@@ -70,7 +70,7 @@ def test_the_output_is_a_label_vector(shape: tuple[int, int, int], sizes: ViT, d
     assert sizes.build_classifier(data)(batch(data)[2]).shape == (7, 5)
 
 
-def test_blocks_together_have_the_layers_of_the_whole(data_spec: DataSpec) -> None:
+def test_blocks_together_have_the_layers_of_the_whole(data_spec: ImageSpec) -> None:
     """Catches a block that builds layers of other blocks, whose memory would not shrink."""
     whole = build(SIZES, data_spec, num_layers=4)
     parts = [build(SIZES, data_spec, num_layers=num) for num in (1, 3)]
@@ -81,20 +81,20 @@ def test_blocks_together_have_the_layers_of_the_whole(data_spec: DataSpec) -> No
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_every_parameter_learns(dropout: float, data_spec: DataSpec) -> None:
+def test_every_parameter_learns(dropout: float, data_spec: ImageSpec) -> None:
     """Catches parts that zero starts cut off for good, such as the image: all learn within three steps."""
     network = build(replace(SIZES, dropout=dropout), data_spec, num_layers=2)
     assert silent_parameters(network, batch(data_spec), num_steps=3) == []
 
 
-def test_every_parameter_of_the_classifier_learns(data_spec: DataSpec) -> None:
+def test_every_parameter_of_the_classifier_learns(data_spec: ImageSpec) -> None:
     """Catches a baseline that is weak because a part of it does not train."""
     torch.manual_seed(0)
     classifier = SIZES.build_classifier(data_spec)
     assert silent_parameters(classifier, batch(data_spec)[2:], num_steps=1) == []
 
 
-def test_the_output_depends_on_every_input(data_spec: DataSpec) -> None:
+def test_the_output_depends_on_every_input(data_spec: ImageSpec) -> None:
     """Catches an image, a level or a label vector that is passed but not used, or used for the wrong sample."""
     network = build(SIZES, data_spec, num_layers=2).eval()
     randomise(network)
@@ -111,7 +111,7 @@ def test_the_output_depends_on_every_input(data_spec: DataSpec) -> None:
         assert largest[[0, 1, 2, 4, 5, 6]].max() == 0
 
 
-def test_the_answer_is_read_at_the_leading_token(data_spec: DataSpec) -> None:
+def test_the_answer_is_read_at_the_leading_token(data_spec: ImageSpec) -> None:
     """Catches an answer that is read at a patch: without layers between, the leading token has not seen the image."""
     network, classifier = build(SIZES, data_spec, num_layers=1).eval(), SIZES.build_classifier(data_spec).eval()
     network.layers, classifier.layers = nn.ModuleList(), nn.Sequential()
@@ -121,7 +121,7 @@ def test_the_answer_is_read_at_the_leading_token(data_spec: DataSpec) -> None:
     assert torch.equal(classifier(images), classifier(images + 1))
 
 
-def test_the_place_of_a_patch_matters(data_spec: DataSpec) -> None:
+def test_the_place_of_a_patch_matters(data_spec: ImageSpec) -> None:
     """Catches positions that are missing: without them the order of the patches could not be seen."""
     network, classifier = build(SIZES, data_spec, num_layers=2).eval(), SIZES.build_classifier(data_spec).eval()
     randomise(network)
@@ -132,7 +132,7 @@ def test_the_place_of_a_patch_matters(data_spec: DataSpec) -> None:
     assert (classifier(images) - classifier(swapped)).abs().max() > 1e-3
 
 
-def test_dropout_in_training_only(data_spec: DataSpec) -> None:
+def test_dropout_in_training_only(data_spec: ImageSpec) -> None:
     """Catches dropout that stays on in evaluation, or a setting that is read nowhere."""
     network = build(replace(SIZES, dropout=0.5), data_spec, num_layers=1)
     randomise(network)
@@ -141,7 +141,7 @@ def test_dropout_in_training_only(data_spec: DataSpec) -> None:
     assert torch.equal(network(*batch(data_spec)), network(*batch(data_spec)))
 
 
-def test_classifier_has_the_size_of_the_official_baseline(data_spec: DataSpec) -> None:
+def test_classifier_has_the_size_of_the_official_baseline(data_spec: ImageSpec) -> None:
     """Catches a layer of another size: the official code's ViT for CIFAR-100 has 10.3 M parameters; none allocated."""
     data = replace(data_spec, shape=(3, 32, 32), num_classes=100, class_frequencies=(0.01,) * 100)
     with torch.device("meta"):
@@ -150,7 +150,7 @@ def test_classifier_has_the_size_of_the_official_baseline(data_spec: DataSpec) -
     assert math.isclose(num_parameters(classifier) / 1e6, 10.3, rel_tol=0.01)
 
 
-def test_impossible_sizes_are_refused(data_spec: DataSpec) -> None:
+def test_impossible_sizes_are_refused(data_spec: ImageSpec) -> None:
     """Catches sizes that fail inside torch with a message about shapes, and a pixel target with a label network."""
     with pytest.raises(UserError, match=r"patch_size \(4\) must divide the image size 8 x 6"):
         replace(SIZES, patch_size=4).build(data_spec, (DIM,), 1)

@@ -1,0 +1,73 @@
+"""`dbl sample` for a run of images."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from dbl.commands.device import device_of
+from dbl.errors import UserError
+from dbl.figures import image_grid, save_picture
+from dbl.files import write_tensors
+from dbl.run_folder import RunFolder
+from dbl.sampling import Sampler
+from dbl.stack import BlockStack, Inference
+from dbl.targets import image_spec
+
+
+def sample_images(
+    run: Path,
+    sampler: Sampler = Sampler(),  # noqa: B008 - frozen
+    classes: list[int] | None = None,
+    num_images: int = 64,
+    seed: int = 0,
+    batch_size: int = 64,
+    resident: Literal["all", "one"] = "all",
+    output: Path | None = None,
+    device: str | None = None,
+) -> None:
+    """Draw images and save them as one picture.
+
+    Args:
+        run: run folder, such as runs/digits_dit, with an assembled model.
+        sampler: method, levels and guidance; by default those of the run's config.
+        classes: classes to draw, in turn; by default all.
+        num_images: how many.
+        seed: of the start noise; image i is the same for any number of images and any batch size.
+        batch_size: images drawn together.
+        resident: keep all blocks in memory, or one at a time.
+        output: PNG file; by default samples.png in the run folder. Latents are also saved as safetensors beside it.
+        device: such as cpu or cuda:0; by default an accelerator if there is one.
+    """
+    for name, number in (("num_images", num_images), ("batch_size", batch_size)):
+        if number < 1:
+            raise UserError(f"--{name} ({number}) must be at least 1")
+    folder = RunFolder.at(run)
+    stack = BlockStack.from_pretrained(folder.model, Inference(sampler=sampler, resident=resident, seed=seed))
+    if not stack.makes_images:
+        raise UserError(f"{run} classifies images and draws none: use dbl test or dbl predict")
+    stack.to(device_of(device)).eval()
+    calls = sampler.calls_per_block(stack.contract.noise, stack.contract.partition)
+    print(f"calls of blocks 0 to {len(calls) - 1} in one sample: {', '.join(map(str, calls))}")
+    labels = _labels(classes, stack.contract.data.num_classes, num_images).to(stack.device)
+    batches = zip(
+        labels.split(batch_size), torch.arange(num_images, device=stack.device).split(batch_size), strict=True
+    )
+    images = torch.cat([stack.generate(part, numbers).cpu() for part, numbers in batches])
+    path = output or folder.path / "samples.png"
+    save_picture(
+        image_grid(images, image_spec(stack.contract.data, "PixelTarget"), num_columns=min(len(labels.unique()), 16)),
+        path,
+    )
+    if images.shape[1] not in (1, 3):
+        write_tensors(path.with_suffix(".safetensors"), {"latents": images, "labels": labels.cpu()})
+    print(f"samples: {path}")
+
+
+def _labels(classes: list[int] | None, num_classes: int, num_images: int) -> torch.Tensor:
+    """[num_images] the classes in turn."""
+    chosen = list(range(num_classes)) if classes is None else classes
+    wrong = [label for label in chosen if not 0 <= label < num_classes]
+    if wrong or not chosen:
+        raise UserError(f"--classes {chosen}: there are classes 0 to {num_classes - 1}")
+    return torch.tensor(chosen)[torch.arange(num_images) % len(chosen)]

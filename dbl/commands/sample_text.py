@@ -1,0 +1,180 @@
+"""`dbl sample` for a run of text: continue a prompt, or fill a template."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dbl.baselines import EndToEndCausalLM, EndToEndRecurrentLM, baseline_of
+from dbl.commands.device import device_of
+from dbl.commands.evaluate import load_baseline
+from dbl.data.tokenizer import Tokenizer, load_tokenizer
+from dbl.decoding import Decoding
+from dbl.errors import UserError
+from dbl.files import write_text
+from dbl.generation import CausalGenerator, MaskedGenerator, TextGenerator
+from dbl.run_folder import RunFolder
+from dbl.sampling import Sampler
+from dbl.stack import BlockStack, Inference
+
+_NUM_TOKENS = 200
+
+
+def sample_text(
+    run: Path,
+    prompt: str = "",
+    template: str = "",
+    hidden: str = "_",
+    num_tokens: int | None = None,
+    num_texts: int = 1,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    stop: str = "",
+    sampler: Sampler = Sampler(),  # noqa: B008 - frozen
+    baseline: bool = False,
+    seed: int = 0,
+    output: Path | None = None,
+    device: str | None = None,
+) -> None:
+    """Write text and print it; a single text from left to right is printed as it is written.
+
+    Args:
+        run: run folder, such as runs/pydoc_ar, with an assembled model.
+        prompt: text to continue; if empty, the beginning of a document.
+        template: text with gaps to fill, for masked text; every `hidden` in it stands for one hidden token.
+        hidden: the character that stands for a hidden token in `template`.
+        num_tokens: to write; by default 200, of masked text at most what its sequences hold.
+        num_texts: how many texts.
+        temperature: of what the network says of the context; less than 1 is bolder.
+        top_k: only the k most probable tokens.
+        top_p: only the most probable tokens that together have this probability.
+        stop: one token that ends a text; if empty, the end of a document, where the tokenizer has one.
+        sampler: method, and number of steps or iterations; by default those of the run's config.
+        baseline: write with the end-to-end network of `dbl compare` instead of the blocks.
+        seed: of all draws; text i is the same for any number of texts.
+        output: file to write the texts to as well.
+        device: such as cpu or cuda:0; by default an accelerator if there is one.
+    """
+    for name, number in (("num_tokens", num_tokens), ("num_texts", num_texts)):
+        if number is not None and number < 1:
+            raise UserError(f"--{name} ({number}) must be at least 1")
+    if prompt and template:
+        raise UserError("--prompt and --template exclude each other: put the beginning into the template")
+    folder, decoding = RunFolder.at(run), Decoding(temperature, top_k, top_p)
+    tokenizer = run_tokenizer(folder)
+    generator, place = _writer(folder, sampler, decoding, seed, device, baseline)
+    indices = torch.arange(num_texts, device=place)
+    if template:
+        tokens = fill_template(generator, tokenizer, template, hidden, indices)
+    else:
+        prompts = _prompt(tokenizer, prompt).to(place).expand(num_texts, -1)
+        tokens = continue_prompts(generator, tokenizer, prompts, num_tokens, indices, _stop(tokenizer, stop))
+    texts = [tokenizer.decode(row) for row in tokens.cpu()]
+    if num_texts > 1 or not isinstance(generator, CausalGenerator):
+        print("\n---\n".join(texts))
+    if output is not None:
+        write_text(output, "\n---\n".join(texts) + "\n")
+        print(f"texts: {output}")
+
+
+def run_tokenizer(run: RunFolder) -> Tokenizer:
+    """The tokenizer of a run; UserError if it is absent or not the one that the run was trained with."""
+    if not run.tokenizer.is_file():
+        raise UserError(f"{run.tokenizer} does not exist: copy it from the machine on which the run was trained")
+    tokenizer = load_tokenizer(run.tokenizer)
+    trained_with = run.load_contract().data.tokenizer  # type: ignore[attr-defined]
+    if tokenizer.identity != trained_with:
+        raise UserError(f"{run.tokenizer} is not the tokenizer that this run was trained with: restore the file")
+    return tokenizer
+
+
+def _writer(
+    run: RunFolder, sampler: Sampler, decoding: Decoding, seed: int, device: str | None, baseline: bool
+) -> tuple[TextGenerator, torch.device]:
+    place = device_of(device)
+    if baseline:
+        run = run.baseline()
+        if not (run.path / "contract.json").is_file():
+            raise UserError(f"{run.path} does not exist: train the end-to-end network with dbl compare")
+        if baseline_of(run.load_contract().terms.network) is not None:
+            part = load_baseline(run)
+            assert isinstance(part, EndToEndCausalLM | EndToEndRecurrentLM)
+            return part.to(place).eval().text_generator(decoding, sampler.num_steps, seed), place
+    stack = BlockStack.from_pretrained(run.model, Inference(sampler=sampler)).to(place).eval()
+    return stack.text_generator(decoding, seed=seed), place
+
+
+def _prompt(tokenizer: Tokenizer, prompt: str) -> Tensor:
+    """[1, P] tokens of a prompt; of an empty one the beginning of a document, or a new line."""
+    if not prompt and tokenizer.end_id is not None:
+        return torch.tensor([[tokenizer.end_id]])
+    try:
+        tokens = tokenizer.encode(prompt or "\n")
+    except UserError as error:
+        raise UserError(f"--prompt: {error if prompt else 'give one, this text has no lines to begin'}") from None
+    if not len(tokens):
+        raise UserError(f"--prompt {prompt!r} has no token: give another one, or leave it out")
+    return tokens.unsqueeze(0)
+
+
+def _stop(tokenizer: Tokenizer, stop: str) -> int | None:
+    if not stop:
+        return tokenizer.end_id
+    tokens = tokenizer.encode(stop)
+    if len(tokens) != 1:
+        raise UserError(f"--stop {stop!r} is {len(tokens)} tokens: it must be one")
+    return int(tokens[0])
+
+
+def continue_prompts(
+    generator: TextGenerator,
+    tokenizer: Tokenizer,
+    prompts: Tensor,
+    num_tokens: int | None,
+    indices: Tensor,
+    stop: int | None,
+) -> Tensor:
+    """[N, P + num_tokens] prompts with what follows; a single text is printed as it is written."""
+    if num_tokens is None:
+        room = generator.seq_len - prompts.shape[1] if isinstance(generator, MaskedGenerator) else _NUM_TOKENS
+        num_tokens = max(min(_NUM_TOKENS, room), 1)
+    if isinstance(generator, CausalGenerator) and prompts.shape[1] > generator.seq_len:
+        print(f"the prompt is longer than the context: its last {generator.seq_len} tokens are read", file=sys.stderr)
+    if len(prompts) > 1 or not isinstance(generator, CausalGenerator):
+        return torch.cat([prompts, generator.generate(prompts, num_tokens, indices, stop)], dim=1)
+    written = list(_shown(generator.stream(prompts, num_tokens, indices, stop), tokenizer, prompts[0]))
+    return torch.cat([prompts, torch.stack(written, dim=1)], dim=1)
+
+
+def _shown(tokens: Iterator[Tensor], tokenizer: Tokenizer, prompt: Tensor) -> Iterator[Tensor]:
+    """The tokens of one text, printed on the way; bytes wait until their character is whole."""
+    so_far, shown = prompt.tolist(), ""
+    for token in tokens:
+        so_far.append(int(token))
+        text = tokenizer.decode(so_far)
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            print(text[len(shown) :], end="", flush=True)
+            shown = text
+        yield token
+    print(tokenizer.decode(so_far)[len(shown) :])
+
+
+def fill_template(
+    generator: TextGenerator, tokenizer: Tokenizer, template: str, hidden: str, indices: Tensor
+) -> Tensor:
+    """[N, S] a template with its hidden tokens found, once for each index.
+
+    Raises:
+        UserError: if the network is not one of masked text, or nothing is hidden.
+    """
+    if not isinstance(generator, MaskedGenerator):
+        raise UserError("--template is for masked text; this network writes from left to right: use --prompt")
+    if len(hidden) != 1 or hidden not in template:
+        raise UserError(f"--template must contain the character of --hidden ({hidden!r}), once for each token to find")
+    first, *others = (tokenizer.encode(part) for part in template.split(hidden))
+    mask = torch.tensor([generator.mask])
+    row = torch.cat([first, *(piece for part in others for piece in (mask, part))]).to(indices.device)
+    return generator.infill(row.expand(len(indices), -1), indices)

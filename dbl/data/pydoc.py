@@ -1,0 +1,24 @@
+"""Text that comes with Python: a real data set without a download."""
+
+from dbl.data.ordered import Split
+from dbl.data.text import TextData
+
+# Every tenth topic is tested, so that the test is spread over the alphabet.
+_TEST_EVERY = 10
+
+
+class PyDoc(TextData):
+    """The help topics of the running Python, about 0.5 MB of English in 79 documents (`pydoc_data.topics`).
+
+    Topics are sorted by name; every tenth one is the test split. They differ between versions of Python, so that the
+    identity of the data set tells the version.
+    """
+
+    def load(self, split: Split) -> list[str] | None:
+        """See `TextData.load`; there is no validation split."""
+        if split == "validation":
+            return None
+        from pydoc_data.topics import topics
+
+        wanted = split == "test"
+        return [topics[name] for i, name in enumerate(sorted(topics)) if (i % _TEST_EVERY == _TEST_EVERY - 1) == wanted]
