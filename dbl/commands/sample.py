@@ -15,16 +15,20 @@ from dbl.run_folder import RunFolder
 def main(arguments: list[str]) -> None:
     """Parse the command line, with the sampler of the run's config as the default, and sample."""
     run = Path(arguments[1]) if len(arguments) > 1 and not arguments[1].startswith("-") else None
-    command = sample_text if run is not None and _writes_text(run) else sample_images
-    auto_cli(command, args=arguments[1:], as_positional=True, set_defaults=_sampler_defaults(run))
+    if run is not None and _writes_text(run):
+        auto_cli(sample_text, args=arguments[1:], as_positional=True, set_defaults=_defaults(run, "committee"))
+    else:
+        auto_cli(sample_images, args=arguments[1:], as_positional=True, set_defaults=_defaults(run))
 
 
 def _writes_text(run: Path) -> bool:
     return (run / "contract.json").is_file() and isinstance(RunFolder.at(run).load_contract().data, TextSpec)
 
 
-def _sampler_defaults(run: Path | None) -> dict[str, Any]:
+def _defaults(run: Path | None, *options: str) -> dict[str, Any]:
+    """The sampler of the run's config, and some other options of its group `inference`."""
     if run is None or not (run / "config.yaml").is_file():
         return {}
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    return {f"sampler.{name}": value for name, value in config["inference"]["sampler"].items()}
+    inference = yaml.safe_load((run / "config.yaml").read_text())["inference"]
+    sampler = {f"sampler.{name}": value for name, value in inference["sampler"].items()}
+    return sampler | {name: inference[name] for name in options}

@@ -34,6 +34,7 @@ def sample_text(
     top_p: float = 1.0,
     stop: str = "",
     sampler: Sampler = Sampler(),  # noqa: B008 - frozen
+    committee: bool = False,
     baseline: bool = False,
     seed: int = 0,
     output: Path | None = None,
@@ -53,6 +54,7 @@ def sample_text(
         top_p: only the most probable tokens that together have this probability.
         stop: one token that ends a text; if empty, the end of a document, where the tokenizer has one.
         sampler: method, and number of steps or iterations; by default those of the run's config.
+        committee: let all blocks answer together; by default as in the run's config. See `dbl.stack.Inference`.
         baseline: write with the end-to-end network of `dbl compare` instead of the blocks.
         seed: of all draws; text i is the same for any number of texts.
         output: file to write the texts to as well.
@@ -65,7 +67,8 @@ def sample_text(
         raise UserError("--prompt and --template exclude each other: put the beginning into the template")
     folder, decoding = RunFolder.at(run), Decoding(temperature, top_k, top_p)
     tokenizer = run_tokenizer(folder)
-    generator, place = _writer(folder, sampler, decoding, seed, device, baseline)
+    inference = Inference(sampler=sampler, committee=committee, seed=seed)
+    generator, place = _writer(folder, inference, decoding, device, baseline)
     indices = torch.arange(num_texts, device=place)
     if template:
         tokens = fill_template(generator, tokenizer, template, hidden, indices)
@@ -92,9 +95,9 @@ def run_tokenizer(run: RunFolder) -> Tokenizer:
 
 
 def _writer(
-    run: RunFolder, sampler: Sampler, decoding: Decoding, seed: int, device: str | None, baseline: bool
+    run: RunFolder, inference: Inference, decoding: Decoding, device: str | None, baseline: bool
 ) -> tuple[TextGenerator, torch.device]:
-    place = device_of(device)
+    place, seed = device_of(device), inference.seed
     if baseline:
         run = run.baseline()
         if not (run.path / "contract.json").is_file():
@@ -102,8 +105,8 @@ def _writer(
         if baseline_of(run.load_contract().terms.network) is not None:
             part = load_baseline(run)
             assert isinstance(part, EndToEndCausalLM | EndToEndRecurrentLM)
-            return part.to(place).eval().text_generator(decoding, sampler.num_steps, seed), place
-    stack = BlockStack.from_pretrained(run.model, Inference(sampler=sampler)).to(place).eval()
+            return part.to(place).eval().text_generator(decoding, inference.sampler.num_steps, seed), place
+    stack = BlockStack.from_pretrained(run.model, inference).to(place).eval()
     return stack.text_generator(decoding, seed=seed), place
 
 
