@@ -19,8 +19,8 @@ whole runs
   compare   the same beside the end-to-end network at equal compute, in one report
   plan      memory of a training step by category, before any training
   assemble  check the blocks of a run and merge them into its model folder
-  sample    draw images from an assembled network
-  tokenizer train a tokenizer on text files
+  sample    draw images or write text with an assembled network (options: dbl sample RUN --help)
+  tokenizer train a byte-pair tokenizer on text files
 
 single parts, with every option of Lightning's Trainer
   fit       train one block:             dbl fit --config configs/digits_dit.yaml --model.block 1

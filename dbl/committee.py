@@ -45,7 +45,12 @@ class Committee(Denoiser):
                 cast(TableReadout, readout).linear(output.float()).log_softmax(-1)
                 for readout, output in zip(self.readouts, outputs, strict=True)
             ]
-            return self.readout.with_evidence(torch.stack(answers).mean(0), noisy, sigma, adjust)
+            mean = torch.stack(answers).mean(0)
+            return self.readout.with_evidence(mean if adjust is None else adjust(mean), noisy, sigma)
+
+    def training_loss(self, clean: Clean, noisy: Tensor, sigma: Tensor) -> Tensor:
+        """See `Denoiser.training_loss`; its members are trained alone, so this is only measured."""
+        return self.plain_loss(self.predict(noisy, sigma, clean.cond), clean, noisy)
 
     def plain_loss(self, prediction: Prediction, clean: Clean, noisy: Tensor) -> Tensor:
         """See `Denoiser.plain_loss`."""

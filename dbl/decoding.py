@@ -54,5 +54,7 @@ class Decoding:
 
 def draw_tokens(logits: Tensor, draws: SampleDraws) -> Tensor:
     """One token for each distribution, a function of the draws: [N, ...] from logits [N, ..., C], by Gumbel noise."""
-    uniform = torch.special.ndtr(draws.normal(logits.double())).clamp(1e-12, 1 - 1e-12)
-    return (logits.double() - (-uniform.log()).log()).argmax(dim=-1)
+    # On the CPU, where the draws are made and every machine has float64.
+    wide = logits.cpu().double()
+    uniform = torch.special.ndtr(draws.normal(wide)).clamp(1e-12, 1 - 1e-12)
+    return (wide - (-uniform.log()).log()).argmax(dim=-1).to(logits.device)

@@ -49,7 +49,7 @@ class Denoiser(nn.Module, ABC):
 
     @abstractmethod
     def plain_loss(self, prediction: Prediction, clean: Clean, noisy: Tensor) -> Tensor:
-        """[N] loss of each sample without the weight."""
+        """[N] loss of a prediction without the weight."""
 
     @abstractmethod
     def loss_weight(self, sigma: Tensor) -> Tensor:
@@ -59,6 +59,10 @@ class Denoiser(nn.Module, ABC):
         """The denoised target [N, *target_shape]; arguments as in `predict`."""
         return self.predict(noisy, sigma, cond).denoised
 
+    @abstractmethod
+    def training_loss(self, clean: Clean, noisy: Tensor, sigma: Tensor) -> Tensor:
+        """[N] what is trained on, without the weight; arguments as in `loss`."""
+
     def loss(self, clean: Clean, noisy: Tensor, sigma: Tensor) -> Tensor:
         """Weighted loss of each sample [N] (paper, Eq. 5): `w(sigma) Loss(D(z_sigma, sigma, x), y)`.
 
@@ -67,8 +71,7 @@ class Denoiser(nn.Module, ABC):
             noisy: [N, *target_shape] targets with noise of level sigma.
             sigma: [N] levels.
         """
-        prediction = self.predict(noisy, sigma, clean.cond)
-        return self.loss_weight(sigma.float()) * self.plain_loss(prediction, clean, noisy)
+        return self.loss_weight(sigma.float()) * self.training_loss(clean, noisy, sigma)
 
 
 class GaussianDenoiser(Denoiser):
@@ -88,13 +91,29 @@ class GaussianDenoiser(Denoiser):
     def predict(self, noisy: Tensor, sigma: Tensor, cond: Any, adjust: Adjust | None = None) -> Prediction:
         """See `Denoiser.predict`."""
         noisy, sigma = noisy.float(), sigma.float()
-        c_skip, c_out, c_in, c_noise = scalings(sigma, self.target.sigma_data)
-        output = self.network(append_axes(c_in, noisy) * noisy, c_noise, cond)
+        output = self._output(noisy, sigma, cond)
         with torch.autocast(noisy.device.type, enabled=False):
-            output = output.float()
-            estimate = append_axes(c_skip, noisy) * noisy + append_axes(c_out, noisy) * output  # EDM, Eq. 7
+            estimate = self._estimate(noisy, sigma, output)
             prediction: Prediction = self.readout(estimate, output, noisy, sigma, adjust)
         return prediction
+
+    def training_loss(self, clean: Clean, noisy: Tensor, sigma: Tensor) -> Tensor:
+        """See `Denoiser.training_loss`: that of the readout."""
+        noisy, sigma = noisy.float(), sigma.float()
+        output = self._output(noisy, sigma, clean.cond)
+        with torch.autocast(noisy.device.type, enabled=False):
+            return self.readout.training_loss(self._estimate(noisy, sigma, output), output, noisy, sigma, clean)
+
+    def _output(self, noisy: Tensor, sigma: Tensor, cond: Any) -> Tensor:
+        """The network's answer in float32."""
+        _, _, c_in, c_noise = scalings(sigma, self.target.sigma_data)
+        output: Tensor = self.network(append_axes(c_in, noisy) * noisy, c_noise, cond)
+        return output.float()
+
+    def _estimate(self, noisy: Tensor, sigma: Tensor, output: Tensor) -> Tensor:
+        """`c_skip z + c_out F` (EDM, Eq. 7)."""
+        c_skip, c_out, _, _ = scalings(sigma, self.target.sigma_data)
+        return append_axes(c_skip, noisy) * noisy + append_axes(c_out, noisy) * output
 
     def plain_loss(self, prediction: Prediction, clean: Clean, noisy: Tensor) -> Tensor:
         """See `Denoiser.plain_loss`: that of the readout."""
@@ -125,6 +144,10 @@ class MaskedDenoiser(Denoiser):
         if adjust is not None:
             logits = adjust(logits)
         return Prediction(torch.where(noisy == self.mask, logits.argmax(-1), noisy), logits)
+
+    def training_loss(self, clean: Clean, noisy: Tensor, sigma: Tensor) -> Tensor:
+        """See `Denoiser.training_loss`: the same as `plain_loss`."""
+        return self.plain_loss(self.predict(noisy, sigma, clean.cond), clean, noisy)
 
     def plain_loss(self, prediction: Prediction, clean: Clean, noisy: Tensor) -> Tensor:
         """[N] cross-entropy summed over the hidden tokens, divided by the number of scored tokens (paper, App. D)."""

@@ -30,10 +30,11 @@ from dbl.noise import Interval, NoiseDistribution
 from dbl.partition import Partition
 from dbl.seeding import SampleDraws
 from dbl.stack import BlockStack
-from dbl.targets import Clean
+from dbl.targets import IGNORED, Clean, mean_over_scored
 
-# Samples in one network call, and samples whose path is followed.
+# Samples and tokens in one network call at most, and samples whose path is followed.
 _CHUNK = 64
+_CHUNK_TOKENS = 2**14
 _NUM_PATHS = 64
 
 
@@ -66,12 +67,21 @@ class Probe:
     def ask(self, denoiser: Denoiser, noisy: Tensor, sigma: float, cond: Tensor) -> "Answers":
         """Ask a block about noisy targets of one level."""
         parts = []
-        for rows in torch.arange(len(noisy), device=noisy.device).split(_CHUNK):
+        chunk = max(1, min(_CHUNK, _CHUNK_TOKENS // self.clean.labels[0].numel()))
+        for rows in torch.arange(len(noisy), device=noisy.device).split(chunk):
             clean = Clean(*(tensor[rows] for tensor in self.clean))
             prediction = denoiser.predict(noisy[rows], self._filled(sigma)[rows], cond[rows])
             parts.append((prediction.denoised.float(), denoiser.plain_loss(prediction, clean, noisy[rows]).float()))
         denoised, losses = (torch.cat(part) for part in zip(*parts, strict=True))
-        return Answers(denoised.cpu(), losses.cpu().double(), _mean_square(self.clean.clean - denoised))
+        return Answers(denoised.cpu(), losses.cpu().double(), self.mean_square(self.clean.clean - denoised))
+
+    def mean_square(self, values: Tensor) -> Tensor:
+        """[N] float64 on the CPU: mean square over the coordinates of values [N, ...], of scored tokens only."""
+        squares = values.float().square().cpu().double()
+        labels = self.clean.labels.cpu()
+        if labels.ndim == 1:
+            return squares.flatten(1).mean(1)
+        return mean_over_scored(squares.mean(-1) * (labels != IGNORED), labels)
 
     def _filled(self, sigma: float) -> Tensor:
         return torch.full((len(self.clean.clean),), sigma, device=self.clean.clean.device)
@@ -212,14 +222,9 @@ def _disagreement(block: int, sigma: float, above: Tensor, below: Tensor, probe:
     return {
         "sigma": sigma,
         "blocks": [block, block + 1],
-        "difference": _mean_square(above - below).mean().sqrt().item(),
-        "error": _mean_square(error).mean().sqrt().item(),
+        "difference": probe.mean_square(above - below).mean().sqrt().item(),
+        "error": probe.mean_square(error).mean().sqrt().item(),
     }
-
-
-def _mean_square(values: Tensor) -> Tensor:
-    """[N] float64 on the CPU: mean square over the coordinates of values [N, ...]."""
-    return values.float().flatten(1).square().mean(1).cpu().double()
 
 
 @torch.no_grad()

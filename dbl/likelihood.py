@@ -56,7 +56,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class CurveStep:
-    """One stratum: its ends, the block that owns it, and the mean of `sigma^-2 |y - D|^2` in it."""
+    """One stratum: its ends, the block that owns it, and the mean rate of the channel in it."""
 
     sigma_high: float
     sigma_low: float
@@ -219,7 +219,7 @@ class BoundEstimator:
         blocks = [self._block(block, clean, labels, indices, predict) for block in range(len(self.edges))]
         reconstruction = self._reconstruction(clean, labels, indices, predict)
         prior = _per_sample(self.channel.prior(clean, self.sigma_max) * scored)
-        self.sums.add(prior, torch.stack(blocks), reconstruction, _per_sample(scored.double()))
+        self.sums.add(prior, torch.stack(blocks), reconstruction, _per_sample(scored.cpu().double()))
 
     def _block(self, block: int, clean: Tensor, labels: Tensor, indices: Tensor, predict: Predict) -> Tensor:
         """[S, N] nats of each stratum and sample: `ln(high / low)` times the rate."""

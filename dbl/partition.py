@@ -73,6 +73,10 @@ class Partition:
         alpha = (high / low) ** self.overlap
         return Interval(low=max(low / alpha, self.boundaries[-1]), high=min(high * alpha, self.boundaries[0]))
 
+    def merged(self) -> "Partition":
+        """The same levels and layers as one block."""
+        return Partition((self.boundaries[0], self.boundaries[-1]), (sum(self.layers),))
+
     def layer_range(self, block: int) -> range:
         """Indices of the layers of block `block` in the whole network."""
         self.check_block(block)

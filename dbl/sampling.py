@@ -22,6 +22,11 @@ from dbl.partition import Partition
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
+def state_dtype(device: torch.device) -> torch.dtype:
+    """Type of a sampler's state: float64, but float32 where the device has none."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def karras_levels(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
     """[K+1] decreasing levels from sigma_max to sigma_min, then 0 (EDM, Eq. 5)."""
     ramp = torch.linspace(0, 1, num_steps, dtype=torch.float64)

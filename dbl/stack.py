@@ -24,7 +24,7 @@ from dbl.figures import image_grid
 from dbl.generation import TextGenerator, stack_generator
 from dbl.networks import CausalLM
 from dbl.noise import even_fractions
-from dbl.sampling import Denoise, Sampler, guided
+from dbl.sampling import Denoise, Sampler, guided, state_dtype
 from dbl.seeding import SampleDraws, generator_for
 from dbl.targets import Batch, ClassTarget, Clean, MaskTarget, PixelTarget, TokenTarget, image_spec
 
@@ -176,7 +176,7 @@ class BlockStack(L.LightningModule):
         Args:
             noisy: [N, *target_shape], of any float type, which the result has too.
             sigma: the level, a scalar.
-            cond: labels [N] or images [N, channels, height, width].
+            cond: labels [N], images [N, channels, height, width] or tokens [N, T].
         """
         denoiser = self.denoiser(int(self.contract.partition.block_for(sigma)))
         levels = sigma.to(noisy.device, torch.float32).expand(len(noisy))
@@ -212,8 +212,7 @@ class BlockStack(L.LightningModule):
     def _unit_noise(self, indices: Tensor, draw: int) -> Tensor:
         """[N, *target_shape] float64 (float32 where the device has no float64)."""
         shape = self.contract.terms.target.shape(self.contract.data)
-        dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        like = torch.empty(len(indices), *shape, device=self.device, dtype=dtype)
+        like = torch.empty(len(indices), *shape, device=self.device, dtype=state_dtype(self.device))
         return SampleDraws(self.inference.seed, ("start", draw), indices).normal(like)
 
     def generate(self, labels: Tensor, indices: Tensor, draw: int = 0) -> Tensor:
@@ -234,7 +233,8 @@ class BlockStack(L.LightningModule):
         """
         sampler = self.inference.sampler
         sampler = sampler if num_steps is None else replace(sampler, num_steps=num_steps)
-        return stack_generator(self.contract, self.answering, sampler, decoding, seed)
+        partition = self.contract.partition if self.committee is None else self.contract.partition.merged()
+        return stack_generator(self.contract, self.answering, partition, sampler, decoding, seed)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss over all levels; accuracy if the stack is a classifier."""

@@ -87,7 +87,7 @@ _TERMS = {
         **_TOKENS,  # type: ignore[arg-type]
         partition=Cut(1),
     ),
-    "masked": Terms(MaskedLM(**_SMALL, mlp_ratio=2.0), MaskTarget(), MaskingNoise(), Cut(3)),  # type: ignore[arg-type]
+    "masked": Terms(MaskedLM(**_SMALL, mlp_width=24), MaskTarget(), MaskingNoise(), Cut(3)),  # type: ignore[arg-type]
 }
 
 

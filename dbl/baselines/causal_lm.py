@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dbl.assembly import read_part
 from dbl.baselines.text import EndToEndText
 from dbl.contract import Contract
-from dbl.data.tokenizer import Tokenizer, load_tokenizer
+from dbl.data.tokenizer import Tokenizer, run_tokenizer
 from dbl.data_spec import TextSpec
 from dbl.decoding import Decoding
 from dbl.errors import UserError
@@ -107,4 +107,4 @@ def load_causal_lm(path: str | Path) -> tuple[CausalModel, Tokenizer]:
     part = EndToEndCausalLM(run.load_contract())
     state = read_part(run.checkpoint("end_to_end"), "end_to_end", part.contract, "network.")
     part.network.load_state_dict(state.weights)
-    return part.network.eval().requires_grad_(False), load_tokenizer(run.tokenizer)
+    return part.network.eval().requires_grad_(False), run_tokenizer(run)

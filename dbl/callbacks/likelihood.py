@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from dbl.channels import channel_of
+from dbl.denoiser import Denoiser
 from dbl.errors import UserError
 from dbl.figures.levels import likelihood_figure
 from dbl.likelihood import Bound, BoundEstimator, BoundSums
@@ -33,7 +34,9 @@ class Likelihood(L.Callback):
     Attributes:
         result: `dbl.likelihood.Bound` as JSON values: `nats`, `standard_error`, `prior`, `reconstruction`, `blocks`,
             `num_samples`, `num_scored`, `levels_per_block`, `curve`; `exact`, whether it is a value and no bound; for
-            text `num_bytes`, `perplexity`, `bits_per_byte`, `bits_per_token`, else null. None if there is no bound.
+            text `num_bytes`, `perplexity`, `bits_per_byte`, `bits_per_token`, else null (bytes too, where a token
+            stands for unknown text); `own_blocks`, of a committee: the bound of the blocks themselves, each at its own
+            levels, else null. None if there is no bound.
 
     Raises:
         UserError: if `levels_per_block` is negative.
@@ -46,6 +49,7 @@ class Likelihood(L.Callback):
         self.seed = seed
         self.result: dict[str, Any] | None = None
         self._estimator: BoundEstimator | ExactNats | None = None
+        self._own: BoundEstimator | None = None
         self._bytes: ByteCount | None = None
 
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -89,9 +93,9 @@ class Likelihood(L.Callback):
         self._finish(trainer, pl_module, "val")
 
     def _start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.result = self._estimator = None
+        self.result = self._estimator = self._own = None
         tokenizer = getattr(getattr(trainer, "datamodule", None), "tokenizer", None)
-        self._bytes = None if tokenizer is None else ByteCount(tokenizer.byte_lengths)
+        self._bytes = None if tokenizer is None else ByteCount(tokenizer.byte_lengths, tokenizer.unknown_id)
         if not self.levels_per_block:
             return
         if hasattr(module, "exact_nats") and not trainer.training:
@@ -99,6 +103,8 @@ class Likelihood(L.Callback):
         elif isinstance(module, BlockStack) and (channel := channel_of(module.contract)) is not None:
             noise, partition = module.contract.noise, module.contract.partition
             self._estimator = BoundEstimator(channel, noise, partition, self.levels_per_block, self.seed)
+            if module.committee is not None:
+                self._own = BoundEstimator(channel, noise, partition, self.levels_per_block, self.seed)
 
     def _add(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
         if self._estimator is None:
@@ -109,7 +115,9 @@ class Likelihood(L.Callback):
                 self._estimator.add(*module.exact_nats(batch))  # type: ignore[operator]
             else:
                 assert isinstance(module, BlockStack)
-                add_batch(self._estimator, module, batch)
+                add_batch(self._estimator, module, batch, module.answering)
+                if self._own is not None:
+                    add_batch(self._own, module, batch, module.denoiser)
         if self._bytes is not None:
             self._bytes.add(batch["tokens"][:, 1:])
 
@@ -117,7 +125,8 @@ class Likelihood(L.Callback):
         if self._estimator is None:
             return
         if trainer.world_size > 1:
-            for sums in (self._estimator.sums, self._bytes):
+            sums_of_all = [one.sums for one in (self._estimator, self._own) if one is not None]
+            for sums in (*sums_of_all, self._bytes):
                 if sums is not None:
                     sums.reduce(lambda part: _total(trainer, part.to(module.device)).cpu())
         self.result = self._result(self._estimator)
@@ -131,21 +140,25 @@ class Likelihood(L.Callback):
 
     def _result(self, estimator: "BoundEstimator | ExactNats") -> dict[str, Any]:
         result = estimator.result().to_plain() | {"exact": isinstance(estimator, ExactNats)}
-        nats, num_bytes = result["nats"], None if self._bytes is None else int(self._bytes.total)
+        result["own_blocks"] = None if self._own is None else self._own.result().to_plain()
+        if self._bytes is None:
+            return result | dict.fromkeys(("num_bytes", "perplexity", "bits_per_token", "bits_per_byte"))
+        nats, (total, unknown) = result["nats"], self._bytes.total.tolist()
+        num_bytes = None if unknown else int(total)
         return result | {
             "num_bytes": num_bytes,
-            "perplexity": None if num_bytes is None else math.exp(min(nats, 700)),
-            "bits_per_token": None if num_bytes is None else nats / math.log(2),
+            "perplexity": math.exp(min(nats, 700)),
+            "bits_per_token": nats / math.log(2),
             "bits_per_byte": nats * result["num_scored"] / num_bytes / math.log(2) if num_bytes else None,
         }
 
 
-def add_batch(estimator: BoundEstimator, stack: BlockStack, batch: Batch) -> None:
-    """Add a raw batch to the estimate of a stack's bound."""
+def add_batch(estimator: BoundEstimator, stack: BlockStack, batch: Batch, denoiser: Callable[[int], Denoiser]) -> None:
+    """Add a raw batch to the estimate of a stack's bound, with the denoiser that answers the levels of each block."""
     clean = stack.space.encode(batch)
 
     def predict(block: int, noisy: Tensor, sigma: Tensor) -> Prediction:
-        return stack.answering(block).predict(noisy, sigma, clean.cond)
+        return denoiser(block).predict(noisy, sigma, clean.cond)
 
     estimator.add(clean.clean, clean.labels, batch["index"], predict)
 
@@ -171,15 +184,22 @@ class ByteCount:
 
     Args:
         byte_lengths: [C] of each token.
+        unknown: the token that stands for text of unknown length, if there is one.
+
+    Attributes:
+        total: [2] bytes, and unknown tokens, with which the bytes are not those of the text.
     """
 
-    def __init__(self, byte_lengths: Tensor) -> None:
+    def __init__(self, byte_lengths: Tensor, unknown: int | None) -> None:
         self.byte_lengths = byte_lengths
-        self.total = torch.zeros(1, dtype=torch.float64)
+        self.unknown = unknown
+        self.total = torch.zeros(2, dtype=torch.float64)
 
     def add(self, labels: Tensor) -> None:
         """Add tokens [N, T], IGNORED where they are not scored."""
-        self.total = self.total + self.byte_lengths[labels[labels != IGNORED].cpu()].sum()
+        scored = labels[labels != IGNORED].cpu()
+        num_unknown = 0 if self.unknown is None else int((scored == self.unknown).sum())
+        self.total = self.total + torch.tensor([int(self.byte_lengths[scored].sum()), num_unknown])
 
     def reduce(self, total: Callable[[Tensor], Tensor]) -> None:
         """Replace the number by its total over all processes."""
@@ -197,5 +217,7 @@ def _scalars(result: dict[str, Any]) -> dict[str, float]:
     scalars |= {name: result[name] for name in ("perplexity", "bits_per_token", "bits_per_byte") if result[name]}
     if result["exact"]:
         return scalars
+    if result["own_blocks"]:
+        scalars["nats_own_blocks"] = result["own_blocks"]["nats"]
     scalars |= {"nats_prior": result["prior"], "nats_reconstruction": result["reconstruction"]}
     return scalars | {f"nats_block_{index}": block["nats"] for index, block in enumerate(result["blocks"])}

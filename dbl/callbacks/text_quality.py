@@ -84,18 +84,18 @@ class TextQuality(L.Callback):
         self.seed = seed
         self.result: dict[str, Any] | None = None
 
-    def prepare(self, seq_len: int | None = None) -> None:
+    def prepare(self, data: Any) -> None:
         """Check, before any training, that texts fit, that the teacher can be loaded, and MAUVE computed.
 
         Args:
-            seq_len: T of the sequences that will be continued; None if the data are no text.
+            data: DataModule that will be tested on; there is nothing to check if it is no text.
 
         Raises:
             UserError: if not.
         """
-        if self.num_texts == 0 or seq_len is None:
+        if self.num_texts == 0 or not hasattr(data, "tokenizer"):
             return
-        self._check_length(seq_len)
+        self._chosen(data)
         if self.teacher is None:
             return
         if self.mauve:

@@ -167,7 +167,8 @@ class BlockCLI(LightningCLI):
     def _evaluation(self) -> L.Trainer:
         if self.subcommand == "test" and isinstance(self.model, BlockStack):
             self._get(self.config_init, "image_quality").prepare(self.datamodule, self.model.makes_images)
-        self._get(self.config_init, "text_quality").prepare(getattr(self.datamodule, "seq_len", None))
+        if self.subcommand == "test":
+            self._get(self.config_init, "text_quality").prepare(self.datamodule)
         trainer = self._trainer([self._get(self.config_init, group) for group in _EVALUATION])
         if self._get(self.config, "trainer")["logger"] is None:
             trainer.loggers = [TensorBoardLogger(str(self.run.report), name="", version="")]

@@ -89,7 +89,7 @@ class RunCLI(BlockCLI):
             )
         self.inference.check(self.contract)
         self.image_quality.prepare(self.data, isinstance(self.terms.target, PixelTarget))
-        self.text_quality.prepare(getattr(self.data, "seq_len", None))
+        self.text_quality.prepare(self.data)
         self.inference.sampler.calls_per_block(self.contract.noise, self.contract.partition)  # warns
         self.run.write_contract(self.contract)
         write_text(self.run.config, yaml.safe_dump(self.resolved(), sort_keys=False))

@@ -14,7 +14,8 @@ from dbl.run_folder import RunFolder
 
 def main(arguments: list[str]) -> None:
     """Parse the command line, with the sampler of the run's config as the default, and sample."""
-    run = Path(arguments[1]) if len(arguments) > 1 and not arguments[1].startswith("-") else None
+    folders = (Path(argument) for argument in arguments[1:] if not argument.startswith("-"))
+    run = next((folder for folder in folders if (folder / "contract.json").is_file()), None)
     if run is not None and _writes_text(run):
         auto_cli(sample_text, args=arguments[1:], as_positional=True, set_defaults=_defaults(run, "committee"))
     else:
@@ -22,7 +23,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _writes_text(run: Path) -> bool:
-    return (run / "contract.json").is_file() and isinstance(RunFolder.at(run).load_contract().data, TextSpec)
+    return isinstance(RunFolder.at(run).load_contract().data, TextSpec)
 
 
 def _defaults(run: Path | None, *options: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from dbl.baselines import EndToEndCausalLM, EndToEndRecurrentLM, baseline_of
 from dbl.commands.device import device_of
 from dbl.commands.evaluate import load_baseline
-from dbl.data.tokenizer import Tokenizer, load_tokenizer
+from dbl.data.tokenizer import Tokenizer, run_tokenizer
 from dbl.decoding import Decoding
 from dbl.errors import UserError
 from dbl.files import write_text
@@ -63,35 +63,25 @@ def sample_text(
     for name, number in (("num_tokens", num_tokens), ("num_texts", num_texts)):
         if number is not None and number < 1:
             raise UserError(f"--{name} ({number}) must be at least 1")
-    if prompt and template:
-        raise UserError("--prompt and --template exclude each other: put the beginning into the template")
+    if template and (prompt or stop or num_tokens is not None):
+        raise UserError("--template goes without --prompt, --stop and --num_tokens: it says by itself what to fill")
     folder, decoding = RunFolder.at(run), Decoding(temperature, top_k, top_p)
     tokenizer = run_tokenizer(folder)
     inference = Inference(sampler=sampler, committee=committee, seed=seed)
     generator, place = _writer(folder, inference, decoding, device, baseline)
     indices = torch.arange(num_texts, device=place)
     if template:
-        tokens = fill_template(generator, tokenizer, template, hidden, indices)
+        rows = list(fill_template(generator, tokenizer, template, hidden, indices))
     else:
-        prompts = _prompt(tokenizer, prompt).to(place).expand(num_texts, -1)
-        tokens = continue_prompts(generator, tokenizer, prompts, num_tokens, indices, _stop(tokenizer, stop))
-    texts = [tokenizer.decode(row) for row in tokens.cpu()]
+        prompts, stop_id = _prompt(tokenizer, prompt).to(place).expand(num_texts, -1), _stop(tokenizer, stop)
+        written = continue_prompts(generator, tokenizer, prompts, num_tokens, indices, stop_id)
+        rows = [_up_to_stop(row, prompts.shape[1], stop_id) for row in written]
+    texts = [tokenizer.decode(row) for row in rows]
     if num_texts > 1 or not isinstance(generator, CausalGenerator):
         print("\n---\n".join(texts))
     if output is not None:
         write_text(output, "\n---\n".join(texts) + "\n")
         print(f"texts: {output}")
-
-
-def run_tokenizer(run: RunFolder) -> Tokenizer:
-    """The tokenizer of a run; UserError if it is absent or not the one that the run was trained with."""
-    if not run.tokenizer.is_file():
-        raise UserError(f"{run.tokenizer} does not exist: copy it from the machine on which the run was trained")
-    tokenizer = load_tokenizer(run.tokenizer)
-    trained_with = run.load_contract().data.tokenizer  # type: ignore[attr-defined]
-    if tokenizer.identity != trained_with:
-        raise UserError(f"{run.tokenizer} is not the tokenizer that this run was trained with: restore the file")
-    return tokenizer
 
 
 def _writer(
@@ -130,6 +120,13 @@ def _stop(tokenizer: Tokenizer, stop: str) -> int | None:
     if len(tokens) != 1:
         raise UserError(f"--stop {stop!r} is {len(tokens)} tokens: it must be one")
     return int(tokens[0])
+
+
+def _up_to_stop(row: Tensor, start: int, stop: int | None) -> Tensor:
+    """A text [P + num_tokens] up to the first stop token behind its prompt."""
+    if stop is None or not (row[start:] == stop).any():
+        return row
+    return row[: start + int((row[start:] == stop).nonzero()[0]) + 1]
 
 
 def continue_prompts(

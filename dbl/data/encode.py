@@ -5,7 +5,7 @@ and a set larger than memory is never read whole.
 """
 
 import hashlib
-import logging
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,8 @@ from dbl.data.cache import write_once
 from dbl.data.documents import Documents
 from dbl.data.tokenizer import Tokenizer
 from dbl.data.tokens import MappedTokens, Tokens, smallest_type
-from dbl.errors import UserError
+from dbl.errors import DblWarning, UserError
 from dbl.files import replacing
-
-_log = logging.getLogger(__name__)
 
 # Longer documents are encoded in pieces: an encoder takes about 100 bytes of memory for each byte of text.
 PIECE_CHARACTERS = 100_000
@@ -69,7 +67,12 @@ class Encoder:
         try:
             write_once(entry, "ends.npy", lambda: self._write(documents, entry))
         except OSError as error:
-            _log.info("Tokens are not kept: cannot write %s (%s)", entry, error)
+            warnings.warn(
+                f"tokens stay in memory and are not kept: data.init_args.cache_dir {entry.parent} cannot be written "
+                f"({error})",
+                DblWarning,
+                stacklevel=2,
+            )
             return self._in_memory(documents)
         return self._read(entry)
 

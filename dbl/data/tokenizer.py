@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dbl.data_spec import TextSpec
 from dbl.errors import UserError
 from dbl.files import read_json, write_json
+from dbl.run_folder import RunFolder
 from dbl.serial import from_plain, to_plain
 
 TEXT8 = "text8"
@@ -35,6 +37,11 @@ class Tokenizer(ABC):
     @abstractmethod
     def end_id(self) -> int | None:
         """The token that separates documents and is never made from text; None if there is none."""
+
+    @property
+    def unknown_id(self) -> int | None:
+        """The token that stands for what the vocabulary does not have; None if everything else is refused."""
+        return None
 
     @property
     @abstractmethod
@@ -92,6 +99,17 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
         ) from None
     if tokenizer.identity != identity:
         raise UserError(f"{path} was changed after it was written: restore it from a copy")
+    return tokenizer
+
+
+def run_tokenizer(run: RunFolder) -> Tokenizer:
+    """The tokenizer of a run; UserError if it is absent or not the one that the run was trained with."""
+    if not run.tokenizer.is_file():
+        raise UserError(f"{run.tokenizer} does not exist: copy it from the machine on which the run was trained")
+    tokenizer = load_tokenizer(run.tokenizer)
+    data = run.load_contract().data
+    if not isinstance(data, TextSpec) or tokenizer.identity != data.tokenizer:
+        raise UserError(f"{run.tokenizer} is not the tokenizer that this run was trained with: restore the file")
     return tokenizer
 
 

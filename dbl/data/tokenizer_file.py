@@ -85,6 +85,15 @@ class TokenizerFile(Tokenizer):
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"tokenizer.path: cannot read {file} ({error}); dbl tokenizer makes such a file") from None
 
+    @property
+    def unknown_id(self) -> int | None:
+        """See `Tokenizer.unknown_id`."""
+        model = self._settings["model"]
+        if model.get("unk_id") is not None:
+            return int(model["unk_id"])
+        token = model.get("unk_token")
+        return None if token is None else self._library.token_to_id(token)
+
     def standalone(self) -> "TokenizerFile":
         """See `Tokenizer.standalone`."""
         return replace(self, content=self.definition)
@@ -92,6 +101,8 @@ class TokenizerFile(Tokenizer):
     def encode(self, text: str) -> Tensor:
         """See `Tokenizer.encode`. What a vocabulary with a token for unknown text does not hold becomes that token."""
         library = self._library
+        if halves := re.findall("[\ud800-\udfff]", text):
+            raise unknown_characters(halves, "remove them from the text")
         if not self._expresses_all and (lost := [one for one in set(text) if self._drops(one)]):
             raise unknown_characters(lost, "leave them out, or train a tokenizer of bytes with dbl tokenizer")
         # Without offsets the library needs half the time; only its call for many texts can leave them out.

@@ -17,7 +17,7 @@ from dbl.generation.generator import TextGenerator, stopped
 from dbl.networks.causal_lm import Context
 from dbl.noise import NoiseDistribution
 from dbl.partition import Partition
-from dbl.sampling import Sampler
+from dbl.sampling import Sampler, state_dtype
 from dbl.seeding import SampleDraws
 from dbl.targets import Prediction, TableReadout
 
@@ -111,16 +111,15 @@ class BlockChain(Reader):
 
     def restart(self) -> None:
         """See `Reader.restart`."""
-        self._contexts: dict[Denoiser, Any] = {}
+        self._contexts: dict[int, Any] = {}
         self._tokens: Tensor | None = None
 
     def read(self, tokens: Tensor) -> None:
         """See `Reader.read`."""
         self._tokens = tokens if self._tokens is None else torch.cat([self._tokens, tokens], dim=1)
         if self.cached:
-            # A committee answers for every block and reads once.
-            denoisers = dict.fromkeys(map(self.denoiser, range(self.partition.num_blocks)))
-            self._contexts = {one: _extended(one, tokens, self._contexts.get(one)) for one in denoisers}
+            for block in range(self.partition.num_blocks):
+                self._contexts[block] = _extended(self.denoiser(block), tokens, self._contexts.get(block))
 
     def draw(self, draws: SampleDraws) -> Tensor:
         """See `Reader.draw`: the last call's distribution given where the chain has come to, which is one draw."""
@@ -133,7 +132,8 @@ class BlockChain(Reader):
             return last.denoised.to(noisy.dtype)
 
         table = cast(TableReadout, cast(GaussianDenoiser, self.denoiser(0)).readout).table
-        like = torch.empty(len(self._tokens), 1, table.shape[1], device=self._tokens.device, dtype=torch.float64)
+        device = self._tokens.device
+        like = torch.empty(len(self._tokens), 1, table.shape[1], device=device, dtype=state_dtype(device))
         start = self.sampler.temperature * self.noise.sigma_max * draws.normal(like)
         self.sampler.run(denoise, start, self.sampler.levels(self.noise))
         assert last is not None
@@ -143,8 +143,9 @@ class BlockChain(Reader):
     def _predict(self, noisy: Tensor, sigma: Tensor) -> Prediction:
         """What the block of a level says about the next token, from noisy [N, 1, D]."""
         assert self._tokens is not None
-        denoiser = self.denoiser(int(self.partition.block_for(sigma)))
-        context = self._contexts[denoiser] if self.cached else _extended(denoiser, self._tokens, None)
+        block = int(self.partition.block_for(sigma))
+        denoiser = self.denoiser(block)
+        context = self._contexts[block] if self.cached else _extended(denoiser, self._tokens, None)
         levels = sigma.to(noisy.device, torch.float32).expand(len(noisy))
         return denoiser.predict(noisy, levels, context, self.decoding)
 

@@ -84,6 +84,6 @@ class MaskedGenerator(TextGenerator):
             logits = self.denoiser(block).predict(noisy, sigma, noisy[:, :0], self.decoding).logits
             assert logits is not None
             drawn = draw_tokens(logits, SampleDraws(self.seed, ("token", step), indices))
-            normal = SampleDraws(self.seed, ("show", step), indices).normal(noisy.double())
+            normal = SampleDraws(self.seed, ("show", step), indices).normal(noisy.float())
             noisy = unmask(noisy, drawn, torch.special.ndtr(normal), level, next_level, self.mask)
         return noisy[:, :length]

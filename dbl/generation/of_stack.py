@@ -12,18 +12,25 @@ from dbl.generation.generator import TextGenerator
 from dbl.generation.masked import MaskedGenerator
 from dbl.generation.recurrent import RecurrentChain
 from dbl.networks import RecurrentLM
+from dbl.partition import Partition
 from dbl.sampling import Sampler
 from dbl.targets import MaskTarget, text_spec
 
 
 def stack_generator(
-    contract: Contract, denoiser: Callable[[int], Denoiser], sampler: Sampler, decoding: Decoding, seed: int
+    contract: Contract,
+    denoiser: Callable[[int], Denoiser],
+    partition: Partition,
+    sampler: Sampler,
+    decoding: Decoding,
+    seed: int,
 ) -> TextGenerator:
     """A generator for the blocks of a run.
 
     Args:
         contract: of the run.
-        denoiser: gives the denoiser of a block, ready for inference.
+        denoiser: gives the denoiser of a block of `partition`, ready for inference.
+        partition: of the run; one block for a committee, which answers all levels.
         sampler: steps for each token; of masked text for all of them.
         decoding: how tokens are drawn.
         seed: of all draws.
@@ -32,7 +39,7 @@ def stack_generator(
         UserError: if the run is not one of text.
     """
     text = text_spec(contract.data, type(contract.terms.target).__name__)
-    noise, partition = contract.noise, contract.partition
+    noise = contract.noise
     if isinstance(contract.terms.target, MaskTarget):
         return MaskedGenerator(
             denoiser, noise, partition, sampler, decoding, text.seq_len, mask=text.num_classes, seed=seed

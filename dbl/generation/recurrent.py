@@ -11,7 +11,7 @@ from dbl.denoiser import GaussianDenoiser
 from dbl.diffusion import corrupt
 from dbl.generation.causal import Reader
 from dbl.noise import NoiseDistribution
-from dbl.sampling import Sampler
+from dbl.sampling import Sampler, state_dtype
 from dbl.seeding import SampleDraws
 from dbl.targets import TableReadout
 
@@ -55,14 +55,15 @@ class RecurrentChain(_WholeText):
 
     def draw(self, draws: SampleDraws) -> Tensor:
         """See `Reader.draw`."""
-        known, last = self.table[self.tokens[:, 1:]].double(), torch.empty(0)
-        like = torch.empty(*self.tokens.shape, self.table.shape[1], dtype=torch.float64, device=self.tokens.device)
+        dtype, last = state_dtype(self.tokens.device), torch.empty(0)
+        known = self.table[self.tokens[:, 1:]].to(dtype)
+        like = torch.empty(*self.tokens.shape, self.table.shape[1], dtype=dtype, device=self.tokens.device)
         noise = draws.normal(like)
 
         def denoise(noisy: Tensor, sigma: Tensor) -> Tensor:
             nonlocal last
             levels = sigma.to(noisy.device, torch.float32).expand(len(noisy))
-            whole = torch.cat([corrupt(known, noise[:, :-1], levels.double()), noisy], dim=1)
+            whole = torch.cat([corrupt(known, noise[:, :-1], levels.to(dtype)), noisy], dim=1)
             prediction = self.denoiser.predict(whole, levels, self.tokens, self.decoding)
             assert prediction.logits is not None
             last = prediction.logits[:, -1]

@@ -41,8 +41,8 @@ class CausalLM(Architecture):
         width: of every token inside.
         num_heads: attention heads; width / num_heads is even.
         mlp_width: inside the SwiGLU MLP.
-        streams: "two" denoises; "clean" is the ordinary language model, the end-to-end baseline: no noisy vectors, no
-            noise level, no modulation.
+        streams: "two" denoises; "clean" is an ordinary language model: no noisy vectors, no noise level, no modulation.
+            It is the end-to-end baseline, and a block too where the readout adds the evidence (`TokenTarget.kind`).
         embedding: "own" learns a vector for each token in each block (C * width parameters). "table" embeds tokens by
             the frozen table of the targets and a learned projection (D * width parameters): small, but tokens that are
             alike in the table stay alike, and no more than D directions of the width are used.

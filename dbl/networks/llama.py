@@ -1,4 +1,4 @@
-"""The parts of Llama layers: rotary positions, causal attention with a memory, SwiGLU; modulated by noise if wanted.
+"""The parts of Llama layers: rotary positions, attention with a memory, SwiGLU; modulated by noise if wanted.
 
 Llama (Touvron et al. 2023, arXiv 2302.13971, Sec. 2.2): RMSNorm before each part, no biases. Modulations are those of
 `dbl.networks.layers` and keep their biases. Under autocast the sum of the layers' outputs stays in float32: what enters
@@ -48,7 +48,7 @@ def rotate(x: Tensor, angles: Angles) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).type_as(x)
 
 
-class CausalAttention(nn.Module):
+class RotaryAttention(nn.Module):
     """Multi-head self-attention with rotary positions, over a memory and over the tokens themselves.
 
     Queries stand apart from keys and values, because some tokens only have to be seen.
@@ -56,11 +56,13 @@ class CausalAttention(nn.Module):
     Args:
         width: D, a multiple of `num_heads`.
         num_heads: H; D / H is even.
+        causal: whether a token sees the tokens up to itself where no mask says otherwise, or else all.
     """
 
-    def __init__(self, width: int, num_heads: int) -> None:
+    def __init__(self, width: int, num_heads: int, causal: bool = True) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.causal = causal
         self.query = nn.Linear(width, width, bias=False)
         self.key_value = nn.Linear(width, 2 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
@@ -81,7 +83,7 @@ class CausalAttention(nn.Module):
         query = rotate(self.query(x).unflatten(2, (self.num_heads, -1)), angles).transpose(1, 2)
         # Without a mask torch may skip what lies in the future. It aligns the first query with the first key, so that
         # this is only right without a memory; a single query comes last and sees everything.
-        is_causal = mask is None and x.shape[1] > 1
+        is_causal = self.causal and mask is None and x.shape[1] > 1
         mixed = F.scaled_dot_product_attention(query, seen.keys, seen.values, attn_mask=mask, is_causal=is_causal)
         return self.out(mixed.transpose(1, 2).flatten(2)), seen
 
@@ -115,13 +117,14 @@ class LlamaLayer(nn.Module):
         hidden: width inside the MLP.
         modulated: whether a noise vector may set norms and gates (adaLN-Zero). The norms then have no weights of their
             own, also for tokens that come without a noise vector.
+        causal: as in `RotaryAttention`.
     """
 
-    def __init__(self, width: int, num_heads: int, hidden: int, modulated: bool = False) -> None:
+    def __init__(self, width: int, num_heads: int, hidden: int, modulated: bool = False, causal: bool = True) -> None:
         super().__init__()
         self.modulation = Modulation(width, 6) if modulated else None
         self.norm1 = rms_norm(width, modulated)
-        self.attention = CausalAttention(width, num_heads)
+        self.attention = RotaryAttention(width, num_heads, causal)
         self.norm2 = rms_norm(width, modulated)
         self.mlp = SwiGLU(width, hidden)
 
@@ -142,8 +145,8 @@ class LlamaLayer(nn.Module):
         Args:
             x: [N, T, D] tokens.
             angles: `rotary_angles` of their positions.
-            mask: [T, S] true where a token may look, with the memory's keys first. None: each token sees the tokens up
-                to itself; only with an empty memory, or for a single token.
+            mask: [T, S] true where a token may look, with the memory's keys first. None: a causal layer shows each
+                token the tokens up to itself (only with an empty memory, or for a single token), another one all.
             memory: of earlier tokens.
             noise: [N, D] vector that modulates the layer, if it was built for one.
 

@@ -21,6 +21,7 @@ def likelihood(report: Mapping[str, Any], task: Task) -> list[str]:
     rows += [
         (task.reconstruction, found["reconstruction"], None),
         ("all", found["nats"], found["standard_error"]),
+        *_without_committee(found),
         *_baseline(report["sides"], task),
     ]
     header, cells = ["", "nats", "standard error"], [[name, *map(number, values)] for name, *values in rows]
@@ -36,6 +37,12 @@ def likelihood(report: Mapping[str, Any], task: Task) -> list[str]:
         "",
         f"![likelihood over noise levels]({report['pictures']['likelihood']})",
     ]
+
+
+def _without_committee(found: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+    """The row of the chain in which each block answers its own levels, if the rest is of a committee."""
+    own = found.get("own_blocks")
+    return [("each block at its own levels, no committee", own["nats"], own["standard_error"])] if own else []
 
 
 def _baseline(sides: list[dict[str, Any]], task: Task) -> list[tuple[str, float, float]]:

@@ -8,7 +8,7 @@ from typing import Any
 # Starts of what the tests log beside the figures that say how good a network is.
 _NOT_QUALITY = (
     *("accuracy_draw_", "loss_block_", "nats_block_", "nats_standard_error", "nats_prior", "nats_reconstruction"),
-    *("condition_rise_", "information_share_", "boundary_difference_"),
+    *("nats_own_blocks", "condition_rise_", "information_share_", "boundary_difference_"),
 )
 
 

@@ -112,6 +112,13 @@ class NextToken(TextTask):
                 f"acts {_OUTSIDE.get(str(kind), 'after the layers')}: each block is a language model of its own, "
                 "asked at its own levels, and what differs between levels is how much is left for it to say."
             )
+        if self._committee:
+            lines.append(
+                " Here the blocks form a *committee* (`inference.committee`): at every level the mean of what all of "
+                "them say of the text before is used, which costs nothing, since each reads every token anyway. The "
+                "bound, its shares and the texts are the committee's; losses of single blocks, and what each block "
+                "does, are measured on the blocks alone. They were trained without knowing of each other."
+            )
         return "".join(lines)
 
     def layers_run(self, side: Mapping[str, Any]) -> float:
@@ -127,6 +134,10 @@ class NextToken(TextTask):
             return "each layer reads it once; the sampler's steps only repeat the readout."
         reading = ", and each layer once more to read the token" if self._two_streams else ""
         return f"network calls of each part for one token, times its layers{reading}."
+
+    @property
+    def _committee(self) -> bool:
+        return bool((self.report["sides"][0]["likelihood"] or {}).get("own_blocks"))
 
     @property
     def _two_streams(self) -> bool:

@@ -36,12 +36,10 @@ class Prediction(NamedTuple):
     Attributes:
         denoised: [N, *target_shape].
         logits: [N, C] or [N, T, C] if the target is discrete.
-        own_logits: the same without the evidence of the noisy target, where the loss needs them.
     """
 
     denoised: Tensor
     logits: Tensor | None = None
-    own_logits: Tensor | None = None
 
 
 class TargetSpace(nn.Module, ABC):

@@ -45,8 +45,12 @@ class Readout(nn.Module, ABC):
         """
 
     @abstractmethod
+    def training_loss(self, estimate: Tensor, output: Tensor, noisy: Tensor, sigma: Tensor, clean: Clean) -> Tensor:
+        """[N] what is trained on, before the weight; arguments as in `forward`."""
+
+    @abstractmethod
     def loss(self, prediction: Prediction, clean: Clean) -> Tensor:
-        """[N] loss of each sample, before the weight."""
+        """[N] loss of a prediction."""
 
 
 @dataclass(frozen=True)

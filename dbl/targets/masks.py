@@ -54,6 +54,8 @@ class MaskTarget(Target):
             raise UserError(
                 f"contract.target MaskTarget needs contract.noise dbl.MaskingNoise, not {type(noise).__name__}"
             )
+        if noise.sigma_max != 1:
+            raise UserError(f"noise.sigma_max ({noise.sigma_max}) must be 1 for MaskTarget: text starts wholly hidden")
 
     def make_table(self, data: DataSpec, seed: int) -> None:
         """Masks need no table."""

@@ -72,6 +72,10 @@ class PixelReadout(Readout):
         """See `Readout.forward`."""
         return Prediction(estimate)
 
+    def training_loss(self, estimate: Tensor, output: Tensor, noisy: Tensor, sigma: Tensor, clean: Clean) -> Tensor:
+        """See `Readout.training_loss`: the same as `loss`."""
+        return self.loss(Prediction(estimate), clean)
+
     def loss(self, prediction: Prediction, clean: Clean) -> Tensor:
         """Squared error, mean over the coordinates."""
         return (prediction.denoised - clean.clean).square().flatten(1).mean(dim=1)

@@ -67,23 +67,32 @@ class TableReadout(Readout):
     ) -> Prediction:
         """See `Readout.forward`."""
         own = self._own_logits(estimate, output)
-        prediction = self.with_evidence(own, noisy, sigma, adjust)
-        return prediction._replace(own_logits=own) if self.context_share else prediction
+        return self.with_evidence(own if adjust is None else adjust(own), noisy, sigma)
 
-    def with_evidence(self, own: Tensor, noisy: Tensor, sigma: Tensor, adjust: Adjust | None = None) -> Prediction:
+    def with_evidence(self, own: Tensor, noisy: Tensor, sigma: Tensor) -> Prediction:
         """The prediction from what a network says of the context.
 
         Args:
             own: [N, C] or [N, T, C] its logits.
             noisy: [N, *target_shape].
             sigma: [N].
-            adjust: see `Readout.forward`.
         """
-        logits = own if adjust is None else adjust(own)
-        if self.kind == "posterior":
-            # Bayes' rule: log p(y | x, z) = log p(y | x) + <z, e_y> / sigma^2 + const, for rows of equal length.
-            logits = logits + (noisy @ self.table.T) / append_axes(sigma, noisy).square()
+        logits = self._posterior(own, noisy, sigma)
         return Prediction(logits.softmax(dim=-1) @ self.table, logits)
+
+    def _posterior(self, own: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+        if self.kind != "posterior":
+            return own
+        # Bayes' rule: log p(y | x, z) = log p(y | x) + <z, e_y> / sigma^2 + const, for rows of equal length.
+        return own + (noisy @ self.table.T) / append_axes(sigma, noisy).square()
+
+    def training_loss(self, estimate: Tensor, output: Tensor, noisy: Tensor, sigma: Tensor, clean: Clean) -> Tensor:
+        """See `Readout.training_loss`; the expected embedding is not needed for it."""
+        own, share = self._own_logits(estimate, output), self.context_share
+        if share == 1:
+            return mean_cross_entropy(own, clean.labels)
+        loss = mean_cross_entropy(self._posterior(own, noisy, sigma), clean.labels)
+        return torch.lerp(loss, mean_cross_entropy(own, clean.labels), share) if share else loss
 
     def _own_logits(self, estimate: Tensor, output: Tensor) -> Tensor:
         """What the network says, without the evidence of the noisy target."""
@@ -95,10 +104,7 @@ class TableReadout(Readout):
     def loss(self, prediction: Prediction, clean: Clean) -> Tensor:
         """Cross-entropy in nats, of a sequence the mean over its scored tokens."""
         assert prediction.logits is not None
-        if prediction.own_logits is None:
-            return mean_cross_entropy(prediction.logits, clean.labels)
-        share, own = self.context_share, mean_cross_entropy(prediction.own_logits, clean.labels)
-        return own if share == 1 else torch.lerp(mean_cross_entropy(prediction.logits, clean.labels), own, share)
+        return mean_cross_entropy(prediction.logits, clean.labels)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from dbl.errors import UserError
+from dbl.targets import IGNORED
 
-_IGNORED = -100
 _TOKENS_PER_PASS = 2048  # their logits take 0.4 GB with the vocabulary of GPT-2
 
 
@@ -121,7 +121,7 @@ class Teacher(ABC):
         total = sum(self._nats_of([found[place] for place in batch]) for batch in _batches([len(x) for x, _ in found]))
         if not math.isfinite(total):
             raise UserError(f"teacher {self.name}: its likelihood of the texts is not finite; check its weights")
-        num_tokens = sum(int((labels != _IGNORED).sum()) for _, labels in found)
+        num_tokens = sum(int((labels != IGNORED).sum()) for _, labels in found)
         return TeacherScore(float(total), num_tokens, sum(text.num_bytes for text in encoded))
 
     @torch.no_grad()
@@ -150,8 +150,8 @@ class Teacher(ABC):
     def _nats_of(self, batch: Sequence[tuple[Tensor, Tensor]]) -> float:
         # Padding on the right changes nothing for a causal network.
         logits = self.logits(_padded([inputs for inputs, _ in batch], 0).to(self.device)).float()  # N, T, C
-        labels = _padded([labels for _, labels in batch], _IGNORED).to(self.device)
-        nats = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=_IGNORED, reduction="none")
+        labels = _padded([labels for _, labels in batch], IGNORED).to(self.device)
+        nats = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
         return float(nats.double().sum())
 
 
@@ -168,13 +168,13 @@ def windows(tokens: Tensor, num_given: int, context: int) -> Iterator[tuple[Tens
         is not scored here.
     """
     inputs, labels = tokens[:-1], tokens[1:].clone()
-    labels[: num_given - 1] = _IGNORED
+    labels[: num_given - 1] = IGNORED
     stop = 0
     while stop < len(inputs):
         scored, stop = stop, min(stop + (max(context // 2, 1) if stop else context), len(inputs))
         start = max(stop - context, 0)
         new = labels[start:stop].clone()
-        new[: scored - start] = _IGNORED
+        new[: scored - start] = IGNORED
         yield inputs[start:stop], new
 
 

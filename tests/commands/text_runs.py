@@ -37,7 +37,7 @@ _BLOCKS = ["--contract.network.init_args.num_layers=2", "--contract.partition.nu
 _CORE = ["--contract.network.init_args.num_layers=3", "--contract.network.init_args.mean_iterations=3"]
 TINY = {
     "pydoc_ar": [*_TINY, *_GAUSSIAN, *_BLOCKS, "--inference.committee=false"],
-    "pydoc_mdm": [*_TINY, "--contract.network.init_args.mlp_ratio=2", *_BLOCKS],
+    "pydoc_mdm": [*_TINY, "--contract.network.init_args.mlp_width=24", *_BLOCKS],
     "pydoc_huginn": [*_TINY, *_GAUSSIAN, *_CORE],
 }
 ALPHABET = "\n" + "".join(chr(code) for code in range(32, 127)) + "°ß–—‘’“”…"

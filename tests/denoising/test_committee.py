@@ -66,7 +66,7 @@ def test_the_bound_of_a_committee_is_its_own_cross_entropy(contract: Contract) -
     assert channel is not None
     estimator = BoundEstimator(channel, contract.noise, contract.partition, levels_per_block=8, seed=0)
     batch = batch_of(contract, num=300)
-    add_batch(estimator, stack, batch)
+    add_batch(estimator, stack, batch, stack.answering)
     clean = stack.space.encode(batch)
     far = torch.full((300,), 1e4)
     logits = committee.predict(torch.zeros_like(clean.clean), far, clean.cond).logits

@@ -354,7 +354,14 @@ def test_a_tested_stack_reports_its_bound(resident: str, tmp_path: Path) -> None
     result, truth = callback.result, expected.result().to_plain()
     assert result is not None
     assert json.loads(json.dumps(result)) == result
-    extra = {"exact": False, "num_bytes": None, "perplexity": None, "bits_per_token": None, "bits_per_byte": None}
+    extra = {
+        "exact": False,
+        "own_blocks": None,
+        "num_bytes": None,
+        "perplexity": None,
+        "bits_per_token": None,
+        "bits_per_byte": None,
+    }
     assert result.keys() == truth.keys() | extra.keys()
     assert {key: result[key] for key in extra} == extra
     assert (result["num_samples"], result["levels_per_block"], len(result["curve"])) == (15, 3, 9)

@@ -301,15 +301,19 @@ def test_prepare_opens_the_teacher_if_it_will_be_needed(
     """Catches a missing teacher or package that is found after the training, and a download for nothing."""
     checked: list[bool] = []
     monkeypatch.setattr(text_quality, "check_mauve", lambda: checked.append(True))
-    TextQuality(num_texts=0, teacher="judge", mauve=True).prepare(128)
-    TextQuality(num_texts=5).prepare(128)
+    few = {"prompt_tokens": 4, "num_tokens": 4}
+    TextQuality(num_texts=0, teacher="judge", mauve=True).prepare(Texts())
+    TextQuality(num_texts=5, **few).prepare(Texts())  # type: ignore[arg-type]
+    TextQuality(num_texts=5, teacher="judge").prepare(object())
     assert opened == []
-    TextQuality(num_texts=5, teacher="judge").prepare(128)
+    TextQuality(num_texts=5, teacher="judge", **few).prepare(Texts())  # type: ignore[arg-type]
     assert opened == [("judge", "cpu")]
     assert checked == []
-    TextQuality(num_texts=20, teacher="judge", mauve=True).prepare(128)
-    with pytest.raises(UserError, match=r"together exceed the 79 tokens"):
-        TextQuality(num_texts=5).prepare(79)
+    TextQuality(num_texts=20, teacher="judge", mauve=True, **few).prepare(Texts())  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"together exceed the 12 tokens"):
+        TextQuality(num_texts=5, prompt_tokens=9, num_tokens=4).prepare(Texts())
+    with pytest.raises(UserError, match=r"num_texts \(100\): only 61"):
+        TextQuality(num_texts=100, **few).prepare(Texts())  # type: ignore[arg-type]
     assert checked == [True]
 
 

@@ -14,7 +14,7 @@ from dbl.errors import UserError
 from dbl.networks import CausalLM
 from dbl.networks.causal_lm import CausalNetwork, Context
 from dbl.networks.layers import checkpoint_layers
-from dbl.networks.llama import CausalAttention, LlamaLayer, SwiGLU, rotary_angles, rotate
+from dbl.networks.llama import LlamaLayer, RotaryAttention, SwiGLU, rotary_angles, rotate
 
 N, T, D, C = 3, 6, 5, 11
 SIZES = CausalLM(num_layers=4, width=16, num_heads=2, mlp_width=20)
@@ -72,7 +72,7 @@ def test_rotation_depends_on_the_distance_only() -> None:
 
 def test_attention_is_softmax_of_scaled_products_of_what_came_before() -> None:
     """Catches heads cut across the wrong axis, a missing scale, and keys and values mixed up."""
-    attention = CausalAttention(12, 3)
+    attention = RotaryAttention(12, 3)
     randomise(attention)
     x, angles = random(N, T, 12), rotary_angles(0, T, 4, torch.device("cpu"))
     out, seen = attention(x, angles)
