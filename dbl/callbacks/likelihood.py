@@ -156,11 +156,19 @@ class Likelihood(L.Callback):
 def add_batch(estimator: BoundEstimator, stack: BlockStack, batch: Batch, denoiser: Callable[[int], Denoiser]) -> None:
     """Add a raw batch to the estimate of a stack's bound, with the denoiser that answers the levels of each block."""
     clean = stack.space.encode(batch)
+    read: tuple[Denoiser | None, Any] = (None, None)
 
     def predict(block: int, noisy: Tensor, sigma: Tensor) -> Prediction:
-        return denoiser(block).predict(noisy, sigma, clean.cond)
+        nonlocal read
+        answering = denoiser(block)
+        if answering is not read[0]:
+            # What depends on no level, such as the clean stream of a causal network, is computed once for all levels.
+            extend = getattr(answering.network, "extend", None)
+            read = (answering, clean.cond if extend is None else extend(clean.cond))
+        return answering.predict(noisy, sigma, read[1])
 
-    estimator.add(clean.clean, clean.labels, batch["index"], predict)
+    with torch.no_grad():
+        estimator.add(clean.clean, clean.labels, batch["index"], predict)
 
 
 class ExactNats:

@@ -134,7 +134,7 @@ def test_faults_of_sampling_are_one_line(ar: str, mdm: str, capsys: pytest.Captu
         (ar, ["--sampler.method=ancestral"], "sampler.method"),
         (mdm, ["--template=ab"], "--template must contain"),
         (mdm, ["--template=a_b", "--hidden=__"], "--template must contain"),
-        (mdm, ["--template=a_b", "--prompt=a"], "--prompt and --template"),
+        (mdm, ["--template=a_b", "--prompt=a"], "--template goes without --prompt"),
         (mdm, ["--template=é_"], "the tokenizer has no token for 'é'"),
         (mdm, ["--template=a________________b"], "18 tokens of prompt and answer do not fit the 16"),
         (mdm, ["--prompt=abc", "--num_tokens=14"], "17 tokens of prompt and answer do not fit the 16"),
@@ -182,3 +182,17 @@ def test_a_baseline_that_was_not_trained_is_named(ar: str, tmp_path: Path, capsy
     shutil.copytree(ar, tmp_path / "run", ignore=shutil.ignore_patterns("baseline"))
     assert sample(str(tmp_path / "run"), "--baseline=true") == 2
     assert "dbl compare" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["pydoc_ar", "pydoc_mdm"])
+def test_a_text_ends_behind_its_stop_token(
+    kind: str, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches stop tokens that fill the rest of a text, and a stop in the prompt that ends it."""
+    run = str(compared(kind, tmp_path_factory))
+    options = ["--prompt= e", "--num_tokens=12", "--num_texts=6", "--stop= "]
+    texts = written(capsys, run, *options).split("\n---\n")
+    assert len(texts) == 6
+    for text in texts:
+        assert text.startswith(" e")
+        assert " " not in text[2:-1]

@@ -25,7 +25,7 @@ from dbl.noise import LogUniformNoise
 from dbl.partition import Cut, Partition
 from dbl.sampling import Sampler
 from dbl.stack import BlockStack, Inference
-from dbl.targets import ClassTarget, Clean, PixelTarget, Prediction
+from dbl.targets import IGNORED, ClassTarget, Clean, PixelTarget, Prediction
 
 NOISE = LogUniformNoise(sigma_min=0.02, sigma_max=20.0)
 SHAPE = (2, 3, 4)
@@ -329,3 +329,12 @@ def test_figures_have_high_noise_on_the_left_and_every_boundary() -> None:
     assert list(dashed[1].get_ydata()) == [level["loss_shuffled"] for level in second]
     assert dashed[1].get_color() == lines["block 1"].get_color() != dashed[0].get_color()
     assert list({line.get_label(): line for line in norms.lines}["block 2"].get_ydata()) == [1.2]
+
+
+def test_padding_has_no_error() -> None:
+    """Catches positions that are not scored in the errors of a block."""
+    labels = torch.tensor([[3, 1, IGNORED, IGNORED], [0, 2, 1, 3]])
+    probe = Probe(Clean(torch.zeros(2, 4, 5), torch.zeros(2, 4), labels), torch.zeros(2, 4), torch.arange(2))
+    values = torch.ones(2, 4, 5)
+    values[0, 2:] = 100
+    assert probe.mean_square(values).tolist() == [1, 1]

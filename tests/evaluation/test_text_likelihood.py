@@ -25,6 +25,7 @@ from toy_text import (
 from dbl.baselines import EndToEndCausalLM, EndToEndRecurrentLM
 from dbl.baselines.text import EndToEndText
 from dbl.callbacks import Likelihood
+from dbl.callbacks.likelihood import ByteCount
 from dbl.stack import BlockStack
 from dbl.targets import IGNORED
 
@@ -120,3 +121,11 @@ def test_a_stack_of_masked_text_is_bounded_by_its_own_law(tmp_path: Path) -> Non
     result, _ = measured(stack, tmp_path, ChainText(60), levels=8)
     assert result["nats"] == pytest.approx(math.log(5), abs=3 * result["standard_error"])
     assert result["prior"] == 0
+
+
+def test_bytes_are_not_claimed_where_a_token_is_unknown() -> None:
+    """Catches bits per byte of a text whose length nobody knows."""
+    for unknown, expected in ((None, [6, 0]), (2, [6, 2])):
+        count = ByteCount(torch.tensor([1, 2, 0]), unknown)
+        count.add(torch.tensor([[0, 1, 2, IGNORED], [1, 0, 2, IGNORED]]))
+        assert count.total.tolist() == expected
