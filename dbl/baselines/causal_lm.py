@@ -64,6 +64,8 @@ class CausalModel(nn.Module):
 class EndToEndCausalLM(EndToEndText):
     """All layers of a run of `CausalLM` as one language model; arguments as in `EndToEndText`."""
 
+    network: CausalModel
+
     def __init__(self, contract: Contract, recipe: Recipe | None = None) -> None:
         super().__init__(contract, recipe)
         sizes = contract.terms.network
@@ -71,16 +73,6 @@ class EndToEndCausalLM(EndToEndText):
             raise UserError(f"EndToEndCausalLM needs contract.network CausalLM, not {type(sizes).__name__}")
         with seeded(contract.terms.seed, "weights", "end_to_end"):
             self.network = CausalModel(sizes, self.text, self.target_shape, contract.table)
-
-    @property
-    def trained(self) -> nn.Module:
-        """The model."""
-        return self.network
-
-    @property
-    def raw_network(self) -> nn.Module:
-        """Its layers."""
-        return self.network.body
 
     def logits(self, tokens: Tensor, training: bool) -> Tensor:
         """See `EndToEndText.logits`."""

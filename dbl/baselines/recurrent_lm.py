@@ -46,6 +46,8 @@ class EndToEndRecurrentLM(EndToEndText):
     `network.mean_iterations`; in tests it is that mean.
     """
 
+    network: RecurrentModel
+
     def __init__(self, contract: Contract, recipe: Recipe | None = None) -> None:
         super().__init__(contract, recipe)
         sizes = contract.terms.network
@@ -56,16 +58,6 @@ class EndToEndRecurrentLM(EndToEndText):
         with seeded(contract.terms.seed, "weights", "end_to_end"):
             body = sizes.build_recurrent(self.text, target_dim, contract.table)
             self.network = RecurrentModel(body, target_dim, self.text.num_classes)
-
-    @property
-    def trained(self) -> nn.Module:
-        """The model."""
-        return self.network
-
-    @property
-    def raw_network(self) -> nn.Module:
-        """Its layers."""
-        return self.network.body
 
     def logits(self, tokens: Tensor, training: bool) -> Tensor:
         """See `EndToEndText.logits`; in training, start states and iterations are functions of the position.

@@ -1,8 +1,9 @@
 """What the end-to-end baselines of text share: exact nats of each token, and a writer."""
 
 from abc import abstractmethod
+from typing import cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dbl.contract import Contract
 from dbl.decoding import Decoding
@@ -19,9 +20,14 @@ class EndToEndText(TrainedPart):
         contract: of the run that it is compared with; network sizes, data and seed are taken from it.
         recipe: how to train it.
 
+    Attributes:
+        network: the model, with its layers in `body`.
+
     Raises:
         UserError: if the run is not one of next tokens.
     """
+
+    network: nn.Module
 
     def __init__(self, contract: Contract, recipe: Recipe | None = None) -> None:
         super().__init__("end_to_end", 0, contract, recipe)
@@ -31,6 +37,16 @@ class EndToEndText(TrainedPart):
         self.text = text_spec(contract.data, type(self).__name__)
         self.target_shape = target.shape(contract.data)
         self.space = contract.space()
+
+    @property
+    def trained(self) -> nn.Module:
+        """The model."""
+        return self.network
+
+    @property
+    def raw_network(self) -> nn.Module:
+        """Its layers."""
+        return cast(nn.Module, self.network.body)
 
     @abstractmethod
     def logits(self, tokens: Tensor, training: bool) -> Tensor:
