@@ -24,6 +24,7 @@ class BareStep:
     def __init__(self, part: TrainedPart, data: DataSpec, batch_size: int, precision: str = "32-true") -> None:
         self.part = part.train()
         self.part.prepare_network()
+        self.part.stands_for_all_steps = True
         self.in_bf16 = precision == "bf16-mixed"
         self.optimizer = part.recipe.optimizer(part.trained.parameters())
         for parameter in part.trained.parameters():

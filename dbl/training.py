@@ -89,6 +89,10 @@ class TrainedPart(L.LightningModule, ABC):
         index: of the block, or 0.
         contract: of the run; gives the seed, and its hash is what a checkpoint must carry to be loaded here.
         recipe: how to train.
+
+    Attributes:
+        stands_for_all_steps: whether a step is planned or timed as the typical one, so that what differs from step to
+            step takes its mean.
     """
 
     def __init__(self, part: str, index: int, contract: Contract, recipe: Recipe | None = None) -> None:
@@ -101,6 +105,7 @@ class TrainedPart(L.LightningModule, ABC):
         self.recipe = recipe or Recipe()
         self.position = 0
         self.samples = 0  # consumed by all ranks together
+        self.stands_for_all_steps = False
 
     @abstractmethod
     def losses(self, batch: Any) -> Losses:

@@ -76,8 +76,8 @@ class EndToEndRecurrentLM(EndToEndText):
         return torch.randn(shape, generator=generator, device=like.device)
 
     def _iterations(self) -> int:
-        """At least one, the same on all ranks; the mean outside of a trainer, where a step stands for all steps."""
-        if self._trainer is None:
+        """At least one, the same on all ranks."""
+        if self.stands_for_all_steps:
             return self.sizes.mean_iterations
         generator = generator_for(self.seed, "iterations", self.position)
         normal = torch.randn(1, generator=generator)
