@@ -8,6 +8,11 @@ from dbl.report.tables import number, table
 from dbl.report.task import Task
 from dbl.report.text_task import TextTask
 
+_COMMITTEE = (
+    " Here all blocks answered each level together (a *committee*, `inference.committee`), so a row of a block says "
+    "what its levels cost, not what it alone can do; the row without committee has each block answer its own levels."
+)
+
 
 def likelihood(report: Mapping[str, Any], task: Task) -> list[str]:
     """The lines of the section; none if there is no bound."""
@@ -31,7 +36,7 @@ def likelihood(report: Mapping[str, Any], task: Task) -> list[str]:
     return [
         "## Likelihood: nats by block",
         "",
-        task.likelihood,
+        task.likelihood + (_COMMITTEE if found.get("own_blocks") else ""),
         "",
         *table(header, cells),
         "",
