@@ -76,7 +76,7 @@ def test_both_sides_had_the_same_compute(run: Path) -> None:
     # The core of one of three layers is passed thrice forward and thrice backward, which counts twice.
     passes = {"pydoc_ar": (2 * 2, 2), "pydoc_mdm": (2, 2), "pydoc_huginn": (3, (2 + 3 + 2 * (2 + 3)) / 3)}
     of_blocks, of_whole = passes[run.name]
-    batch = 32 if run.name == "pydoc_mdm" else 16
+    batch = 16
     steps = round(6 * of_blocks / of_whole)
     assert whole["parts"][0]["steps"] == steps != blocks["parts"][0]["steps"] or run.name == "pydoc_mdm"
     assert blocks["layer_passes"] == 6 * of_blocks * batch

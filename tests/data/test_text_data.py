@@ -131,7 +131,7 @@ def test_alphabet_comes_from_all_splits():
     limited = Toy(
         ["ab", "c", "def"], test=["xyzw"], tokenizer=Characters(), seq_len=1, max_tokens=3, validation_share=0
     )
-    assert limited.tokenizer == Characters("abcxyz")
+    assert limited.tokenizer == Characters("abcwxyz")  # whole documents: they are encoded before they are cut
 
 
 def test_planning_reads_no_text():

@@ -168,10 +168,11 @@ def test_changed_text_or_settings_encode_again(make, tmp_path, encodings):
 
 
 def test_cache_that_cannot_be_written(make, tmp_path):
-    """Catches a run that fails for want of a cache."""
+    """Catches a run that fails for want of a cache, and one that fills the memory without a word."""
     (tmp_path / "a.txt").write_text("hello there")
     data = make(TextFiles, train=["a.txt"], data_dir=str(tmp_path), cache_dir=str(tmp_path / "a.txt" / "cache"))
-    assert text_of(data, "train") == "hello there|"
+    with pytest.warns(DblWarning, match=r"data\.init_args\.cache_dir .* cannot be written"):
+        assert text_of(data, "train") == "hello there|"
 
 
 def test_damaged_cache_is_named(make, tmp_path):
