@@ -4,7 +4,6 @@ The same operations run as in training, on tensors that know their shape only, a
 the real ones. So a plan costs seconds and no memory, whatever the network.
 """
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -12,8 +11,10 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Adafactor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dbl.bare_step import BareStep
@@ -131,8 +132,8 @@ class Planner:
     def _without_data(self) -> Iterator[None]:
         """Tensors that are made inside have a shape and a device and nothing else."""
         with ExitStack() as active:
-            active.enter_context(_no_warning_of_fake_data())
-            for mode in (FakeTensorMode(allow_non_fake_inputs=True), _StandInScalars(), torch.device(self.device)):
+            fake = FakeTensorMode(allow_non_fake_inputs=True)
+            for mode in (fake, _StandInScalars(), _CopiesOfTensors(), torch.device(self.device)):
                 active.enter_context(mode)
             yield
 
@@ -217,9 +218,14 @@ class _StandInScalars(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@contextmanager
-def _no_warning_of_fake_data() -> Iterator[None]:
-    """Metrics copy their (fake) start values, of which torch warns."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
-        yield
+class _CopiesOfTensors(TorchFunctionMode):
+    """Copies a tensor alone: torch's deep copy of a fake one takes in the whole mode, and frees its memory twice.
+
+    Metrics copy their start values, and networks are often made of copies of one layer.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not Tensor.__deepcopy__:
+            return func(*args, **(kwargs or {}))
+        tensor, memo = args
+        return memo.setdefault(id(tensor), tensor.detach().clone().requires_grad_(tensor.requires_grad))

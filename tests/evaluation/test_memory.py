@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -246,6 +247,17 @@ def test_tables_are_planned_on_the_device_of_the_network(monkeypatch: pytest.Mon
     monkeypatch.setattr(BareStep, "_end_step", lambda step: None)
     planner.peak(planner.block(Cut(num_blocks=3), planner.recipe), 4)
     assert devices == ["cuda"]
+
+
+def test_a_copied_tensor_belongs_to_the_same_plan(stripes: Stripes) -> None:
+    """Catches torch's deep copy of a fake tensor, which takes in the whole mode and crashes the interpreter later."""
+    planner = Planner(Terms(network=DIT, partition=Cut(num_blocks=1)), stripes.spec, Recipe())
+    with planner._without_data():
+        original = torch.zeros(3, requires_grad=True)
+        first, second = deepcopy([original, original])
+    assert first is second is not original
+    assert first.requires_grad
+    assert first.fake_mode is original.fake_mode
 
 
 def test_a_network_without_layers_cannot_be_checkpointed() -> None:
