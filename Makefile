@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train compare plan test lint format types bench tensorboard clean
+.PHONY: help setup train compare plan test lint format types docs notebooks bench tensorboard clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -42,6 +42,12 @@ format: $(READY) ## mend style and format where that can be done automatically
 
 types: $(READY) ## check types
 	$(BIN)/mypy
+
+docs: $(READY) ## write the tables of docs/configuration.md anew, from the code
+	$(BIN)/python -m dbl.config_docs docs/configuration.md
+
+notebooks: $(READY) ## run the notebooks; with outputs they are in build/notebooks
+	MPLBACKEND=agg $(BIN)/jupyter-nbconvert --execute --to notebook --output-dir build/notebooks notebooks/*.ipynb
 
 bench: $(READY) ## measure ratios of time and memory: a block against the whole network
 	$(BIN)/python -m benchmarks.block_against_whole

@@ -1,19 +1,19 @@
-"""From the checkpoints of separately trained blocks to one model folder, with checks, and back to denoisers."""
+"""From the checkpoints of separately trained blocks to one model folder, with checks; `model_folder` reads it."""
 
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
 from dbl.contract import Contract
-from dbl.denoiser import Denoiser
 from dbl.errors import UserError
-from dbl.files import read_checkpoint, read_json, read_metadata, read_tensors, write_json, write_tensors
+from dbl.files import read_checkpoint, write_json, write_tensors
+from dbl.model_folder import ModelFolder, Weights, file_hash, load_into, plain_hash, stamp
 from dbl.run_folder import RunFolder
 
-Weights = Literal["ema", "live"]
+__all__ = ["ModelFolder", "PartState", "Weights", "assemble", "read_block", "read_part", "unfinished_blocks"]
 
 
 @dataclass(frozen=True)
@@ -111,15 +111,20 @@ def unfinished_blocks(run: RunFolder, contract: Contract) -> list[int]:
     ]
 
 
-def assemble(run: RunFolder, weights: Weights = "ema") -> Path:
+def assemble(run: RunFolder, weights: Weights = "ema", allow_partial: bool = False) -> Path:
     """Check the blocks of a run and write its model folder; an older one is replaced only when the new one is whole.
+
+    The same weights give the same bytes, so a block that is trained anew changes its own file and `config.json` alone.
 
     Args:
         run: the run folder.
         weights: the average (`ema`) or the live weights.
+        allow_partial: leave out blocks that are not finished; at least one must be.
 
     Returns:
-        The model folder: `config.json`, `block_<b>.safetensors`, and `table.safetensors` if there is a table.
+        The model folder: `block_<b>.safetensors`, `table.safetensors` if there is a table, `tokenizer.json` for text,
+        and `config.json`: `contract`; `weights`; `blocks`, facts of each block or null for one that was left out;
+        `files`, the SHA-256 of each other file; `sha256` of all these.
 
     Raises:
         UserError: if a checkpoint is absent, damaged, unfinished, or of another contract or block.
@@ -129,70 +134,49 @@ def assemble(run: RunFolder, weights: Weights = "ema") -> Path:
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         blocks = [
-            _store_block(run, contract, block, weights, temporary) for block in range(contract.partition.num_blocks)
+            _store_block(run, contract, block, weights, temporary, allow_partial)
+            for block in range(contract.partition.num_blocks)
         ]
+        if not any(blocks):
+            raise UserError(f"{run.path} has no finished block: train one with dbl train")
         if contract.table is not None:
             write_tensors(temporary / "table.safetensors", {"table": contract.table})
         if run.tokenizer.is_file():
             shutil.copy2(run.tokenizer, temporary / run.tokenizer.name)
-        write_json(temporary / "config.json", {"contract": contract.to_plain(), "weights": weights, "blocks": blocks})
-        shutil.rmtree(run.model, ignore_errors=True)
-        temporary.rename(run.model)
+        files = {path.name: file_hash(path) for path in sorted(temporary.iterdir())}
+        config = {"contract": contract.to_plain(), "weights": weights, "blocks": blocks, "files": files}
+        write_json(temporary / "config.json", config | {"sha256": plain_hash(config)})
+        _replace_folder(run.model, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return run.model
 
 
-def _store_block(run: RunFolder, contract: Contract, block: int, weights: Weights, folder: Path) -> dict[str, Any]:
-    state = read_block(run, contract, block, weights)
+def _replace_folder(folder: Path, new: Path) -> None:
+    """Put `new` where `folder` is or will be; the old one is removed last."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _store_block(
+    run: RunFolder, contract: Contract, block: int, weights: Weights, folder: Path, allow_partial: bool
+) -> dict[str, Any] | None:
+    """Write the weights of one block; its facts, or None if it may be left out and is not finished."""
     path = run.checkpoint(f"block_{block}")
+    if allow_partial and not path.is_file():
+        return None
+    state = read_block(run, contract, block, weights)
     if not state.complete:
-        raise UserError(f"{path} is at step {state.step} of {state.max_steps}: finish this block with dbl train")
-    _load_into(contract.denoiser(block), state.weights, path)
-    metadata = {"contract": contract.hash, "block": str(block), "weights": weights}
-    write_tensors(folder / f"block_{block}.safetensors", state.weights, metadata)
+        if allow_partial:
+            return None
+        raise UserError(
+            f"{path} is at step {state.step} of {state.max_steps}: finish this block with dbl train, or leave it out "
+            "with --allow-partial"
+        )
+    load_into(contract.denoiser(block), state.weights, path)
+    write_tensors(folder / f"block_{block}.safetensors", state.weights, stamp(contract, block, weights))
     return state.facts()
-
-
-def _load_into(denoiser: Denoiser, weights: dict[str, Tensor], path: Path) -> Denoiser:
-    try:
-        denoiser.load_state_dict(weights)
-    except RuntimeError as error:
-        detail = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} does not fit the network of the contract: {detail}") from None
-    return denoiser
-
-
-class ModelFolder:
-    """An assembled network on disk.
-
-    Args:
-        path: folder written by `assemble`.
-
-    Raises:
-        UserError: if it is not one, or its parts do not belong together.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        if not (self.path / "config.json").is_file():
-            raise UserError(
-                f"{self.path} is not an assembled model: it has no config.json; run dbl assemble on its run"
-            )
-        self.config: dict[str, Any] = read_json(self.path / "config.json")
-        plain = self.config["contract"]
-        table = read_tensors(self.path / "table.safetensors")["table"] if plain["table_sha256"] else None
-        self.contract = Contract.from_plain(plain, table, source=str(self.path / "config.json"))
-        for block in range(self.contract.partition.num_blocks):
-            self._check(block)
-
-    def _check(self, block: int) -> None:
-        path = self.path / f"block_{block}.safetensors"
-        stored = read_metadata(path)
-        if (stored.get("contract"), stored.get("block")) != (self.contract.hash, str(block)):
-            raise UserError(f"{path} is block {stored.get('block')} of another contract: run dbl assemble again")
-
-    def denoiser(self, block: int) -> Denoiser:
-        """Load the denoiser of one block, for inference."""
-        path = self.path / f"block_{block}.safetensors"
-        return _load_into(self.contract.denoiser(block), read_tensors(path), path).eval().requires_grad_(False)

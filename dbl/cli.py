@@ -8,7 +8,7 @@ import sys
 import warnings
 from importlib import import_module
 
-from dbl.errors import Interrupted, UserError
+from dbl.errors import Interrupted, TrainingFailed, UserError, known_fault
 
 _HELP = """usage: dbl COMMAND [options]     (dbl COMMAND --help explains the options)
 
@@ -44,6 +44,8 @@ _COMMANDS = {
 }
 
 
+_EXIT_CODES = {UserError: 2, TrainingFailed: 1, Interrupted: 130}
+
 # Messages of Lightning that tell a user of `dbl` nothing, and why.
 _SILENCED = (
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # between Lightning and torch
@@ -62,7 +64,7 @@ def _quieten() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 2 for a fault of the input, 130 when the user stopped it."""
+    """Run one command; the exit code is 0, 2 for a fault of the input, 1 for failed blocks, 130 when it was stopped."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_HELP)
@@ -78,19 +80,12 @@ def main(arguments: list[str] | None = None) -> int:
         print("dbl: stopped", file=sys.stderr)
         return 130
     except Exception as error:
-        known = _known_fault(error)
+        known = known_fault(error)
         if known is None:
             raise
         print(f"dbl: {known}", file=sys.stderr)
-        return 130 if isinstance(known, Interrupted) else 2
+        return next(code for kind, code in _EXIT_CODES.items() if isinstance(known, kind))
     return 0
-
-
-def _known_fault(error: BaseException | None) -> BaseException | None:
-    """The fault of the input behind an exception: the parser wraps what is raised while it builds classes."""
-    while error is not None and not isinstance(error, UserError | Interrupted):
-        error = error.__cause__
-    return error
 
 
 if __name__ == "__main__":

@@ -120,6 +120,8 @@ class Contract:
                 table=table,
             )
             stored_table = plain["table_sha256"]
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
         except (KeyError, TypeError) as error:
             raise UserError(f"{source} is not a contract ({error}): restore the file or start a new run") from None
         if contract.to_plain()["table_sha256"] != stored_table:

@@ -18,5 +18,16 @@ class DblWarning(UserWarning):
     """A setting that works but is probably not what the user meant. Errors in the tests."""
 
 
+class TrainingFailed(Exception):
+    """Blocks broke off for a reason that is not in the input; what they said is in their logs. Exit code 1."""
+
+
 class Interrupted(Exception):
     """The user or the machine stopped a training, and its state was saved. The commands exit with code 130."""
+
+
+def known_fault(error: BaseException | None) -> BaseException | None:
+    """The fault that has a clear line, behind an exception: the parser wraps what is raised while it builds classes."""
+    while error is not None and not isinstance(error, UserError | Interrupted | TrainingFailed):
+        error = error.__cause__
+    return error

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +25,12 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what killed processes left of writing to `path`; no other process may be writing to it."""
+    for temporary in path.parent.glob(f".{path.name}.*.tmp"):
         temporary.unlink(missing_ok=True)
 
 
@@ -84,23 +91,50 @@ def _readable(path: Path) -> Iterator[None]:
         raise UserError(f"{path} is damaged ({error}): write it again, e.g. with dbl assemble") from None
 
 
+class UnreadableFile(UserError):
+    """A file that is absent or damaged.
+
+    Args:
+        fault: which file, and what is wrong with it.
+        remedy: what the user can do.
+    """
+
+    def __init__(self, fault: str, remedy: str) -> None:
+        super().__init__(f"{fault}: {remedy}")
+        self.fault = fault
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a Lightning checkpoint on the CPU without running any code that it might hold (`weights_only=True`).
 
+    Its checksums are compared first, which torch does not do.
+
     Raises:
-        UserError: if the file is absent, truncated or holds anything but tensors and plain values.
+        UnreadableFile: (a UserError) if the file is absent, truncated, changed in any bit of its content, or holds
+            anything but tensors and plain values.
     """
     if not path.is_file():
-        raise UserError(f"{path} does not exist: train this block first")
+        raise UnreadableFile(f"{path} does not exist", "train this block first")
     try:
+        _compare_checksums(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (
         Exception
     ) as error:  # torch raises many kinds for a damaged file: pickle, zip, runtime and end-of-file errors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{path} is damaged or not a checkpoint of dbl ({reason[:120]}): train this block anew"
+        raise UnreadableFile(
+            f"{path} is damaged or not a checkpoint of dbl ({reason[:120]})", "train this block anew"
         ) from None
     if not isinstance(checkpoint, dict):
-        raise UserError(f"{path} is not a checkpoint of dbl")
+        raise UnreadableFile(f"{path} is not a checkpoint of dbl", "train this block anew")
     return checkpoint
+
+
+def _compare_checksums(path: Path) -> None:
+    """A checkpoint is a zip file whose records carry CRC-32 sums."""
+    with ZipFile(path) as archive:
+        damaged = archive.testzip()
+        # Of a record that is marked as a folder, which torch never writes, torch would read nothing and say nothing.
+        damaged = damaged or next((record.filename for record in archive.infolist() if record.external_attr), None)
+    if damaged is not None:
+        raise BadZipFile(f"its record {damaged} has changed")

@@ -5,6 +5,7 @@ first.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Literal, get_args
@@ -72,6 +73,11 @@ class Partition:
         low, high = self.interval(block)
         alpha = (high / low) ** self.overlap
         return Interval(low=max(low / alpha, self.boundaries[-1]), high=min(high * alpha, self.boundaries[0]))
+
+    def describe(self, blocks: Iterable[int]) -> str:
+        """Blocks with the levels that they answer for, such as `block 1 (sigma 0.8 to 0.2)`, for messages."""
+        ends = ((block, self.interval(block)) for block in blocks)
+        return ", ".join(f"block {block} (sigma {high:.3g} to {low:.3g})" for block, (low, high) in ends)
 
     def merged(self) -> "Partition":
         """The same levels and layers as one block."""

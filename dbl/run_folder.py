@@ -1,7 +1,8 @@
 """The run folder: where each file of a run lies, and the contract that is written there once.
 
 runs/<name>/  config.yaml  contract.json  table.safetensors  tokenizer.json
-block_<b>/   checkpoints/last.ckpt  memory.json  metrics.csv  events…
+block_<b>/   checkpoints/{last,previous,replaced}.ckpt  config.yaml  memory.json  metrics.csv  events…
+             status.json  train.log  lock
 model/       config.json  block_<b>.safetensors  table.safetensors
 report/      report.md  report.json  samples.png
 baseline/    a run folder of its own for the end-to-end network
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dbl.checkpoints import Checkpoints
 from dbl.contract import Contract, Terms
 from dbl.data_spec import DataSpec
 from dbl.errors import UserError
@@ -72,8 +74,29 @@ class RunFolder:
         return self.path / name
 
     def checkpoint(self, part: str) -> Path:
-        """The newest checkpoint of a trained part."""
+        """The last checkpoint of a trained part."""
         return self.part(part) / "checkpoints" / "last.ckpt"
+
+    def checkpoints(self, part: str) -> Checkpoints:
+        """All checkpoints of a trained part."""
+        return Checkpoints(self.checkpoint(part))
+
+    def status(self, part: str) -> Path:
+        """How far the training of a part is."""
+        return self.part(part) / "status.json"
+
+    def log(self, part: str) -> Path:
+        """What a launched training of a part prints."""
+        return self.part(part) / "train.log"
+
+    def lock(self, part: str) -> Path:
+        """Lock of the process that trains a part."""
+        return self.part(part) / "lock"
+
+    @property
+    def launcher(self) -> Path:
+        """Lock of the command that trains the parts of this run."""
+        return self.path / "lock"
 
     def memory(self, part: str) -> Path:
         """The measured memory of a trained part."""
@@ -111,7 +134,7 @@ class RunFolder:
         return terms.settle(data)
 
     def _has_trained_parts(self) -> bool:
-        return any(self.path.glob("*/checkpoints/last.ckpt"))
+        return any(any(self.path.glob(f"*/checkpoints/{name}.ckpt")) for name in ("last", "previous"))
 
     def write_contract(self, contract: Contract) -> None:
         """Write the contract, unless a block was trained under the one that is there."""
@@ -128,18 +151,20 @@ def save_contract(folder: Path, contract: Contract) -> None:
     """Write `contract.json`, and `table.safetensors` before it if there is a table."""
     if contract.table is not None:
         write_tensors(folder / "table.safetensors", {"table": contract.table})
-    write_json(folder / "contract.json", contract.to_plain())
+    write_json(folder / "contract.json", {**contract.to_plain(), "sha256": contract.hash})
 
 
 def load_contract(folder: Path) -> Contract:
-    """Read the contract that `save_contract` wrote; UserError if it is absent or damaged."""
+    """Read the contract that `save_contract` wrote; UserError if it is absent, damaged or edited."""
     if not (folder / "contract.json").is_file():
         raise UserError(
             f"{folder} has trained parts but no contract.json: restore it, or start another run (--run.name)"
         )
-    plain = read_json(folder / "contract.json")
+    source = folder / "contract.json"
+    plain = read_json(source)
     table = folder / "table.safetensors"
     needs_table = isinstance(plain, dict) and plain.get("table_sha256")
-    return Contract.from_plain(
-        plain, read_tensors(table)["table"] if needs_table else None, source=str(folder / "contract.json")
-    )
+    contract = Contract.from_plain(plain, read_tensors(table)["table"] if needs_table else None, source=str(source))
+    if plain.get("sha256") != contract.hash:
+        raise UserError(f"{source} was changed after it was written: restore it, or start another run (--run.name)")
+    return contract

@@ -1,10 +1,10 @@
 """The assembled network: one block a call, chosen by the noise level."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import lightning as L
 import torch
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from dbl.assembly import ModelFolder, Weights
 from dbl.committee import Committee
 from dbl.contract import Contract
 from dbl.data_spec import TextSpec
@@ -22,75 +21,13 @@ from dbl.denoiser import Denoiser
 from dbl.errors import UserError
 from dbl.figures import image_grid
 from dbl.generation import TextGenerator, stack_generator
-from dbl.networks import CausalLM
+from dbl.hub import find_model
+from dbl.inference import Inference
+from dbl.model_folder import ModelFolder, Weights, require_blocks
 from dbl.noise import even_fractions
-from dbl.sampling import Denoise, Sampler, guided, state_dtype
+from dbl.sampling import Denoise, guided, state_dtype
 from dbl.seeding import SampleDraws, generator_for
-from dbl.targets import Batch, ClassTarget, Clean, MaskTarget, PixelTarget, TokenTarget, image_spec
-
-
-@dataclass(frozen=True)
-class Inference:
-    """How an assembled network is used.
-
-    Args:
-        sampler: method, levels and guidance.
-        resident: `all` keeps every block in memory, `one` only the active block; the output is the same.
-        draws: start noises for each test image of a classifier; the accuracy of each draw is reported.
-        num_images: images in a sample grid.
-        committee: let all blocks together answer each noise level, for causal language models with the clean stream
-            alone; see `dbl.committee`.
-        seed: of the start noise.
-    """
-
-    sampler: Sampler = field(default_factory=Sampler)
-    resident: Literal["all", "one"] = "all"
-    draws: int = 3
-    num_images: int = 100
-    committee: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("draws", "num_images"):
-            if getattr(self, name) < 1:
-                raise UserError(f"inference.{name} ({getattr(self, name)}) must be at least 1")
-
-    def check(self, contract: Contract) -> None:
-        """Refuse what a network of this contract cannot do.
-
-        Raises:
-            UserError: if guidance is asked for where no condition was dropped in training, or the sampler is for
-                another kind of target.
-        """
-        drops = (
-            isinstance(contract.terms.target, PixelTarget) and getattr(contract.terms.network, "cond_dropout", 0) > 0
-        )
-        if self.sampler.guidance_scale != 1 and not drops:
-            raise UserError(
-                f"inference.sampler.guidance_scale ({self.sampler.guidance_scale}) must be 1: guidance needs a network "
-                "for images that was trained with cond_dropout above 0"
-            )
-        if self.committee and not _reads_context_alone(contract):
-            raise UserError(
-                "inference.committee needs contract.network CausalLM with streams=clean and contract.target.kind "
-                "posterior: other blocks know their own noise levels only"
-            )
-        if self.committee and self.resident != "all":
-            raise UserError("inference.committee asks all blocks at once: set inference.resident=all")
-        is_masked = isinstance(contract.terms.target, MaskTarget)
-        if (self.sampler.method == "ancestral") != is_masked:
-            raise UserError(
-                f"inference.sampler.method ({self.sampler.method}) does not fit: `ancestral` is for masked text, and "
-                "masked text has no other"
-            )
-        if is_masked and self.sampler.schedule != "quantile":
-            raise UserError("inference.sampler.schedule must be quantile for masked text: even steps of time")
-
-
-def _reads_context_alone(contract: Contract) -> bool:
-    network, target = contract.terms.network, contract.terms.target
-    is_clean = isinstance(network, CausalLM) and network.streams == "clean"
-    return is_clean and isinstance(target, TokenTarget) and target.kind == "posterior"
+from dbl.targets import Batch, ClassTarget, Clean, PixelTarget, image_spec
 
 
 class BlockStack(L.LightningModule):
@@ -101,6 +38,10 @@ class BlockStack(L.LightningModule):
         load: gives the denoiser of a block, ready for inference.
         inference: how to sample.
         weights: what `load` gives, for reports: `ema` or `live`.
+        available: blocks that `load` can give; None: all. A stack that lacks blocks refuses their levels.
+
+    Raises:
+        UserError: if `inference` does not fit the contract, or asks all blocks of a stack that lacks some.
     """
 
     def __init__(
@@ -109,6 +50,7 @@ class BlockStack(L.LightningModule):
         load: Callable[[int], Denoiser],
         inference: Inference | None = None,
         weights: Weights = "live",
+        available: Iterable[int] | None = None,
     ) -> None:
         super().__init__()
         self.weights = weights
@@ -118,9 +60,14 @@ class BlockStack(L.LightningModule):
         self.space = contract.space()
         self._load = load
         num_blocks = contract.partition.num_blocks
-        self.blocks = nn.ModuleList(map(load, range(num_blocks)) if self.inference.resident == "all" else [])
+        self.available = tuple(range(num_blocks) if available is None else available)
+        if self.inference.committee:
+            self.require_all("inference.committee")
+        kept = self.available if self.inference.resident == "all" else ()
+        self.blocks = nn.ModuleDict({str(block): load(block) for block in kept})
         self._active: tuple[int, Denoiser] | None = None
-        self.committee = Committee(list(self.blocks)) if self.inference.committee else None  # type: ignore[arg-type]
+        members = list(self.blocks.values())
+        self.committee = Committee(members) if self.inference.committee else None  # type: ignore[arg-type]
         self.grid: Tensor | None = None
         self.block_losses = nn.ModuleList(MeanMetric() for _ in range(num_blocks))
         self.total_loss = MeanMetric()
@@ -130,14 +77,21 @@ class BlockStack(L.LightningModule):
         )
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, inference: Inference | None = None) -> Self:
-        """The stack in a model folder written by `dbl assemble`.
+    def from_pretrained(
+        cls, name_or_folder: str | Path, inference: Inference | None = None, revision: str | None = None
+    ) -> Self:
+        """The stack in a model folder written by `dbl assemble`, or in a copy of one on the Hugging Face hub.
+
+        Args:
+            name_or_folder: a folder; if there is none, a string `owner/name` is looked up on the hub.
+            inference: how to sample.
+            revision: branch, tag or commit on the hub; by default its main branch.
 
         Raises:
-            UserError: if the folder is not one, or its parts do not belong together.
+            UserError: if there is no such model, it is damaged, or its parts do not belong together.
         """
-        model = ModelFolder(folder)
-        return cls(model.contract, model.denoiser, inference, model.config["weights"])
+        model = ModelFolder(find_model(name_or_folder, revision))
+        return cls(model.contract, model.denoiser, inference, model.config["weights"], model.available)
 
     @property
     def makes_images(self) -> bool:
@@ -154,10 +108,33 @@ class BlockStack(L.LightningModule):
         """Whether the targets stand for the class of an image."""
         return isinstance(self.contract.terms.target, ClassTarget)
 
+    def require_all(self, purpose: str) -> None:
+        """Refuse what needs every block, if one is lacking; UserError names `purpose` and the blocks."""
+        partition = self.contract.partition
+        require_blocks(partition, self.available, range(partition.num_blocks), purpose)
+
+    def setup(self, stage: str) -> None:
+        """Refuse, before the first batch, a test or validation without all blocks, and a prediction that visits one."""
+        if stage == "predict":
+            self._require_schedule()
+        else:
+            self.require_all(f"dbl {stage}")
+
+    def _require_schedule(self) -> None:
+        partition, sampler = self.contract.partition, self.inference.sampler
+        visited = partition.block_for(sampler.levels(self.contract.noise)[:-1]).tolist()
+        purpose = f"sampling with {sampler.num_steps} {sampler.schedule} steps"
+        require_blocks(partition, self.available, visited, purpose)
+
     def denoiser(self, block: int) -> Denoiser:
-        """The denoiser of one block, on the stack's device; with `resident: one` it takes the place of the last one."""
+        """The denoiser of one block, on the stack's device; with `resident: one` it takes the place of the last one.
+
+        Raises:
+            UserError: if the stack lacks this block.
+        """
+        require_blocks(self.contract.partition, self.available, [block], "this noise level")
         if self.inference.resident == "all":
-            found = self.blocks[block]
+            found = self.blocks[str(block)]
             assert isinstance(found, Denoiser)
             return found
         if self._active is None or self._active[0] != block:
@@ -177,6 +154,9 @@ class BlockStack(L.LightningModule):
             noisy: [N, *target_shape], of any float type, which the result has too.
             sigma: the level, a scalar.
             cond: labels [N], images [N, channels, height, width] or tokens [N, T].
+
+        Raises:
+            UserError: if the stack lacks the block of this level.
         """
         denoiser = self.denoiser(int(self.contract.partition.block_for(sigma)))
         levels = sigma.to(noisy.device, torch.float32).expand(len(noisy))
@@ -195,7 +175,11 @@ class BlockStack(L.LightningModule):
 
         Returns:
             [N, *target_shape].
+
+        Raises:
+            UserError: if the stack lacks a block that the schedule visits.
         """
+        self._require_schedule()
         sampler, noise = self.inference.sampler, self.contract.noise
         start = sampler.temperature * noise.sigma_max * self._unit_noise(indices, draw)
         denoise: Denoise = partial(self._denoise, cond=cond)
@@ -230,7 +214,11 @@ class BlockStack(L.LightningModule):
             decoding: how tokens are drawn.
             num_steps: of the sampler, for each token (of masked text for all of them); None: as in `inference`.
             seed: of all draws.
+
+        Raises:
+            UserError: if the stack lacks a block: each reads the text.
         """
+        self.require_all("writing text")
         sampler = self.inference.sampler
         sampler = sampler if num_steps is None else replace(sampler, num_steps=num_steps)
         partition = self.contract.partition if self.committee is None else self.contract.partition.merged()

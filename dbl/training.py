@@ -3,19 +3,23 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from dbl.contract import Contract
+from dbl.distributed import ShardedStrategy, check_strategy, first_said, shard, whole
 from dbl.errors import UserError, check_choice
-from dbl.networks.layers import checkpoint_layers
+from dbl.networks.layers import checkpoint_layers, layers_of
 from dbl.seeding import derive_seed
 
 Decay = Literal["cosine", "constant"]
@@ -82,7 +86,7 @@ class TrainedPart(L.LightningModule, ABC):
 
     Data order, noise and dropout are functions of (seed, part, position), where the position counts the batches that
     this part has consumed on each rank; it is stored in the checkpoint. So a resumed training continues as if it had
-    never stopped.
+    never stopped. On another number of ranks it continues from the same position of another order.
 
     Args:
         part: name of its folder in the run folder.
@@ -139,15 +143,28 @@ class TrainedPart(L.LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Let the DataModule read in the order of this part, from its position on."""
+        check_strategy(self.trainer.strategy, training=stage == "fit")
         bind = getattr(self.trainer.datamodule, "bind", None)  # type: ignore[attr-defined]
         if stage == "fit" and bind is not None:
             bind(block=self.index, start=lambda: self.position)
+
+    def configure_model(self) -> None:
+        """Split the weights over the ranks, if the trainer's strategy does so."""
+        if isinstance(self.trainer.strategy, ShardedStrategy):
+            self.shard(self.trainer.strategy)
+
+    def shard(self, strategy: ShardedStrategy) -> None:
+        """Keep of each weight this rank's share alone."""
+        shard(self, layers_of(self.raw_network) or (), strategy.mesh, "losses")
 
     def on_fit_start(self) -> None:
         """Refuse what cannot be trained correctly; prepare the network."""
         if self.trainer.max_steps < 1:
             raise UserError("trainer.max_steps must be set: the number of optimizer steps of each block")
         check_precision(self.trainer.precision)
+        if isinstance(self.trainer.model, DistributedDataParallel):
+            # Buffers, such as a table of tokens, are constants; to send them to all ranks in every step takes time.
+            self.trainer.model.broadcast_buffers = False
         self.prepare_network()
 
     def prepare_network(self) -> None:
@@ -165,22 +182,35 @@ class TrainedPart(L.LightningModule, ABC):
         """Backward, and an optimizer step after every `accumulate` batches."""
         losses = self.losses(batch)
         loss = losses.per_sample.mean()
-        self._check_finite(loss, "loss", losses.sigma)
-        self.manual_backward(loss / self.recipe.accumulate)
+        # A loss that is not finite on one rank is not finite in the mean: all ranks stop, none waits for another.
+        mean_loss = self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean")
+        assert isinstance(mean_loss, Tensor)
+        self._check_finite("loss", mean_loss, loss, losses.sigma)
+        with self._gradient_exchange():
+            self.manual_backward(loss / self.recipe.accumulate)
         self.position += 1
         self.samples += len(losses.per_sample) * self.trainer.world_size
         if self.between_steps:
             self._optimizer_step(losses.sigma)
-        self._log_step("train/loss", loss)
-        outputs = {"loss": loss.detach(), "per_sample": losses.per_sample.detach()}
+        self._log_step("train/loss", mean_loss)
+        outputs = {"loss": mean_loss, "per_sample": losses.per_sample.detach()}
         return outputs if losses.sigma is None else outputs | {"sigma": losses.sigma}
+
+    def _gradient_exchange(self) -> AbstractContextManager[None]:
+        """Where a backward pass belongs: ranks that hold whole gradients average them once in an optimizer step."""
+        strategy = self.trainer.strategy
+        ends_step = (self.position + 1) % self.recipe.accumulate == 0
+        if ends_step or not isinstance(strategy, ParallelStrategy):
+            return nullcontext()
+        return strategy.block_backward_sync()
 
     def _optimizer_step(self, sigma: Tensor | None) -> None:
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         assert isinstance(scheduler, LRScheduler)
         assert not isinstance(optimizer, list)
-        norm = nn.utils.clip_grad_norm_(self.trained.parameters(), self.recipe.clip_norm or math.inf)
-        self._check_finite(norm, "gradient", sigma)
+        norm = whole(nn.utils.clip_grad_norm_(self.trained.parameters(), self.recipe.clip_norm or math.inf))
+        # The gradient is that of all ranks; no rank knows whose levels made it so.
+        self._check_finite("gradient", norm, norm, sigma if self.trainer.world_size == 1 else None)
         self._log_step("train/gradient_norm", norm)
         self._log_step("train/learning_rate", scheduler.get_last_lr()[0])
         optimizer.step()
@@ -195,19 +225,22 @@ class TrainedPart(L.LightningModule, ABC):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Loss on the fixed draws of the validation split."""
         per_sample = self.losses(batch).per_sample
-        self.log("step", float(self.global_step), batch_size=len(per_sample))
+        self.log("step", float(self.global_step), reduce_fx="max", sync_dist=True, batch_size=len(per_sample))
         self.log("val/loss", per_sample.mean(), batch_size=len(per_sample), prog_bar=True, sync_dist=True)
 
-    def _check_finite(self, value: Tensor, name: str, sigma: Tensor | None) -> None:
-        """Stop before a loss or gradient that is not finite reaches a weight."""
-        if torch.isfinite(value):
+    def _check_finite(self, name: str, everywhere: Tensor, here: Tensor, sigma: Tensor | None) -> None:
+        """Stop all ranks before a loss or gradient that is not finite on one of them reaches a weight."""
+        if torch.isfinite(everywhere):
             return
+        rank = f" on rank {self.global_rank}" if self.trainer.world_size > 1 and name == "loss" else ""
         levels = "" if sigma is None else f" at noise levels {sigma.min():.4g} to {sigma.max():.4g}"
+        fault = "" if torch.isfinite(here) else f"{name} is {here.item()}{rank}{levels}"
+        fault = first_said(self.trainer, fault) or f"mean {name} is {everywhere.item()}"
         saved = getattr(self.trainer.checkpoint_callback, "last_saved", None)
         good = f"last good checkpoint: {saved}" if saved else "no checkpoint yet"
         raise UserError(
-            f"{self.part} stopped at step {self.global_step}: {name} is {value.item()}{levels}; {good}; "
-            "try a lower model.recipe.optimizer.lr"
+            f"{self.part} stopped at step {self.global_step}: {fault}; {good}; "
+            "try a lower model.recipe.optimizer.lr, with --from-scratch"
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

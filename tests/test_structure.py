@@ -11,7 +11,7 @@ PACKAGE = Path(dbl.__file__).parent
 
 # 0 is under all floors. A file may import its own floor and those below.
 FLOORS = {
-    0: ["data_spec", "errors", "files", "seeding", "serial", "__init__"],
+    0: ["checkpoints", "data_spec", "errors", "files", "locks", "seeding", "serial", "__init__"],
     1: ["noise", "information", "partition", "diffusion", "masking"],
     2: ["networks"],
     3: [
@@ -20,10 +20,10 @@ FLOORS = {
     ],
     4: [
         *("training", "block", "baselines", "callbacks", "loggers", "assembly", "stack", "data"),
-        *("bare_step", "features", "diagnostics", "memory", "plan", "quality_by_steps"),
-        *("generation", "teachers"),
+        *("bare_step", "distributed", "features", "diagnostics", "memory", "plan", "quality_by_steps"),
+        *("generation", "teachers", "hub", "inference", "model_folder"),
     ],
-    5: ["report", "commands", "cli", "__main__"],
+    5: ["report", "commands", "cli", "config_docs", "launch", "__main__"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 

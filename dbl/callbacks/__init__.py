@@ -7,8 +7,10 @@ from dbl.callbacks.image_quality import ImageQuality
 from dbl.callbacks.likelihood import Likelihood
 from dbl.callbacks.loss_by_level import LossByLevel
 from dbl.callbacks.memory import Memory
+from dbl.callbacks.own_lock import OwnLock
 from dbl.callbacks.partition_figure import PartitionFigure
 from dbl.callbacks.progress import StepProgress
+from dbl.callbacks.status import Status
 from dbl.callbacks.text_quality import TextQuality
 from dbl.callbacks.throughput import Throughput
 
@@ -20,7 +22,9 @@ __all__ = [
     "Likelihood",
     "LossByLevel",
     "Memory",
+    "OwnLock",
     "PartitionFigure",
+    "Status",
     "StepProgress",
     "TextQuality",
     "Throughput",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dbl.callbacks.ema import EMA
+from dbl.distributed import ShardedStrategy
 from dbl.errors import UserError
 from dbl.files import write_json
 from dbl.memory import MemoryTracker
@@ -23,8 +24,8 @@ class Memory(L.Callback):
     is slower; all others are as without the callback.
 
     Keys of `memory.json`: `step`, `device`, `batch_size`, `bytes` (category -> bytes at the peak; null if the network
-    is compiled, whose inner tensors nobody sees), `peak_bytes` (their sum), `cuda` (null, or `allocated_bytes` and
-    `reserved_bytes`).
+    is compiled or sharded: nobody sees its inner tensors), `peak_bytes` (their sum), `cuda` (null, or
+    `allocated_bytes` and `reserved_bytes`).
 
     Args:
         path: of the file.
@@ -59,7 +60,7 @@ class Memory(L.Callback):
             torch.cuda.synchronize(pl_module.device)
             torch.cuda.reset_peak_memory_stats(pl_module.device)
         self._tracker = MemoryTracker()
-        if not pl_module.recipe.compile:
+        if _sees_tensors(trainer, pl_module):
             self._tracker.watch(pl_module, trainer.optimizers[0], _average(trainer), batch)
             self._active.enter_context(self._tracker)
 
@@ -71,7 +72,7 @@ class Memory(L.Callback):
         if self._tracker is None:
             return
         self._active.close()
-        peak = None if pl_module.recipe.compile else self._tracker.peak
+        peak = self._tracker.peak if _sees_tensors(trainer, pl_module) else None
         self._tracker = None
         if trainer.is_global_zero:
             facts = {
@@ -88,6 +89,10 @@ class Memory(L.Callback):
         """Leave no mode behind."""
         self._active.close()
         self._tracker = None
+
+
+def _sees_tensors(trainer: L.Trainer, part: TrainedPart) -> bool:
+    return not (part.recipe.compile or isinstance(trainer.strategy, ShardedStrategy))
 
 
 def _average(trainer: L.Trainer) -> list[Tensor]:

@@ -1,23 +1,64 @@
-"""`dbl assemble`: check the blocks of a run and merge them."""
+"""`dbl assemble`: check the blocks of a run and merge them; upload the result if asked to."""
 
 from pathlib import Path
+from typing import get_args
 
-from jsonargparse import auto_cli
+from jsonargparse import ArgumentParser
 
-from dbl.assembly import Weights, assemble
+from dbl.assembly import assemble
+from dbl.errors import UserError
+from dbl.hub import check_repo_id, hub_library, push_to_hub
+from dbl.model_folder import ModelFolder, Weights
 from dbl.run_folder import RunFolder
 
 
 def main(arguments: list[str]) -> None:
     """Parse the command line and assemble."""
-    auto_cli(assemble_run, args=arguments[1:], as_positional=True)
+    parser = ArgumentParser(prog="dbl assemble", description="Check the blocks of a run and merge them into a model.")
+    parser.add_argument("run", type=Path, help="run folder, such as runs/digits_dit")
+    parser.add_argument(
+        "--weights", choices=get_args(Weights), default="ema", help="the moving average or the live weights"
+    )
+    parser.add_argument(
+        "--allow-partial", action="store_true", help="leave out blocks that are not finished; their levels are refused"
+    )
+    parser.add_argument(
+        "--push", metavar="OWNER/NAME", type=str, help="upload the model to this name on the Hugging Face hub"
+    )
+    parser.add_argument("--private", action="store_true", help="with --push: a model that only its owner may read")
+    options = parser.parse_args(arguments[1:])
+    assemble_run(options.run, options.weights, options.allow_partial, options.push, options.private)
 
 
-def assemble_run(run: Path, weights: Weights = "ema") -> None:
-    """Check the blocks of a run and merge them into its model folder.
+def assemble_run(
+    run: Path, weights: Weights = "ema", allow_partial: bool = False, push: str | None = None, private: bool = False
+) -> None:
+    """Check the blocks of a run, merge them into its model folder and say what was made.
 
     Args:
         run: run folder, such as runs/digits_dit.
         weights: the moving average or the live weights.
+        allow_partial: leave out blocks that are not finished.
+        push: `owner/name` on the Hugging Face hub, to upload the model to.
+        private: whether a model that is uploaded is for its owner alone.
+
+    Raises:
+        UserError: if the blocks do not make a model, or it cannot be uploaded.
     """
-    print(f"assembled: {assemble(RunFolder.at(run), weights)}")
+    if push is not None:
+        check_repo_id(push)
+        hub_library()  # says before the work if it is not installed
+    elif private:
+        raise UserError("--private is for --push owner/name: give both or neither")
+    model = ModelFolder(assemble(RunFolder.at(run), weights, allow_partial))
+    print(f"assembled: {_summary(model)}")
+    if push is not None:
+        print(f"pushed: {push_to_hub(model.path, push, private)}")
+
+
+def _summary(model: ModelFolder) -> str:
+    """The folder, which weights it has, and the blocks that a partial one lacks."""
+    partition = model.contract.partition
+    missing = sorted(set(range(partition.num_blocks)) - set(model.available))
+    lacks = f", partial, without {partition.describe(missing)}" if missing else ""
+    return f"{model.path} ({model.config['weights']} weights{lacks})"

@@ -1,5 +1,6 @@
 """The one schema of a config, and the commands on single parts: LightningCLI with the groups of a run."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,28 +14,19 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from dbl.block import DiffusionBlock
-from dbl.callbacks import (
-    EMA,
-    Diagnostics,
-    ImageQuality,
-    LastCheckpoint,
-    Likelihood,
-    LossByLevel,
-    Memory,
-    PartitionFigure,
-    StepProgress,
-    TextQuality,
-    Throughput,
-)
-from dbl.contract import Contract, Terms
+from dbl.callbacks import PartitionFigure, Status, StepProgress, Throughput
+from dbl.checkpoints import Saved, read_saved
+from dbl.commands.groups import EVALUATION, add_run_groups, add_training_groups
+from dbl.commands.part_guards import guarding
 from dbl.data.noisy import NoisyData
 from dbl.data.ordered import OrderedData
 from dbl.data.text import TextData
-from dbl.errors import UserError
-from dbl.files import read_checkpoint, write_tensors, write_text
+from dbl.distributed import check_strategy
+from dbl.errors import DblWarning, UserError
+from dbl.files import write_tensors, write_text
 from dbl.loggers import part_loggers
 from dbl.run_folder import RunFolder
-from dbl.stack import BlockStack, Inference
+from dbl.stack import BlockStack
 from dbl.training import TrainedPart
 
 Kind = TypeVar("Kind", bound=L.Callback)
@@ -43,16 +35,8 @@ STACK_COMMANDS = ("validate", "test", "predict")
 # Options of Lightning's Trainer that manual optimization excludes: name, default, and our own.
 _AUTOMATIC_ONLY = (("gradient_clip_val", None, "clip_norm"), ("accumulate_grad_batches", 1, "accumulate"))
 
-# Evaluation of an assembled network: config group and callback.
-_EVALUATION = {
-    "image_quality": ImageQuality,
-    "text_quality": TextQuality,
-    "likelihood": Likelihood,
-    "diagnostics": Diagnostics,
-}
-
 # Options that say what one call does, not how the run is made.
-_OF_ONE_CALL = ("blocks", "seeds", "backend", "from_scratch", "ckpt_path", "weights_only")
+_OF_ONE_CALL = ("blocks", "seeds", "from_scratch", "ckpt_path", "weights_only")
 
 
 class BlockCLI(LightningCLI):
@@ -95,18 +79,8 @@ class BlockCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The groups beside `model`, `data` and `trainer`."""
-        _add_run_groups(parser)
-        parser.add_class_arguments(EMA, "ema")
-        parser.add_class_arguments(LastCheckpoint, "checkpoint")
-        parser.add_class_arguments(LossByLevel, "loss_by_level")
-        parser.add_class_arguments(Memory, "memory")
-        parser.add_argument(
-            "--from_scratch", type=bool, default=False, help="Train anew what has been trained already."
-        )
-        parser.link_arguments("contract.seed", "data.init_args.seed")
-        parser.link_arguments(("contract", "data", "run"), "model.contract", _settle, apply_on="instantiate")
-        parser.link_arguments(("run", "model"), "checkpoint.path", _checkpoint_path, apply_on="instantiate")
-        parser.link_arguments(("run", "model"), "memory.path", _memory_path, apply_on="instantiate")
+        add_run_groups(parser)
+        add_training_groups(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; what is wrong becomes one line."""
@@ -133,11 +107,11 @@ class BlockCLI(LightningCLI):
             The groups, under the name of the command if there is one.
         """
         parser = LightningArgumentParser(exit_on_error=False)
-        _add_run_groups(parser)
+        add_run_groups(parser)
         parser.add_lightning_class_args(OrderedData, "data", subclass_mode=True)
         parser.add_lightning_class_args(L.Trainer, "trainer")
         config = self.config[self.subcommand] if self.subcommand else self.config
-        groups = {group: config[group] for group in ("run", "contract", "inference", *_EVALUATION, "data", "trainer")}
+        groups = {group: config[group] for group in ("run", "contract", "inference", *EVALUATION, "data", "trainer")}
         built = parser.instantiate_classes(parser.parse_object(groups))
         if self.subcommand is None:
             return built
@@ -149,6 +123,7 @@ class BlockCLI(LightningCLI):
         contract = self.run.settle(self._get(self.config_init, "contract"), self.datamodule.spec)
         if stack.contract.hash != contract.hash:
             raise UserError(f"{self.run.model} was assembled under another contract: run dbl assemble {self.run.path}")
+        stack.setup(str(self.subcommand))  # refuses a model without all of its blocks before any data is read
         return stack
 
     def _training(self) -> L.Trainer:
@@ -159,6 +134,7 @@ class BlockCLI(LightningCLI):
             *(self._get(self.config_init, group) for group in ("ema", "loss_by_level", "memory", "checkpoint")),
             PartitionFigure(),
             Throughput(),
+            Status(self.run.status(self.model.part), self.model.part),
             Timer(duration=self._get(self.config_init, "trainer")["max_time"], verbose=False),
         ]
         with_bar = self._get(self.config, "trainer")["enable_progress_bar"] is not False
@@ -169,7 +145,7 @@ class BlockCLI(LightningCLI):
             self._get(self.config_init, "image_quality").prepare(self.datamodule, self.model.makes_images)
         if self.subcommand == "test":
             self._get(self.config_init, "text_quality").prepare(self.datamodule)
-        trainer = self._trainer([self._get(self.config_init, group) for group in _EVALUATION])
+        trainer = self._trainer([self._get(self.config_init, group) for group in EVALUATION])
         if self._get(self.config, "trainer")["logger"] is None:
             trainer.loggers = [TensorBoardLogger(str(self.run.report), name="", version="")]
         return trainer
@@ -180,24 +156,28 @@ class BlockCLI(LightningCLI):
         config["max_time"] = None  # the timer above has it
         config["logger"] = False if config["logger"] is None else config["logger"]
         config["default_root_dir"] = config["default_root_dir"] or str(self.run.path)
+        check_strategy(config["strategy"], training=self.subcommand == "fit")
         return L.Trainer(**config)
 
     def fit(self, model: TrainedPart, datamodule: OrderedData, **options: Any) -> None:
-        """Train one part, from its last checkpoint if there is one."""
-        self.run.write_contract(model.contract)
-        if isinstance(datamodule, TextData):
-            datamodule.tokenizer.save(self.run.tokenizer)
-        resumed = self._checkpoint_to_resume(options.pop("ckpt_path", None))
-        step = read_checkpoint(resumed)["global_step"] if resumed else 0
-        if step >= self.trainer.max_steps > 0:
-            print(f"{model.part} is trained already ({step} steps); --from_scratch=true trains it anew")
-            return
-        self._write_config(model.part)
-        if self._get(self.config, "trainer")["logger"] is None:
-            self.trainer.loggers = part_loggers(self.run.part(model.part), step, self.trainer.global_rank)
-        data = NoisyData(datamodule, model) if isinstance(model, DiffusionBlock) else datamodule
-        options["weights_only"] = True  # never run code that a checkpoint might hold
-        self.trainer.fit(model, datamodule=data, ckpt_path=resumed, **options)
+        """Train one part, from its newest good checkpoint if there is one, while no other process does."""
+        status = self.callback(Status)
+        with guarding(self.run, model.part, self.trainer, status):
+            self.run.write_contract(model.contract)
+            if isinstance(datamodule, TextData):
+                datamodule.tokenizer.save(self.run.tokenizer)
+            resumed = self._checkpoint_to_resume(options.pop("ckpt_path", None))
+            step = resumed.step if resumed else 0
+            if step >= self.trainer.max_steps > 0:
+                print(f"{model.part} is trained already ({step} steps); --from-scratch trains it anew")
+                status.already_done(step, self.trainer.max_steps)
+                return
+            self._write_config(model.part)
+            if self._get(self.config, "trainer")["logger"] is None:
+                self.trainer.loggers = part_loggers(self.run.part(model.part), step, self.trainer.global_rank)
+            data = NoisyData(datamodule, model) if isinstance(model, DiffusionBlock) else datamodule
+            options["weights_only"] = True  # never run code that a checkpoint might hold
+            self.trainer.fit(model, datamodule=data, ckpt_path=resumed.path if resumed else None, **options)
 
     def resolved(self) -> dict[str, Any]:
         """The whole config as plain values, without what belongs to one call only."""
@@ -212,11 +192,23 @@ class BlockCLI(LightningCLI):
         if not self.run.config.is_file():
             write_text(self.run.config, text)
 
-    def _checkpoint_to_resume(self, chosen: str | None) -> Path | None:
-        last = self.run.checkpoint(self.model.part)
+    def _checkpoint_to_resume(self, chosen: str | None) -> Saved | None:
+        if chosen:
+            return read_saved(Path(chosen))
+        files = self.run.checkpoints(self.model.part)
         if self._get(self.config, "from_scratch"):
-            last.unlink(missing_ok=True)
-        return Path(chosen) if chosen else (last if last.is_file() else None)
+            kept = files.set_aside() if self.trainer.is_global_zero else None
+            if kept:
+                print(
+                    f"{self.model.part} is trained anew; {kept} keeps what was trained, until the next --from-scratch"
+                )
+            return None
+        newest = files.newest()
+        if newest and newest.fault and self.trainer.is_global_zero:
+            warnings.warn(
+                f"{newest.fault}: training goes on from {newest.path} (step {newest.step})", DblWarning, stacklevel=2
+            )
+        return newest
 
     def callback(self, kind: type[Kind]) -> Kind:
         """The callback of a class that the trainer was given."""
@@ -242,26 +234,6 @@ class BlockCLI(LightningCLI):
         if isinstance(self.model, BlockStack) and options.get("ckpt_path"):
             raise UserError(f"--ckpt_path is for dbl fit: the assembled network is read from {self.run.model}")
         return options | {"weights_only": True}  # never run code that a checkpoint might hold
-
-
-def _add_run_groups(parser: LightningArgumentParser) -> None:
-    parser.add_class_arguments(RunFolder, "run")
-    parser.add_class_arguments(Terms, "contract")
-    parser.add_class_arguments(Inference, "inference")
-    for group, callback in _EVALUATION.items():
-        parser.add_class_arguments(callback, group)
-
-
-def _settle(terms: Terms, data: OrderedData, run: RunFolder) -> Contract:
-    return run.settle(terms, data.spec)
-
-
-def _checkpoint_path(run: RunFolder, part: TrainedPart) -> str:
-    return str(run.checkpoint(part.part))
-
-
-def _memory_path(run: RunFolder, part: TrainedPart) -> str:
-    return str(run.memory(part.part))
 
 
 def _one_line(message: str) -> str:

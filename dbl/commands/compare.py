@@ -9,16 +9,20 @@ from lightning.pytorch.cli import LightningArgumentParser
 from dbl.assembly import assemble
 from dbl.baselines import baseline_of
 from dbl.commands.evaluate import evaluate_baseline, evaluate_stack
-from dbl.commands.run_cli import RunCLI, fit_blocks, fit_part
+from dbl.commands.launch_cli import LaunchCLI
+from dbl.commands.run_cli import RunCLI
 from dbl.errors import UserError
 from dbl.files import write_text
+from dbl.launch.inline import fit_part
+from dbl.launch.launcher import Launch
+from dbl.locks import holding
 from dbl.plan import Planner, plan_rows
 from dbl.quality_by_steps import step_numbers
 from dbl.report import Side, write_report
 from dbl.run_folder import RunFolder
 
 
-class CompareCLI(RunCLI):
+class CompareCLI(LaunchCLI):
     """Parses the config of a run and the seeds to compare over."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -28,7 +32,7 @@ class CompareCLI(RunCLI):
             "--seeds", type=str, default=None, help="Seeds of training, such as 0,1,2; by default contract.seed alone."
         )
 
-    def of_each_seed(self) -> dict[int, RunCLI]:
+    def of_each_seed(self) -> dict[int, LaunchCLI]:
         """The run of each seed: this one without `--seeds`, else one for each in a folder `seed_<s>` of its own."""
         text = self.config.seeds
         if text is None:
@@ -39,24 +43,29 @@ class CompareCLI(RunCLI):
             raise UserError(f"--seeds {text} must be whole numbers such as 0,1,2") from None
         return {seed: self._with_seed(seed) for seed in seeds}
 
-    def _with_seed(self, seed: int) -> RunCLI:
+    def _with_seed(self, seed: int) -> LaunchCLI:
         config = self.resolved()
         folder = RunFolder(f"seed_{seed}", str(self.run.path))
         config["run"] = {"name": folder.name, "root": folder.root}
         config["contract"]["seed"] = seed
         write_text(folder.config, yaml.safe_dump(config, sort_keys=False))
-        return RunCLI(["--config", str(folder.config), "--from_scratch", str(self.config.from_scratch).lower()])
+        return LaunchCLI(["--config", str(folder.config), *self.scratch_option])
 
 
 def main(arguments: list[str]) -> None:
-    """Train what is missing on both sides and for each seed, each part with the same number of steps, and report."""
+    """Train what is missing on both sides and for each seed, each side with the same compute, and report."""
     cli = CompareCLI(arguments[1:])
+    with holding(cli.run.launcher, f"the run in {cli.run.path}"):
+        _compare(cli)
+
+
+def _compare(cli: CompareCLI) -> None:
     runs = cli.of_each_seed()
     for run in runs.values():
         run.freeze()
     first = next(iter(runs.values()))
     memory_plan = _memory_plan(first)
-    sides = {seed: _both_sides(run) for seed, run in runs.items()}
+    sides = {seed: _both_sides(run, cli.launch) for seed, run in runs.items()}
     if first is not cli:
         write_text(cli.run.config, yaml.safe_dump(cli.resolved(), sort_keys=False))
         _copy_pictures(first.run, cli.run)
@@ -65,8 +74,9 @@ def main(arguments: list[str]) -> None:
     print(f"report: {cli.run.report / 'report.md'}")
 
 
-def _both_sides(cli: RunCLI) -> list[Side]:
-    fit_blocks(cli.run, list(range(cli.contract.partition.num_blocks)), cli.config.from_scratch)
+def _both_sides(cli: LaunchCLI, launch: Launch) -> list[Side]:
+    blocks = cli.blocks_to_train(list(range(cli.contract.partition.num_blocks)))
+    launch.train(cli.run, blocks, cli.config.from_scratch)
     assemble(cli.run)
     steps = step_numbers(cli.contract.partition.num_blocks, cli.inference.sampler.num_steps)
     sides = [evaluate_stack(cli.run, "blocks", steps), _end_to_end(cli, steps)]
@@ -82,26 +92,26 @@ def _check_equal_compute(sides: list[Side]) -> None:
     if len(set(steps.values())) > 1 or abs(passes["blocks"] - passes["end_to_end"]) > per_step:
         counts = ", ".join(f"{name}: {number:,.0f}" for name, number in (steps | passes).items())
         raise UserError(
-            f"steps of the blocks or layer passes of both sides differ ({counts}): train them anew with "
-            "--from_scratch=true"
+            f"steps of the blocks or layer passes of both sides differ ({counts}): train them anew with --from-scratch"
         )
 
 
-def _end_to_end(cli: RunCLI, steps: list[int]) -> Side:
-    """Train and evaluate the baseline in a run folder of its own."""
+def _end_to_end(cli: LaunchCLI, steps: list[int]) -> Side:
+    """Train, in this process, and evaluate the baseline in a run folder of its own."""
     run, config = cli.run.baseline(), cli.resolved()
+    options = ["--config", str(run.config), *cli.scratch_option]
     config["run"] = {"name": run.name, "root": run.root}
     config["trainer"]["max_steps"] = _steps_of_baseline(cli)
     baseline = baseline_of(cli.contract.terms.network)
     if baseline is not None:
         del config["model"]["block"]
         write_text(run.config, yaml.safe_dump(config, sort_keys=False))
-        fit_part(run.config, ["--from_scratch", str(cli.config.from_scratch).lower()], baseline)
+        fit_part(options, baseline)
         return evaluate_baseline(run)
     config["contract"]["partition"] = {"num_blocks": 1, "overlap": 0.0}
     config["model"]["block"] = 0
     write_text(run.config, yaml.safe_dump(config, sort_keys=False))
-    fit_blocks(run, [0], cli.config.from_scratch)
+    fit_part(options)
     assemble(run)
     return evaluate_stack(run, "end_to_end", steps)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from dbl.block import DiffusionBlock, NoisyBatch
 from dbl.data.ordered import OrderedData
 from dbl.noise import even_fractions
-from dbl.seeding import generator_for
+from dbl.seeding import SampleDraws, generator_for
 from dbl.targets import Batch
 
 
@@ -18,7 +18,7 @@ class NoisyData(L.LightningDataModule):
     """Wraps a clean DataModule for the training of one block.
 
     Noise is made on the device, after the batch was moved there. In training it is a function of (seed, block,
-    position, rank); in validation the same levels and noise are drawn every time.
+    position, rank); in validation each sample has the same level and noise every time, on any number of ranks.
 
     Args:
         data: the clean DataModule.
@@ -55,22 +55,25 @@ class NoisyData(L.LightningDataModule):
         """Draw levels and noise for a batch that is on the device, and corrupt it."""
         clean = self.block.space.encode(batch)
         assert self.trainer is not None
-        position = int(batch["position"])
-        if self.trainer.training:
-            purpose: tuple[str | int, ...] = ("noise", self.block.index, position, self.trainer.global_rank)
-            sigma = self._random_levels(len(clean.clean), purpose)
-        else:
-            purpose = ("validation noise", self.block.index, position)
-            sigma = self._fixed_levels(batch["index"])
-        sigma = sigma.to(clean.clean.device, torch.float32)
-        generator = generator_for(self.block.seed, *purpose, device=clean.clean.device)
-        noise = torch.randn(clean.clean.shape, generator=generator, device=clean.clean.device)
+        like = clean.clean.new_empty(clean.clean.shape, dtype=torch.float32)
+        draw = self._random_draws if self.trainer.training else self._fixed_draws
+        sigma, noise = draw(batch, like)
+        sigma = sigma.to(like.device, torch.float32)
         return NoisyBatch(clean, self.block.space.corrupt(clean.clean, noise, sigma), sigma)
 
-    def _random_levels(self, num: int, purpose: tuple[str | int, ...]) -> Tensor:
+    def _random_draws(self, batch: Batch, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Levels [N] and unit noise with the shape and device of `like`, of this position and rank."""
+        assert self.trainer is not None
+        purpose = ("noise", self.block.index, int(batch["position"]), self.trainer.global_rank)
         # Drawn on the CPU in float64, so that every device trains the same levels.
-        generator = generator_for(self.block.seed, "levels", *purpose)
-        return self.block.contract.noise.sample(self.block.interval, num, generator)
+        levels = generator_for(self.block.seed, "levels", *purpose)
+        sigma = self.block.contract.noise.sample(self.block.interval, len(like), levels)
+        generator = generator_for(self.block.seed, *purpose, device=like.device)
+        return sigma, torch.randn(like.shape, generator=generator, device=like.device)
 
-    def _fixed_levels(self, index: Tensor) -> Tensor:
-        return self.block.contract.noise.quantile_within(self.block.interval, even_fractions(index.cpu()))
+    def _fixed_draws(self, batch: Batch, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of each sample, however samples are spread over batches and ranks."""
+        index = batch["index"].cpu()
+        sigma = self.block.contract.noise.quantile_within(self.block.interval, even_fractions(index))
+        draws = SampleDraws(self.block.seed, ("validation noise", self.block.index), index)
+        return sigma, draws.normal(like)

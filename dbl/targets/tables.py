@@ -58,7 +58,7 @@ class TableReadout(Readout):
         self.table: Tensor
         self.register_buffer("table", table, persistent=False)
         if kind == "cosine":
-            self.log_scale = nn.Parameter(torch.tensor(math.log(16.0)))
+            self.log_scale = nn.Parameter(torch.tensor([math.log(16.0)]))  # of shape [1]: FSDP has no scalars
         else:
             self.linear = nn.Linear(table.shape[1], table.shape[0])
 

@@ -73,17 +73,21 @@ def test_a_changed_contract_is_refused_and_nothing_is_overwritten(dbl: Run, caps
 def test_a_truncated_checkpoint_is_named(dbl: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a resume that crashes in the middle of loading, or that starts again without a word."""
     assert dbl("fit", "digits_dit", "--model.block=1") == 0
-    path = Path("runs/digits_dit/block_1/checkpoints/last.ckpt")
-    os.truncate(path, path.stat().st_size // 2)
+    for name in ("last", "previous"):
+        path = Path(f"runs/digits_dit/block_1/checkpoints/{name}.ckpt")
+        os.truncate(path, path.stat().st_size // 2)
     assert dbl("fit", "digits_dit", "--model.block=1") == 2
-    assert "block_1/checkpoints/last.ckpt is damaged" in capsys.readouterr().err
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "block_1/checkpoints/last.ckpt is damaged" in message
+    assert "--from-scratch" in message
 
 
 def test_a_stack_of_another_contract_is_refused(dbl: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a test of old weights under a new config."""
     assert dbl("train", "digits_dit") == 0
     for block in range(3):
-        Path(f"runs/digits_dit/block_{block}/checkpoints/last.ckpt").unlink()
+        for name in ("last", "previous"):
+            Path(f"runs/digits_dit/block_{block}/checkpoints/{name}.ckpt").unlink()
     assert dbl("test", "digits_dit", "--contract.seed=5") == 2
     assert "assembled under another contract" in capsys.readouterr().err
 

@@ -61,7 +61,7 @@ def test_from_scratch_trains_anew(dbl: Run) -> None:
     """Catches an option that is read nowhere: with another recipe the weights must differ."""
     assert dbl("fit", "digits_dit") == 0
     before = Path("runs/digits_dit/block_0/checkpoints/last.ckpt").read_bytes()
-    assert dbl("fit", "digits_dit", "--from_scratch=true", "--model.recipe.optimizer.lr=0.01") == 0
+    assert dbl("fit", "digits_dit", "--from-scratch", "--model.recipe.optimizer.lr=0.01") == 0
     assert Path("runs/digits_dit/block_0/checkpoints/last.ckpt").read_bytes() != before
 
 

@@ -1,0 +1,107 @@
+"""One block to train, as any process on any machine that sees the run folder can: names and paths, no tensor."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+# A worker may find the lock of one that has just died on another machine; it waits until that lock is stale.
+LOCK_WAIT_S = 90
+
+
+@dataclass(frozen=True)
+class Job:
+    """`dbl fit` for one block.
+
+    Args:
+        run: the run folder, absolute.
+        block: its number.
+        from_scratch: train anew what is trained already.
+        cwd: where the launcher was started: relative paths of the config are meant from there.
+    """
+
+    run: Path
+    block: int
+    from_scratch: bool
+    cwd: Path
+
+    @property
+    def part(self) -> str:
+        """Name of the block's folder."""
+        return f"block_{self.block}"
+
+    @property
+    def log(self) -> Path:
+        """What the worker prints."""
+        return self.run / self.part / "train.log"
+
+    @property
+    def status(self) -> Path:
+        """How far it is; see `dbl.callbacks.Status`."""
+        return self.run / self.part / "status.json"
+
+    @property
+    def options(self) -> list[str]:
+        """Of `dbl fit`."""
+        options = ["--config", str(self.run / "config.yaml"), "--model.block", str(self.block)]
+        return options + (["--from-scratch"] if self.from_scratch else [])
+
+    @property
+    def command(self) -> list[str]:
+        """Of the worker."""
+        return [sys.executable, "-m", "dbl.launch.worker", *self.options]
+
+    @property
+    def resume_command(self) -> str:
+        """What a user types to go on with this block alone."""
+        config = os.path.relpath(self.run / "config.yaml", self.cwd)
+        return f"dbl train --config {config} --blocks {self.block}"
+
+    def last_lines(self, number: int = 5) -> list[str]:
+        """The end of its log, without empty lines and without progress bars."""
+        try:
+            text = self.log.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return []
+        return [line.rsplit("\r")[-1] for line in text.splitlines() if line.strip()][-number:]
+
+
+def start_process(job: Job, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    """Start the worker of a job; it stops by itself when this process ends, because its standard input closes then.
+
+    Args:
+        job: to do.
+        environment: added to that of this process, e.g. threads and devices.
+
+    Returns:
+        The process; its exit code is that of `dbl fit`, its output goes to the end of the job's log.
+    """
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with job.log.open("ab") as log:
+        return subprocess.Popen(
+            job.command,
+            cwd=job.cwd,
+            env=os.environ | worker_environment() | dict(environment),
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for the launcher, which tells its workers
+        )
+
+
+def run_job(job: Job, environment: Mapping[str, str]) -> int:
+    """Do a job in a process of its own and wait for it; the exit code. What every backend but `inline` runs."""
+    with start_process(job, environment) as process:
+        return process.wait()
+
+
+def worker_environment() -> dict[str, str]:
+    """What all workers are given: classes that the launcher can import, patience with stale locks, output at once."""
+    paths = [path or str(Path.cwd()) for path in sys.path]
+    return {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONUNBUFFERED": "1",
+        "DBL_LOCK_WAIT_S": str(LOCK_WAIT_S),
+    }

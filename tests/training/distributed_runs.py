@@ -1,0 +1,136 @@
+"""What `test_distributed.py` looks at: trainings on two processes, one after another, by one start of the processes.
+
+`distributed_runs.py FOLDER` leaves their checkpoints in `FOLDER/<name>` and what each rank saw in
+`FOLDER/<name>.rank<r>.pt`. The processes are forked after the imports, which take longer than the trainings; before a
+fork nothing may be computed, so this is not done in the process of the tests.
+"""
+
+import math
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch.multiprocessing import start_processes
+from toy import DIT, Stripes, fit, recipe
+
+from dbl.block import DiffusionBlock
+from dbl.contract import Contract, Terms
+from dbl.errors import UserError
+from dbl.partition import Cut
+from dbl.targets import PixelTarget
+from dbl.training import Recipe
+
+WORLD_SIZE = 2
+STEPS = 6  # an epoch has 3 batches on two ranks
+KILLED = 5  # the last checkpoint is of step 4, in the middle of the second epoch
+
+
+def contract() -> Contract:
+    return Terms(network=DIT, target=PixelTarget(), partition=Cut(num_blocks=3)).settle(Stripes().spec)
+
+
+def sgd(**changes: Any) -> Recipe:
+    """A recipe without clipping and without Adam's division, which both hide gradients of a wrong size."""
+    return Recipe(lambda parameters: torch.optim.SGD(parameters, lr=0.02, momentum=0.9), clip_norm=None, **changes)
+
+
+class Watch(L.Callback):
+    """Keep what this rank drew, held and ended with; break off at a step if asked."""
+
+    def __init__(self, killed_at: int | None = None) -> None:
+        self.killed_at = killed_at
+        self.batches: list[dict[str, torch.Tensor]] = []
+        self.seen: dict[str, Any] = {"batches": self.batches}
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *_: Any) -> None:
+        if trainer.global_step == self.killed_at:
+            raise RuntimeError("killed")
+        unit = (batch.noisy - batch.clean.clean) / batch.sigma.reshape(-1, 1, 1, 1)
+        self.batches.append({"clean": batch.clean.clean, "noise": unit, "sigma": batch.sigma})
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        named = pl_module.named_parameters()
+        self.seen.setdefault("gradients", {name: _whole(value.grad).clone() for name, value in named})
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        self.seen["weights"] = {name: _whole(value).detach().clone() for name, value in pl_module.named_parameters()}
+        self.seen["held"] = sum(_share(value).numel() for value in pl_module.parameters())
+        self.seen["metrics"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def _whole(value: Any) -> torch.Tensor:
+    return value.full_tensor() if hasattr(value, "full_tensor") else value  # type: ignore[no-any-return]
+
+
+def _share(value: Any) -> torch.Tensor:
+    return value.to_local() if hasattr(value, "to_local") else value  # type: ignore[no-any-return]
+
+
+class Runs:
+    """Trainings of this rank."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        self.folder = folder
+        self.rank = rank
+        self.contract = contract()
+
+    def train(self, name: str, strategy: str, train: Recipe | None = None, steps: int = STEPS, **options: Any) -> None:
+        """Train block 1 into `folder/name`, in one go."""
+        block = DiffusionBlock(self.contract, 1, train or recipe())
+        self._fit(name, block, strategy, steps=steps, **options)
+
+    def broken_off(self, name: str, strategy: str) -> None:
+        """The same, killed in the middle and resumed."""
+        self.train(name, strategy, watch=Watch(KILLED))
+        self.train(name, strategy, resume=True)
+
+    def with_nan(self, name: str, strategy: str) -> None:
+        """The same; on rank 1 alone, a loss is not a number."""
+        block = DiffusionBlock(self.contract, 1, recipe())
+        compute = block.denoiser.loss
+        block.denoiser.loss = lambda *batch: (
+            compute(*batch)
+            * (  # type: ignore[method-assign]
+                math.nan if self.rank == 1 and block.position == 3 else 1
+            )
+        )
+        self._fit(name, block, strategy)
+
+    def _fit(self, name: str, block: DiffusionBlock, strategy: str, watch: Watch | None = None, **options: Any) -> None:
+        watch = watch or Watch()
+        try:
+            fit(block, self.folder / name, strategy=strategy, devices=WORLD_SIZE, callbacks=[watch], **options)
+        except (RuntimeError, UserError) as error:
+            if watch.killed_at is None and not isinstance(error, UserError):
+                raise
+            watch.seen["error"] = str(error)
+        torch.save(watch.seen, self.folder / f"{name}.rank{self.rank}.pt")
+
+
+def run_all(rank: int, folder: Path, port: int) -> None:
+    """All trainings of one rank."""
+    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    runs = Runs(folder, rank)
+    for strategy in ("ddp", "fsdp2"):
+        runs.train(f"{strategy}_whole", strategy)
+        runs.broken_off(f"{strategy}_resumed", strategy)
+        # The test put a checkpoint of one process into this folder.
+        runs.train(f"{strategy}_from_one", strategy, resume=True)
+    runs.train("ddp_accumulated", "ddp", sgd(accumulate=2), steps=3)
+    # Activation checkpointing changes no result, but its second forward pass must find the weights gathered.
+    runs.train("fsdp2_accumulated", "fsdp2", sgd(accumulate=2, activation_checkpointing=True), steps=3)
+    runs.with_nan("nan", "ddp")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+if __name__ == "__main__":
+    start_processes(run_all, (Path(sys.argv[1]), _free_port()), nprocs=WORLD_SIZE, start_method="fork")
