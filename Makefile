@@ -29,8 +29,8 @@ compare: $(READY) ## the same beside the end-to-end network           [CONFIG=co
 plan: $(READY) ## memory of a training step before any training        [CONFIG=configs/... ARGS="--fit 12GB"]
 	$(BIN)/dbl plan --config $(CONFIG) $(ARGS)
 
-test: $(READY) ## run the tests
-	$(BIN)/pytest
+test: $(READY) ## run the tests, a file on each core at a time
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
 lint: $(READY) ## check style and format
 	$(BIN)/ruff check

@@ -1,0 +1,81 @@
+"""What stands in the Markdown pages: fenced blocks with their marks, headings and links."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+
+ROOT = Path(__file__).parents[2]
+NEEDS = {"gpu", "network", "cluster", "DBL_DATA"}
+_FENCE = re.compile(r"^( *)```(\w*)$\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+_MARK = re.compile(r"<!-- needs: (.+?) -->\s*$")
+
+
+@dataclass(frozen=True)
+class Fence:
+    """A fenced block of a page.
+
+    Attributes:
+        place: page and line, for people.
+        language: behind the fence's backticks.
+        text: inside.
+        needs: what a machine must have to run it, from the mark on the line before.
+    """
+
+    place: str
+    language: str
+    text: str
+    needs: str | None
+
+    def commands(self) -> list[str]:
+        """The command lines of a shell block, without comments; a backslash at the end joins two lines."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        return [shlex.join(words) for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def all_pages() -> list[Path]:
+    """The README and the pages in docs/."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def fences(page: Path, language: str) -> Iterator[Fence]:
+    """The blocks of a page in a language, in their order."""
+    text = page.read_text(encoding="utf-8")
+    for match in _FENCE.finditer(text):
+        mark = _MARK.search(text[: match.start()].rpartition("\n\n")[2])
+        line = text.count("\n", 0, match.start()) + 1
+        if match[2] == language:
+            yield Fence(f"{page.name}:{line}", language, dedent(match[3]), mark[1] if mark else None)
+
+
+def without_code(text: str) -> str:
+    """A page without fenced blocks and code spans, in which a link is only text."""
+    return re.sub(r"`[^`\n]+`", "``", _FENCE.sub("", text))
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page, and those that stand in it as HTML."""
+    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    seen: dict[str, int] = {}
+    found = set(re.findall(r"<a (?:id|name)=\"([^\"]+)\"", text))
+    for heading in re.findall(r"^#+ +(.+?) *#*$", text, re.MULTILINE):
+        slug = slug_of(heading)
+        found.add(f"{slug}-{seen[slug]}" if slug in seen else slug)
+        seen[slug] = seen.get(slug, 0) + 1
+    return found
+
+
+def slug_of(heading: str) -> str:
+    """GitHub's anchor of a heading: lower case, without punctuation, hyphens for spaces."""
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+    return re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
+
+
+def links(page: Path) -> list[str]:
+    """The targets of links and pictures of a page that are not on the web."""
+    found = re.findall(
+        r"\[[^\]]*\]\(\s*<?([^)>\s]+)>?(?:\s+\"[^\"]*\")?\)", without_code(page.read_text(encoding="utf-8"))
+    )
+    return [target for target in found if not re.match(r"[a-z]+:", target)]
