@@ -9,20 +9,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dbl.block import DiffusionBlock
     from dbl.contract import Contract, Terms
+    from dbl.data import Digits, ImageData, ImageSet, PyDoc, TextData
     from dbl.data.noisy import NoisyData
     from dbl.decoding import Decoding
     from dbl.errors import UserError
+    from dbl.hub import push_to_hub
+    from dbl.inference import Inference
     from dbl.information import InformationNoise
     from dbl.masking import MaskingNoise
-    from dbl.networks import CausalLM, DiT, MaskedLM, RecurrentLM, ViT
+    from dbl.networks import Architecture, CausalLM, DiT, MaskedLM, RecurrentLM, ViT
     from dbl.noise import LogNormalNoise, LogUniformNoise, UniformNoise
     from dbl.partition import Cut, Partition
     from dbl.sampling import Sampler
-    from dbl.stack import BlockStack, Inference
+    from dbl.stack import BlockStack
     from dbl.targets import ClassTarget, MaskTarget, PixelTarget, TokenTarget
     from dbl.training import Recipe
 
 _HOMES = {
+    "Architecture": "dbl.networks",
     "BlockStack": "dbl.stack",
     "CausalLM": "dbl.networks",
     "ClassTarget": "dbl.targets",
@@ -31,7 +35,10 @@ _HOMES = {
     "Decoding": "dbl.decoding",
     "DiT": "dbl.networks",
     "DiffusionBlock": "dbl.block",
-    "Inference": "dbl.stack",
+    "Digits": "dbl.data",
+    "ImageData": "dbl.data",
+    "ImageSet": "dbl.data",
+    "Inference": "dbl.inference",
     "InformationNoise": "dbl.information",
     "LogNormalNoise": "dbl.noise",
     "LogUniformNoise": "dbl.noise",
@@ -41,17 +48,21 @@ _HOMES = {
     "NoisyData": "dbl.data.noisy",
     "Partition": "dbl.partition",
     "PixelTarget": "dbl.targets",
+    "PyDoc": "dbl.data",
     "Recipe": "dbl.training",
     "RecurrentLM": "dbl.networks",
     "Sampler": "dbl.sampling",
     "Terms": "dbl.contract",
+    "TextData": "dbl.data",
     "TokenTarget": "dbl.targets",
     "UniformNoise": "dbl.noise",
     "UserError": "dbl.errors",
     "ViT": "dbl.networks",
+    "push_to_hub": "dbl.hub",
 }
 
 __all__ = [
+    "Architecture",
     "BlockStack",
     "CausalLM",
     "ClassTarget",
@@ -60,6 +71,9 @@ __all__ = [
     "Decoding",
     "DiT",
     "DiffusionBlock",
+    "Digits",
+    "ImageData",
+    "ImageSet",
     "Inference",
     "InformationNoise",
     "LogNormalNoise",
@@ -70,14 +84,17 @@ __all__ = [
     "NoisyData",
     "Partition",
     "PixelTarget",
+    "PyDoc",
     "Recipe",
     "RecurrentLM",
     "Sampler",
     "Terms",
+    "TextData",
     "TokenTarget",
     "UniformNoise",
     "UserError",
     "ViT",
+    "push_to_hub",
 ]
 
 

@@ -82,6 +82,21 @@ def test_a_truncated_checkpoint_is_named(dbl: Run, capsys: pytest.CaptureFixture
     assert "--from-scratch" in message
 
 
+def test_a_contract_edited_by_hand_is_refused(dbl: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a block that is trained, or a stack assembled, under what no other block agreed to."""
+    assert dbl("fit", "digits_dit") == 0
+    path = Path("runs/digits_dit/contract.json")
+    text = path.read_text()
+    edited = text.replace('"sigma_data": 0.5', '"sigma_data": 0.6', 1)
+    assert edited != text
+    path.write_text(edited)
+    for command in (["train"], ["fit", "--model.block=1"]):
+        assert dbl(command[0], "digits_dit", *command[1:]) == 2
+        assert "contract.json was changed after it was written" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert main(["assemble", "runs/digits_dit"]) == 2
+    assert not Path("runs/digits_dit/block_1/checkpoints").exists()
+
+
 def test_a_stack_of_another_contract_is_refused(dbl: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a test of old weights under a new config."""
     assert dbl("train", "digits_dit") == 0

@@ -137,12 +137,12 @@ def test_a_file_is_hashed_once_while_it_stays_the_same(run: RunFolder, monkeypat
     [('"seed": 0', '"seed": 1'), ('"width": 16', '"width": 32'), ('"cond_dropout": 0.3', '"cond_dropout": 0.2')],
 )
 def test_a_contract_of_a_run_edited_by_hand_is_refused(old: str, new: str, run: RunFolder) -> None:
-    """Catches terms, sizes or data that checkpoints are not held to."""
+    """Catches a hash that is stored and not compared with what the file says."""
     path = run.path / "contract.json"
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
-    with pytest.raises(UserError, match="another contract"):
+    with pytest.raises(UserError, match="contract.json was changed after it was written"):
         assemble(run)
 
 

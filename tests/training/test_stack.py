@@ -202,14 +202,6 @@ def test_a_truncated_model_file_is_refused(run: RunFolder) -> None:
         BlockStack.from_pretrained(run.model)
 
 
-def test_a_contract_edited_by_hand_is_refused(run: RunFolder) -> None:
-    """Catches a hash that is stored instead of computed."""
-    path = run.path / "contract.json"
-    path.write_text(path.read_text().replace('"overlap": 0.05', '"overlap": 0.06'))
-    with pytest.raises(UserError, match="another contract"):
-        assemble(run)
-
-
 def test_other_terms_are_refused_once_a_block_is_trained(run: RunFolder, dit_contract: Contract) -> None:
     """Catches blocks of one run that were trained under different settings, with a message that names the key."""
     with pytest.raises(UserError, match=r"contract.seed is 3 here but 0 in .*contract.json"):
