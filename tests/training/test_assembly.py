@@ -142,7 +142,7 @@ def test_a_contract_of_a_run_edited_by_hand_is_refused(old: str, new: str, run: 
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
-    with pytest.raises(UserError, match="contract.json was changed after it was written"):
+    with pytest.raises(UserError, match=r"contract\.json was changed after it was written"):
         assemble(run)
 
 
