@@ -47,7 +47,7 @@ docs: $(READY) ## write the tables of docs/configuration.md anew, from the code
 	$(BIN)/python -m dbl.config_docs docs/configuration.md
 
 notebooks: $(READY) ## run the notebooks; with outputs they are in build/notebooks
-	MPLBACKEND=agg $(BIN)/jupyter-nbconvert --execute --to notebook --output-dir build/notebooks notebooks/*.ipynb
+	$(BIN)/jupyter-nbconvert --execute --to notebook --output-dir build/notebooks notebooks/*.ipynb
 
 bench: $(READY) ## measure ratios of time and memory: a block against the whole network
 	$(BIN)/python -m benchmarks.block_against_whole
