@@ -26,9 +26,10 @@ from dbl.data_spec import ImageSpec, TextSpec
 from dbl.decoding import Decoding
 from dbl.files import write_json
 from dbl.generation import TextGenerator
+from dbl.inference import Inference
 from dbl.partition import Cut
 from dbl.plan import Planner
-from dbl.stack import BlockStack, Inference
+from dbl.stack import BlockStack
 from dbl.targets import PixelTarget
 
 Call = Callable[[], object]

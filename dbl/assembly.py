@@ -10,10 +10,8 @@ from torch import Tensor
 from dbl.contract import Contract
 from dbl.errors import UserError
 from dbl.files import read_checkpoint, write_json, write_tensors
-from dbl.model_folder import ModelFolder, Weights, file_hash, load_into, plain_hash, stamp
+from dbl.model_folder import Weights, file_hash, load_into, plain_hash, stamp
 from dbl.run_folder import RunFolder
-
-__all__ = ["ModelFolder", "PartState", "Weights", "assemble", "read_block", "read_part", "unfinished_blocks"]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,11 @@ class Saved(NamedTuple):
     fault: str | None = None
 
 
+def already_trained(part: str, step: int) -> str:
+    """What is said of a part that is left alone."""
+    return f"{part} is trained already ({step} steps); --from-scratch trains it anew"
+
+
 def read_saved(path: Path) -> Saved:
     """A checkpoint that is good; UnreadableFile (a UserError) if it is absent or damaged."""
     step = read_checkpoint(path).get("global_step")

@@ -1,5 +1,8 @@
 """What `dbl` says when the fault is in the input and not in the program."""
 
+from importlib import import_module
+from types import ModuleType
+
 
 class UserError(Exception):
     """A fault that the user can mend: one line that names the key or file and the remedy.
@@ -31,3 +34,20 @@ def known_fault(error: BaseException | None) -> BaseException | None:
     while error is not None and not isinstance(error, UserError | Interrupted | TrainingFailed):
         error = error.__cause__
     return error
+
+
+def optional_package(name: str, extra: str, user: str) -> ModuleType:
+    """A package that is imported only where it is needed.
+
+    Args:
+        name: of the module.
+        extra: of `dbl`, that brings it.
+        user: what needs it, the subject of the message.
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError:
+        raise UserError(f"{user} needs the package `{name}`: pip install dbl[{extra}]") from None

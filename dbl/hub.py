@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-from dbl.errors import UserError
+from dbl.errors import UserError, optional_package
 from dbl.model_folder import ModelFolder
 from dbl.targets import MaskTarget
 
@@ -22,11 +22,7 @@ def hub_library() -> ModuleType:
     Raises:
         UserError: if it is not installed.
     """
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise UserError("models on the hub need the package `huggingface_hub`: pip install dbl[hub]") from None
-    return huggingface_hub
+    return optional_package("huggingface_hub", "hub", "a model on the hub")
 
 
 def check_repo_id(repo_id: str) -> None:

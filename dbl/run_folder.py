@@ -17,6 +17,7 @@ from dbl.contract import Contract, Terms
 from dbl.data_spec import DataSpec
 from dbl.errors import UserError
 from dbl.files import read_json, read_tensors, write_json, write_tensors
+from dbl.part_files import STATUS
 from dbl.serial import first_difference, to_plain
 
 
@@ -83,11 +84,7 @@ class RunFolder:
 
     def status(self, part: str) -> Path:
         """How far the training of a part is."""
-        return self.part(part) / "status.json"
-
-    def log(self, part: str) -> Path:
-        """What a launched training of a part prints."""
-        return self.part(part) / "train.log"
+        return self.part(part) / STATUS
 
     def lock(self, part: str) -> Path:
         """Lock of the process that trains a part."""

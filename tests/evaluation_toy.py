@@ -9,11 +9,12 @@ from toy import DIT, VIT, Stripes
 
 from dbl.contract import Contract, Terms
 from dbl.denoiser import Denoiser
+from dbl.inference import Inference
 from dbl.information import InformationNoise
 from dbl.partition import Cut
 from dbl.sampling import Sampler
 from dbl.seeding import generator_for
-from dbl.stack import BlockStack, Inference
+from dbl.stack import BlockStack
 from dbl.targets import ClassTarget, PixelTarget
 
 _TERMS = {

@@ -11,7 +11,7 @@ PACKAGE = Path(dbl.__file__).parent
 
 # 0 is under all floors. A file may import its own floor and those below.
 FLOORS = {
-    0: ["checkpoints", "data_spec", "errors", "files", "locks", "seeding", "serial", "__init__"],
+    0: ["checkpoints", "data_spec", "errors", "files", "locks", "part_files", "seeding", "serial", "__init__"],
     1: ["noise", "information", "partition", "diffusion", "masking"],
     2: ["networks"],
     3: [

@@ -18,13 +18,14 @@ from dbl.contract import Contract, Terms
 from dbl.data import Characters, Split, TextData
 from dbl.data.noisy import NoisyData
 from dbl.denoiser import GaussianDenoiser
+from dbl.inference import Inference
 from dbl.information import InformationNoise
 from dbl.masking import MaskingNoise
 from dbl.networks import CausalLM, MaskedLM, RecurrentLM
 from dbl.networks.causal_lm import Context
 from dbl.partition import Cut
 from dbl.sampling import Sampler
-from dbl.stack import BlockStack, Inference
+from dbl.stack import BlockStack
 from dbl.targets import MaskTarget, TableReadout, TokenTarget
 from dbl.training import TrainedPart
 

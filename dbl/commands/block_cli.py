@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from dbl.block import DiffusionBlock
 from dbl.callbacks import PartitionFigure, Status, StepProgress, Throughput
-from dbl.checkpoints import Saved, read_saved
+from dbl.checkpoints import Saved, already_trained, read_saved
 from dbl.commands.groups import EVALUATION, add_run_groups, add_training_groups
 from dbl.commands.part_guards import guarding
 from dbl.data.noisy import NoisyData
@@ -169,7 +169,7 @@ class BlockCLI(LightningCLI):
             resumed = self._checkpoint_to_resume(options.pop("ckpt_path", None))
             step = resumed.step if resumed else 0
             if step >= self.trainer.max_steps > 0:
-                print(f"{model.part} is trained already ({step} steps); --from-scratch trains it anew")
+                print(already_trained(model.part, step))
                 status.already_done(step, self.trainer.max_steps)
                 return
             self._write_config(model.part)

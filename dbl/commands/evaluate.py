@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from dbl.assembly import ModelFolder, read_part
+from dbl.assembly import read_part
 from dbl.baselines import baseline_of
 from dbl.callbacks import Diagnostics, ImageQuality, Likelihood, TextQuality
 from dbl.commands.block_cli import BlockCLI
 from dbl.figures import save_picture
 from dbl.files import read_json
+from dbl.model_folder import ModelFolder
 from dbl.partition import Partition
 from dbl.quality_by_steps import quality_by_steps
 from dbl.report import Side

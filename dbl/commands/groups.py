@@ -5,8 +5,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 from dbl.callbacks import EMA, Diagnostics, ImageQuality, LastCheckpoint, Likelihood, LossByLevel, Memory, TextQuality
 from dbl.contract import Contract, Terms
 from dbl.data.ordered import OrderedData
+from dbl.inference import Inference
 from dbl.run_folder import RunFolder
-from dbl.stack import Inference
 from dbl.training import TrainedPart
 
 # Evaluation of an assembled network: config group and callback.

@@ -13,8 +13,8 @@ from dbl.contract import Contract, Terms
 from dbl.data import OrderedData
 from dbl.errors import UserError
 from dbl.files import write_text
+from dbl.inference import Inference
 from dbl.run_folder import RunFolder
-from dbl.stack import Inference
 from dbl.targets import PixelTarget
 from dbl.training import Recipe, check_precision
 

@@ -9,9 +9,10 @@ from dbl.commands.device import device_of
 from dbl.errors import UserError
 from dbl.figures import image_grid, save_picture
 from dbl.files import write_tensors
+from dbl.inference import Inference
 from dbl.run_folder import RunFolder
 from dbl.sampling import Sampler
-from dbl.stack import BlockStack, Inference
+from dbl.stack import BlockStack
 from dbl.targets import image_spec
 
 

@@ -15,9 +15,10 @@ from dbl.decoding import Decoding
 from dbl.errors import UserError
 from dbl.files import write_text
 from dbl.generation import CausalGenerator, MaskedGenerator, TextGenerator
+from dbl.inference import Inference
 from dbl.run_folder import RunFolder
 from dbl.sampling import Sampler
-from dbl.stack import BlockStack, Inference
+from dbl.stack import BlockStack
 
 _NUM_TOKENS = 200
 
@@ -54,7 +55,7 @@ def sample_text(
         top_p: only the most probable tokens that together have this probability.
         stop: one token that ends a text; if empty, the end of a document, where the tokenizer has one.
         sampler: method, and number of steps or iterations; by default those of the run's config.
-        committee: let all blocks answer together; by default as in the run's config. See `dbl.stack.Inference`.
+        committee: let all blocks answer together; by default as in the run's config. See `dbl.inference.Inference`.
         baseline: write with the end-to-end network of `dbl compare` instead of the blocks.
         seed: of all draws; text i is the same for any number of texts.
         output: file to write the texts to as well.

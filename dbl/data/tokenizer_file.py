@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dbl.data.tokenizer import Tokenizer, numbers, unknown_characters
-from dbl.errors import UserError
+from dbl.errors import UserError, optional_package
 
 if TYPE_CHECKING:
     import tokenizers
@@ -26,11 +26,7 @@ def tokenizers_library() -> Any:
     Raises:
         UserError: if it is not installed.
     """
-    try:
-        import tokenizers
-    except ImportError:
-        raise UserError("this tokenizer needs the package `tokenizers`: pip install dbl[text]") from None
-    return tokenizers
+    return optional_package("tokenizers", "text", "this tokenizer")
 
 
 @dataclass(frozen=True)

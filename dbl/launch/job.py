@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dbl.part_files import LOG, STATUS
+
 # A worker may find the lock of one that has just died on another machine; it waits until that lock is stale.
 LOCK_WAIT_S = 90
+# A worker that does not save its step within this time is killed; it resumes from its last checkpoint.
+GRACE_S = 60
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,12 @@ class Job:
     @property
     def log(self) -> Path:
         """What the worker prints."""
-        return self.run / self.part / "train.log"
+        return self.run / self.part / LOG
 
     @property
     def status(self) -> Path:
         """How far it is; see `dbl.callbacks.Status`."""
-        return self.run / self.part / "status.json"
+        return self.run / self.part / STATUS
 
     @property
     def options(self) -> list[str]:
@@ -71,6 +75,8 @@ class Job:
 def start_process(job: Job, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     """Start the worker of a job; it stops by itself when this process ends, because its standard input closes then.
 
+    What every backend but `inline` runs.
+
     Args:
         job: to do.
         environment: added to that of this process, e.g. threads and devices.
@@ -89,12 +95,6 @@ def start_process(job: Job, environment: Mapping[str, str]) -> "subprocess.Popen
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is for the launcher, which tells its workers
         )
-
-
-def run_job(job: Job, environment: Mapping[str, str]) -> int:
-    """Do a job in a process of its own and wait for it; the exit code. What every backend but `inline` runs."""
-    with start_process(job, environment) as process:
-        return process.wait()
 
 
 def worker_environment() -> dict[str, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from dbl.assembly import read_block
+from dbl.checkpoints import already_trained
 from dbl.contract import Contract
 from dbl.errors import TrainingFailed, UserError
 from dbl.launch.backend import Backend, Outcome
@@ -100,7 +101,7 @@ def _is_trained(run: RunFolder, contract: Contract, block: int, steps: int) -> b
     except UserError:  # absent, or what dbl fit has to judge
         return False
     if step >= steps > 0:
-        print(f"block_{block} is trained already ({step} steps); --from-scratch trains it anew")
+        print(already_trained(f"block_{block}", step))
     return step >= steps > 0
 
 

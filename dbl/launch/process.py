@@ -7,10 +7,7 @@ import torch
 
 from dbl.errors import UserError
 from dbl.launch.backend import WatchedBackend
-from dbl.launch.job import Job, start_process
-
-# A worker that does not save its step within this time is killed; it resumes from its last checkpoint.
-_GRACE_S = 60
+from dbl.launch.job import GRACE_S, Job, start_process
 
 
 class ProcessBackend(WatchedBackend):
@@ -76,7 +73,7 @@ class ProcessBackend(WatchedBackend):
             process.terminate()
         for _, process in self._running.values():
             try:
-                process.wait(_GRACE_S)
+                process.wait(GRACE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from dbl.errors import UserError
+from dbl.errors import UserError, optional_package
 from dbl.launch.backend import Outcome, WatchedBackend
-from dbl.launch.job import Job, start_process
-from dbl.launch.remote import GRACE_S, Done, cannot_do, first_line, job_environment, write_to_log
+from dbl.launch.job import GRACE_S, Job, start_process
+from dbl.launch.remote import Done, cannot_do, first_line, job_environment, write_to_log
 
 _CONNECT_S = 10
 _POLL_S = 0.2
@@ -61,7 +61,7 @@ class RayBackend(WatchedBackend):
     """
 
     def __init__(self, workers: int | None, settings: RaySettings) -> None:
-        self._ray = _package()
+        self._ray = optional_package("ray", "ray", "--backend ray")
         self._workers = workers
         self._settings = settings
         self._environment = job_environment(settings.cpus)
@@ -142,15 +142,6 @@ def _train(job: Job, environment: dict[str, str]) -> Done:
         process.wait(GRACE_S)
         raise
     return Done(process.returncode)
-
-
-def _package() -> ModuleType:
-    try:
-        import ray
-    except ImportError:
-        raise UserError("--backend ray needs a package that is not here: pip install dbl[ray]") from None
-    module: ModuleType = ray
-    return module
 
 
 @contextmanager

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 from dbl.launch.job import Job, worker_environment
 
-# A training process that does not save its step within this time is left to die with its task.
-GRACE_S = 60
-
 # Settings of the launcher's environment that a process on another machine needs too.
 _CARRIED = ("DBL_", "HF_")
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dbl.errors import UserError
+from dbl.errors import UserError, optional_package
 from dbl.launch.backend import Outcome, WatchedBackend
-from dbl.launch.job import Job
-from dbl.launch.remote import GRACE_S, Done, first_line, job_environment, write_to_log
+from dbl.launch.job import GRACE_S, Job
+from dbl.launch.remote import Done, first_line, job_environment, write_to_log
 from dbl.launch.slurm_states import ENDED_STATES, States
 from dbl.launch.slurm_task import BlockTask
 
@@ -105,7 +105,7 @@ class SlurmBackend(WatchedBackend):
     """
 
     def __init__(self, workers: int | None, settings: SlurmSettings, dry_run: bool = False) -> None:
-        _check_package()
+        optional_package("submitit", "slurm", "--backend slurm")
         missing = [command for command in ("sbatch", "srun") if shutil.which(command) is None]
         if missing and not dry_run:
             raise UserError(
@@ -207,13 +207,6 @@ class SlurmBackend(WatchedBackend):
 
 def _folder(jobs: list[Job]) -> Path:
     return jobs[0].run / "slurm"
-
-
-def _check_package() -> None:
-    try:
-        import submitit  # noqa: F401
-    except ImportError:
-        raise UserError("--backend slurm needs a package that is not here: pip install dbl[slurm]") from None
 
 
 def _result(handle: Any) -> Done:

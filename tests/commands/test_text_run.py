@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dbl.assembly import ModelFolder
+from dbl.model_folder import ModelFolder
 from dbl.run_folder import RunFolder
 
 from .text_runs import CONFIGS, KINDS, TINY, compared, run_command

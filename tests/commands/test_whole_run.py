@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from dbl.assembly import ModelFolder
 from dbl.cli import main
 from dbl.files import read_tensors
+from dbl.model_folder import ModelFolder
 
 from .conftest import Run
 

@@ -11,9 +11,10 @@ from dbl.contract import Contract
 from dbl.decoding import Decoding
 from dbl.errors import UserError
 from dbl.generation import BlockChain, CausalGenerator
+from dbl.inference import Inference
 from dbl.likelihood import BoundEstimator
 from dbl.sampling import Sampler
-from dbl.stack import BlockStack, Inference
+from dbl.stack import BlockStack
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ from dbl.contract import Terms
 from dbl.data import ImageSet, Split
 from dbl.denoiser import Denoiser
 from dbl.features import in_domain
+from dbl.inference import Inference
 from dbl.partition import Cut
 from dbl.sampling import Sampler
 from dbl.seeding import generator_for
-from dbl.stack import BlockStack, Inference
+from dbl.stack import BlockStack
 from dbl.targets import PixelTarget
 
 

@@ -21,10 +21,11 @@ from dbl.denoiser import Denoiser, GaussianDenoiser
 from dbl.diagnostics import Probe, diagnose, follow_path, measure_blocks, partners
 from dbl.errors import UserError
 from dbl.figures.levels import loss_figure, trajectory_figure
+from dbl.inference import Inference
 from dbl.noise import LogUniformNoise
 from dbl.partition import Cut, Partition
 from dbl.sampling import Sampler
-from dbl.stack import BlockStack, Inference
+from dbl.stack import BlockStack
 from dbl.targets import IGNORED, ClassTarget, Clean, PixelTarget, Prediction
 
 NOISE = LogUniformNoise(sigma_min=0.02, sigma_max=20.0)

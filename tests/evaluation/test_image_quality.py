@@ -18,8 +18,9 @@ from dbl.data_spec import ImageSpec
 from dbl.errors import UserError
 from dbl.features import InDomainFeatures, Reference
 from dbl.image_metrics import NAMES, image_metrics
+from dbl.inference import Inference
 from dbl.partition import Cut
-from dbl.stack import BlockStack, Inference
+from dbl.stack import BlockStack
 from dbl.targets import ClassTarget
 
 pytest.importorskip("torch_fidelity")

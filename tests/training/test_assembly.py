@@ -18,10 +18,11 @@ from dbl.contract import Contract
 from dbl.decoding import Decoding
 from dbl.errors import UserError
 from dbl.files import read_tensors
+from dbl.inference import Inference
 from dbl.model_folder import ModelFolder, plain_hash
 from dbl.run_folder import RunFolder
 from dbl.sampling import Sampler
-from dbl.stack import BlockStack, Inference
+from dbl.stack import BlockStack
 
 Change = Callable[[dict[str, torch.Tensor], str], None]
 # A weight of every block of the toy network.

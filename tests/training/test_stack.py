@@ -10,13 +10,15 @@ import pytest
 import torch
 from toy import Stripes, fit, recipe
 
-from dbl.assembly import ModelFolder, assemble
+from dbl.assembly import assemble
 from dbl.block import DiffusionBlock
 from dbl.contract import Contract
 from dbl.errors import UserError
+from dbl.inference import Inference
+from dbl.model_folder import ModelFolder
 from dbl.run_folder import RunFolder
 from dbl.sampling import Sampler
-from dbl.stack import BlockStack, Inference
+from dbl.stack import BlockStack
 
 
 @pytest.fixture(scope="module")
