@@ -43,8 +43,8 @@ format: $(READY) ## mend style and format where that can be done automatically
 types: $(READY) ## check types
 	$(BIN)/mypy
 
-docs: $(READY) ## write the tables of docs/configuration.md anew, from the code
-	$(BIN)/python -m dbl.config_docs docs/configuration.md
+docs: $(READY) ## write the tables of docs/ anew, from the code
+	$(BIN)/python -m dbl.config_docs docs/configuration.md docs/api.md
 
 notebooks: $(READY) ## run the notebooks; with outputs they are in build/notebooks
 	$(BIN)/jupyter-nbconvert --execute --to notebook --output-dir build/notebooks notebooks/*.ipynb

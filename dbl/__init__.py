@@ -8,10 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dbl.block import DiffusionBlock
+    from dbl.cli import main
     from dbl.contract import Contract, Terms
-    from dbl.data import Digits, ImageData, ImageSet, PyDoc, TextData
+    from dbl.data import (
+        Bytes,
+        Characters,
+        Digits,
+        HubImages,
+        ImageData,
+        ImageSet,
+        PyDoc,
+        TextData,
+        TextFiles,
+        load_tokenizer,
+    )
     from dbl.data.noisy import NoisyData
     from dbl.decoding import Decoding
+    from dbl.diagnostics import diagnose
     from dbl.errors import UserError
     from dbl.hub import push_to_hub
     from dbl.inference import Inference
@@ -28,7 +41,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "Architecture": "dbl.networks",
     "BlockStack": "dbl.stack",
+    "Bytes": "dbl.data",
     "CausalLM": "dbl.networks",
+    "Characters": "dbl.data",
     "ClassTarget": "dbl.targets",
     "Contract": "dbl.contract",
     "Cut": "dbl.partition",
@@ -36,6 +51,7 @@ _HOMES = {
     "DiT": "dbl.networks",
     "DiffusionBlock": "dbl.block",
     "Digits": "dbl.data",
+    "HubImages": "dbl.data",
     "ImageData": "dbl.data",
     "ImageSet": "dbl.data",
     "Inference": "dbl.inference",
@@ -54,17 +70,23 @@ _HOMES = {
     "Sampler": "dbl.sampling",
     "Terms": "dbl.contract",
     "TextData": "dbl.data",
+    "TextFiles": "dbl.data",
     "TokenTarget": "dbl.targets",
     "UniformNoise": "dbl.noise",
     "UserError": "dbl.errors",
     "ViT": "dbl.networks",
+    "diagnose": "dbl.diagnostics",
+    "load_tokenizer": "dbl.data",
+    "main": "dbl.cli",
     "push_to_hub": "dbl.hub",
 }
 
 __all__ = [
     "Architecture",
     "BlockStack",
+    "Bytes",
     "CausalLM",
+    "Characters",
     "ClassTarget",
     "Contract",
     "Cut",
@@ -72,6 +94,7 @@ __all__ = [
     "DiT",
     "DiffusionBlock",
     "Digits",
+    "HubImages",
     "ImageData",
     "ImageSet",
     "Inference",
@@ -90,10 +113,14 @@ __all__ = [
     "Sampler",
     "Terms",
     "TextData",
+    "TextFiles",
     "TokenTarget",
     "UniformNoise",
     "UserError",
     "ViT",
+    "diagnose",
+    "load_tokenizer",
+    "main",
     "push_to_hub",
 ]
 

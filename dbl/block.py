@@ -35,6 +35,18 @@ class DiffusionBlock(TrainedPart):
 
     Raises:
         UserError: if there is no such block.
+
+    Example:
+        >>> import dbl
+        >>> import lightning as L
+        >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
+        >>> contract = dbl.Terms(dbl.DiT(3, width=32, num_heads=2), dbl.PixelTarget()).settle(data.spec)
+        >>> block = dbl.DiffusionBlock(contract, block=1)
+        >>> quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar"], False)
+        >>> trainer = L.Trainer(max_steps=2, max_epochs=-1, accelerator="cpu", enable_model_summary=False, **quiet)
+        >>> trainer.fit(block, dbl.NoisyData(data, block))
+        >>> trainer.global_step
+        2
     """
 
     def __init__(self, contract: Contract, block: int = 0, recipe: Recipe | None = None) -> None:

@@ -64,7 +64,20 @@ def _quieten() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 2 for a fault of the input, 1 for failed blocks, 130 when it was stopped."""
+    """Run one command of `dbl`, as the shell would.
+
+    Args:
+        arguments: the command and its options, such as `["plan", "--config", "my.yaml"]`; None: those of the process.
+
+    Returns:
+        The exit code: 0, 2 for a fault of the input, 1 for failed blocks, 130 when it was stopped.
+
+    Example:
+        >>> import dbl
+        >>> dbl.main(["--help"])  # doctest: +ELLIPSIS
+        usage: dbl COMMAND [options]...
+        0
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_HELP)

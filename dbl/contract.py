@@ -39,6 +39,18 @@ class Terms:
         noise: distribution of the noise levels.
         partition: how layers and levels are cut into blocks.
         seed: of initial weights, data order, noise and the target table.
+
+    Example:
+        >>> import dbl
+        >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
+        >>> terms = dbl.Terms(
+        ...     network=dbl.DiT(num_layers=6, width=32, num_heads=2),
+        ...     target=dbl.PixelTarget(),
+        ...     noise=dbl.LogNormalNoise(),
+        ...     partition=dbl.Cut(num_blocks=2),
+        ... )
+        >>> terms.settle(data.spec).partition.layers
+        (3, 3)
     """
 
     network: Architecture = field(default_factory=DiT)
@@ -70,6 +82,17 @@ class Contract:
         noise: the distribution, fitted to the table if it depends on one.
         partition: boundaries and layers of the blocks.
         table: [C, D] frozen target rows, or None for pixels.
+
+    Example:
+        >>> import dbl
+        >>> from dataclasses import replace
+        >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
+        >>> terms = dbl.Terms(dbl.DiT(6, width=32, num_heads=2), dbl.PixelTarget(), seed=0)
+        >>> contract = terms.settle(data.spec)
+        >>> contract.partition.num_blocks
+        3
+        >>> contract.hash == replace(terms, seed=1).settle(data.spec).hash  # kept in every checkpoint of its blocks
+        False
     """
 
     def __init__(

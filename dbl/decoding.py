@@ -16,12 +16,17 @@ from dbl.seeding import SampleDraws
 
 @dataclass(frozen=True)
 class Decoding:
-    """A change of logits.
+    """How tokens are drawn: a change of logits [..., C] by temperature, top-k and top-p.
 
     Args:
         temperature: logits are divided by it; 1 draws from the model's distribution, less is bolder.
         top_k: only the k most probable tokens remain; null for all.
         top_p: only the most probable tokens that together have this probability remain; 1 for all.
+
+    Example:
+        >>> import dbl, torch
+        >>> dbl.Decoding(top_k=2)(torch.tensor([3.0, 1.0, 2.0]))
+        tensor([3., -inf, 2.])
     """
 
     temperature: float = 1.0

@@ -277,6 +277,16 @@ def diagnose(
         `calls_per_block`: network calls of one sample; `trajectory`: `sigma`, `block`, `norm` of each call (none
         for text); `boundaries`: `sigma`, `blocks`, root mean square `difference` of two neighbours and `error` of the
         upper one per coordinate.
+
+    Example:
+        >>> import dbl
+        >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
+        >>> contract = dbl.Terms(dbl.DiT(3, width=32, num_heads=2), dbl.PixelTarget()).settle(data.spec)
+        >>> blocks = [dbl.DiffusionBlock(contract, block) for block in range(3)]  # not trained here
+        >>> stack = dbl.BlockStack(contract, lambda block: blocks[block].denoiser.eval())
+        >>> found = dbl.diagnose(stack, data, num_samples=16, levels_per_block=2)
+        >>> [row["uses_condition"] for row in found["condition"]]  # nothing is learnt yet
+        [False, False, False]
     """
     contract, chosen = stack.contract, evenly_spaced(len(data.split("test")), num_samples)
     clean = stack.space.encode(move_data_to_device(data.batch("test", chosen), stack.device))

@@ -8,6 +8,13 @@ class UserError(Exception):
     """A fault that the user can mend: one line that names the key or file and the remedy.
 
     The commands print the line and exit with code 2; nothing has been overwritten when it is raised.
+
+    Example:
+        >>> import dbl
+        >>> dbl.Partition(boundaries=(0.1, 10.0), layers=(3,))
+        Traceback (most recent call last):
+            ...
+        dbl.errors.UserError: partition.boundaries [0.1, 10.0] must be positive and decrease strictly
     """
 
 

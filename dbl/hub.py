@@ -67,6 +67,15 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
     Raises:
         UserError: if the folder is no whole model, the repository is public although `private` is asked for, or the
             hub cannot be reached.
+
+    Example:
+        >>> import dbl
+        >>> dbl.push_to_hub("runs/digits_dit/model", "somebody/digits-dit")  # doctest: +SKIP
+        'https://huggingface.co/somebody/digits-dit'
+        >>> dbl.push_to_hub("runs/digits_dit/model", "digits-dit")
+        Traceback (most recent call last):
+            ...
+        dbl.errors.UserError: 'digits-dit' is not the name of a model on the hub: write owner/name
     """
     check_repo_id(repo_id)
     model, library = ModelFolder(folder), hub_library()

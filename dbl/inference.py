@@ -22,6 +22,12 @@ class Inference:
         committee: let all blocks together answer each noise level, for causal language models with the clean stream
             alone; see `dbl.committee`.
         seed: of the start noise.
+
+    Example:
+        >>> import dbl
+        >>> inference = dbl.Inference(dbl.Sampler(method="heun", num_steps=20), resident="one")
+        >>> inference.sampler.num_steps
+        20
     """
 
     sampler: Sampler = field(default_factory=Sampler)

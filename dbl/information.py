@@ -74,7 +74,7 @@ def information_density(
 
 @dataclass(frozen=True)
 class InformationNoise(NoiseDistribution):
-    """Levels drawn in proportion to the information that they resolve about a table row (ours; see the module).
+    """Levels drawn in proportion to the information that they resolve about a class or token (ours).
 
     A recipe more than a law: `fit` measures the density from the table and returns a `TabulatedNoise`.
 
@@ -85,6 +85,13 @@ class InformationNoise(NoiseDistribution):
         num_levels: levels at which the density is measured, equally spaced in ln sigma.
         num_draws: Monte Carlo draws at each level.
         seed: of the Monte Carlo draws.
+
+    Example:
+        >>> import dbl, torch
+        >>> noise = dbl.InformationNoise(sigma_min=0.1).fit(torch.eye(10), frequencies=torch.full((10,), 0.1))
+        >>> median = noise.quantile(torch.tensor(0.5))  # half of what there is to know is found at higher levels
+        >>> round(median.item(), 1)
+        0.6
     """
 
     sigma_min: float = 0.05

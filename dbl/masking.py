@@ -56,6 +56,12 @@ class MaskingNoise(NoiseDistribution):
         sigma_min: smallest masking probability; what is hidden there is found in one step.
         sigma_max: largest masking probability, at most 1.
         schedule: `linear`: alpha = 1 - t; `cosine`: alpha = 1 - cos(pi/2 (1 - t)).
+
+    Example:
+        >>> import dbl
+        >>> partition = dbl.Cut(num_blocks=2, scheme="uniform_sigma").build(dbl.MaskingNoise(0.1), num_layers=4)
+        >>> [round(level, 3) for level in partition.boundaries]
+        [1.0, 0.55, 0.1]
     """
 
     sigma_min: float = 0.001

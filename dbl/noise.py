@@ -94,6 +94,12 @@ class LogNormalNoise(NoiseDistribution):
         sigma_max: largest level.
         p_mean: mean of ln sigma.
         p_std: standard deviation of ln sigma.
+
+    Example:
+        >>> import dbl, torch
+        >>> levels = dbl.LogNormalNoise().quantile(torch.tensor([0.0, 0.5, 1.0]))
+        >>> [round(level, 3) for level in levels.tolist()]
+        [0.002, 0.301, 80.0]
     """
 
     p_mean: float = -1.2
@@ -125,7 +131,14 @@ class LogNormalNoise(NoiseDistribution):
 
 @dataclass(frozen=True)
 class UniformNoise(NoiseDistribution):
-    """sigma uniform between `sigma_min` and `sigma_max` (an ablation)."""
+    """sigma uniform between `sigma_min` and `sigma_max` (an ablation).
+
+    Example:
+        >>> import dbl, torch
+        >>> levels = dbl.UniformNoise(1.0, 3.0).quantile(torch.tensor([0.0, 0.5, 1.0]))
+        >>> [round(level, 3) for level in levels.tolist()]
+        [1.0, 2.0, 3.0]
+    """
 
     def cdf(self, sigma: Tensor) -> Tensor:
         """See `NoiseDistribution.cdf`."""
@@ -138,7 +151,14 @@ class UniformNoise(NoiseDistribution):
 
 @dataclass(frozen=True)
 class LogUniformNoise(NoiseDistribution):
-    """ln sigma uniform between its ends (an ablation)."""
+    """ln sigma uniform between its ends (an ablation).
+
+    Example:
+        >>> import dbl, torch
+        >>> levels = dbl.LogUniformNoise(0.01, 100.0).quantile(torch.tensor([0.0, 0.5, 1.0]))
+        >>> [round(level, 3) for level in levels.tolist()]
+        [0.01, 1.0, 100.0]
+    """
 
     def cdf(self, sigma: Tensor) -> Tensor:
         """See `NoiseDistribution.cdf`."""

@@ -34,6 +34,14 @@ class Partition:
 
     Raises:
         UserError: if levels do not decrease, a block has no layer, or overlap is negative.
+
+    Example:
+        >>> import dbl, torch
+        >>> partition = dbl.Partition(boundaries=(10.0, 1.0, 0.1), layers=(3, 3))
+        >>> partition.block_for(torch.tensor([10.0, 5.0, 1.0, 0.1]))
+        tensor([0, 0, 1, 1])
+        >>> partition.layer_range(1)
+        range(3, 6)
     """
 
     boundaries: tuple[float, ...]
@@ -121,13 +129,19 @@ class Cut:
     """How to cut a network and its noise range into blocks; `build` makes the `Partition`.
 
     Args:
-        num_blocks: B.
+        num_blocks: B, blocks that the network and the range of levels are cut into; 1 keeps them whole.
         scheme: where the levels are cut. `equal_probability`: each interval holds 1/B of the noise distribution (paper,
             Sec. 3.3); `uniform_sigma`, `uniform_log_sigma`: equal widths in sigma or ln sigma; `explicit`: at
             `boundaries`.
         boundaries: [B+1] decreasing levels, for `explicit` only.
         layers: [B] layers of each block; by default the layers are split evenly.
         overlap: see `Partition`; the paper uses 0.05 (0.1 for text).
+
+    Example:
+        >>> import dbl
+        >>> partition = dbl.Cut(num_blocks=3, layers=[3, 6, 3]).build(dbl.LogNormalNoise(), num_layers=12)
+        >>> [round(sigma, 3) for sigma in partition.boundaries]
+        [80.0, 0.505, 0.18, 0.002]
     """
 
     num_blocks: int = 3

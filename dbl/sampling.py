@@ -104,13 +104,22 @@ class Sampler:
         method: `euler` (one call a step), `heun` (two calls a step), `dpmpp_2m` (one call a step); `ancestral` for
             masked text, whose steps are `dbl.generation.MaskedGenerator`'s.
         schedule: levels of the steps; `karras`: EDM's; `quantile`: equal shares of the training law.
-        num_steps: K.
+        num_steps: K, levels at which the network is asked; `heun` asks twice at each but the last.
         rho: of the Karras schedule; larger puts more steps at low noise.
         guidance_scale: 1 samples the model as it is; larger values follow the class more closely (two calls for each
             one).
         temperature: factor on the start noise. 1 draws from the model's distribution: right for images. 0 starts at
             the mean and is deterministic: right for a classifier, where a draw from p(class | image) is right less
             often than the most probable class.
+
+    Example:
+        >>> import dbl
+        >>> noise = dbl.LogNormalNoise()
+        >>> sampler = dbl.Sampler(schedule="quantile", num_steps=3)
+        >>> [round(level, 3) for level in sampler.levels(noise).tolist()]
+        [80.0, 0.505, 0.18, 0.0]
+        >>> sampler.calls_per_block(noise, dbl.Cut(num_blocks=3).build(noise, num_layers=6))
+        [1, 1, 1]
     """
 
     method: Method = "euler"

@@ -42,6 +42,16 @@ class BlockStack(L.LightningModule):
 
     Raises:
         UserError: if `inference` does not fit the contract, or asks all blocks of a stack that lacks some.
+
+    Example:
+        >>> import dbl, torch
+        >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
+        >>> contract = dbl.Terms(dbl.DiT(3, width=32, num_heads=2), dbl.PixelTarget()).settle(data.spec)
+        >>> blocks = [dbl.DiffusionBlock(contract, block) for block in range(3)]  # not trained here
+        >>> sampler = dbl.Sampler(num_steps=6)
+        >>> stack = dbl.BlockStack(contract, lambda block: blocks[block].denoiser.eval(), dbl.Inference(sampler))
+        >>> stack.generate(labels=torch.tensor([3, 7]), indices=torch.arange(2)).shape
+        torch.Size([2, 1, 8, 8])
     """
 
     def __init__(

@@ -45,6 +45,16 @@ class Recipe:
         activation_checkpointing: keep only the input of each layer for the backward pass and compute the rest again:
             less memory for about a third more time, the same result.
         compile: compile the network with `torch.compile`.
+
+    Example:
+        >>> import dbl
+        >>> from functools import partial
+        >>> from torch.optim import AdamW
+        >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
+        >>> contract = dbl.Terms(dbl.DiT(3, width=32, num_heads=2), dbl.PixelTarget()).settle(data.spec)
+        >>> recipe = dbl.Recipe(optimizer=partial(AdamW, lr=2e-3), warmup_steps=50, clip_norm=None)
+        >>> dbl.DiffusionBlock(contract, block=0, recipe=recipe).recipe.warmup_steps
+        50
     """
 
     optimizer: OptimizerFactory = field(default=AdamW)

@@ -35,10 +35,10 @@ class TextQuality(L.Callback):
         teacher: a causal language model that judges: a run folder, a folder of Hugging Face or a name on its hub, such
             as `gpt2-large`; null for no perplexity.
         mauve: also MAUVE, with the teacher's features.
-        temperature: of the generation, see `dbl.decoding.Decoding`.
-        top_k: of the generation, see there.
-        top_p: of the generation, see there.
-        num_steps: of the generator; null for its own.
+        temperature: as in `Decoding`.
+        top_k: as in `Decoding`.
+        top_p: as in `Decoding`.
+        num_steps: calls of the sampler for each token (of masked text for all of them); null as in `inference`.
         seed: of the draws of the generation and of MAUVE's clusters.
 
     Attributes:

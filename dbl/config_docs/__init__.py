@@ -1,6 +1,6 @@
-"""The tables of docs/configuration.md, made from the parsers of the commands and the docstrings of the classes.
+"""The tables of docs/configuration.md and docs/api.md, from the parsers of the commands and the docstrings.
 
-The prose of the page is written by hand; `python -m dbl.config_docs` (`make docs`) writes the tables anew.
+The prose of a page is written by hand; `make docs` writes the tables anew.
 """
 
 from dbl.config_docs.page import Page

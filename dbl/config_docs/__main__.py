@@ -1,4 +1,4 @@
-"""`python -m dbl.config_docs PAGE`: write the tables of a page anew."""
+"""`python -m dbl.config_docs PAGE ...`: write the tables of pages anew."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,11 @@ from dbl.config_docs.page import Page
 from dbl.files import write_text
 
 if __name__ == "__main__":
-    path = Path(sys.argv[1])
-    page = Page(path.read_text(encoding="utf-8"))
-    write_text(path, page.generated)
-    print(f"{path}: written" + "".join(f"\nno table has {key}" for key in page.missing()))
+    pages = {path: Page(path.read_text(encoding="utf-8")) for path in map(Path, sys.argv[1:])}
+    for path, page in pages.items():
+        write_text(path, page.generated)
+        print(f"{path}: written")
+    first, *others = (page.missing() for page in pages.values())
+    for key in first:
+        if all(key in missing for missing in others):
+            print(f"no table has {key}")

@@ -8,6 +8,7 @@ A mark says what stands below it, up to the line `<!-- end -->`:
 - `<!-- table: variants PATH -->`: the same, without the arguments that all of that kind have
 - `<!-- table: options COMMAND -->`: options of a command that are no keys of a config, and that `train` has not
 - `<!-- table: function PATH -->`: options of a command that is one function
+- `<!-- table: names MODULE -->`: what a module offers
 """
 
 import re
@@ -79,6 +80,7 @@ class Page:
             "variants": lambda path: _sections(path, parameters_of_class(_found(path))),
             "options": self._options,
             "function": _options_of_function,
+            "names": _names,
         }
         if match[1] not in kinds:
             raise UserError(f"{mark}: the kind of a table is one of {', '.join(kinds)}")
@@ -122,6 +124,12 @@ def _sections(path: str, common: Iterable[Parameter]) -> list[str]:
 def _options_of_function(path: str) -> list[str]:
     own = [parameter for parameter in parameters_of_class(_found(path)) if "." not in parameter.key]
     return _rows(own, "option")
+
+
+def _names(path: str) -> list[str]:
+    module = import_module(path)
+    rows = [f"| `{name}` | {summary_of(getattr(module, name))} |" for name in sorted(module.__all__, key=str.lower)]
+    return ["| name | what it is |", "|---|---|", *rows]
 
 
 def _rows(parameters: Iterable[Parameter], first: str = "key") -> list[str]:

@@ -21,12 +21,23 @@ class ImageData(OrderedData):
         augmentations: random changes of the training images, applied in this order.
         validation_share: share of each class that is cut from the training images where the data set has no validation
             split, in [0, 1); 0 means no validation.
-        split_seed: of that cut.
+        split_seed: of that cut, apart from `seed`, so that runs of several seeds have the same splits.
         num_workers: processes that prepare batches; 0 prepares them in the main process.
         seed: of the order of the training images and of their augmentations.
 
     Attributes:
         name: of the data set, for people.
+
+    Example:
+        >>> import dbl, torch
+        >>> class Noise(dbl.ImageData):
+        ...     def load(self, split):
+        ...         if split == "validation":
+        ...             return None  # a tenth of the training images takes its place
+        ...         return dbl.ImageSet(torch.randint(256, (100, 1, 8, 8), dtype=torch.uint8), torch.arange(100) % 2)
+        >>> data = Noise(batch_size=10, eval_batch_size=50)
+        >>> data.spec.shape, data.spec.num_classes, len(data.split("train"))
+        ((1, 8, 8), 2, 90)
     """
 
     def __init__(

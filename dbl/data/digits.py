@@ -15,6 +15,14 @@ class Digits(ImageData):
     """1,797 scans of 8x8 pixels in 10 classes (UCI, "Optical Recognition of Handwritten Digits").
 
     Raw values 0 to 16 are spread over 0 to 255. A fixed fifth of each class is the test split.
+
+    Example:
+        >>> import dbl
+        >>> data = dbl.Digits(batch_size=64, eval_batch_size=256)
+        >>> data.spec.shape, data.spec.num_classes
+        ((1, 8, 8), 10)
+        >>> len(data.split("train")), len(data.split("validation")), len(data.split("test"))
+        (1302, 140, 355)
     """
 
     def load(self, split: Split) -> ImageSet | None:

@@ -38,6 +38,15 @@ class HubImages(ImageData):
         cache_dir: for decoded images.
         memory_map: leave the decoded images in `cache_dir` and read only those of a batch; for sets larger than memory.
         base: the arguments of `ImageData`.
+
+    Example:
+        >>> import dbl
+        >>> cifar10 = dbl.HubImages(
+        ...     "uoft-cs/cifar10", image_column="img", image_size=32, channels=3, num_classes=10,
+        ...     batch_size=128, eval_batch_size=500,
+        ... )
+        >>> cifar10.batch_size  # nothing is downloaded before the data is used
+        128
     """
 
     def __init__(

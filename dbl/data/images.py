@@ -69,6 +69,12 @@ class ImageSet:
 
     Raises:
         UserError: if shapes, types or labels are not so.
+
+    Example:
+        >>> import dbl, torch
+        >>> images = dbl.ImageSet(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 1, 1, 0]))
+        >>> len(images), len(images.select(torch.tensor([0, 3])))
+        (4, 2)
     """
 
     images: Images

@@ -23,6 +23,17 @@ class NoisyData(L.LightningDataModule):
     Args:
         data: the clean DataModule.
         block: the block to train; gives the target space, the interval of levels and the position.
+
+    Example:
+        >>> import dbl
+        >>> import lightning as L
+        >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
+        >>> contract = dbl.Terms(dbl.DiT(3, width=32, num_heads=2), dbl.PixelTarget()).settle(data.spec)
+        >>> block = dbl.DiffusionBlock(contract, block=2)
+        >>> trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+        >>> (losses,) = trainer.validate(block, dbl.NoisyData(data, block), verbose=False)
+        >>> losses["val/loss"] > 0
+        True
     """
 
     def __init__(self, data: OrderedData, block: DiffusionBlock) -> None:

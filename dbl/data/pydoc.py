@@ -12,6 +12,12 @@ class PyDoc(TextData):
 
     Topics are sorted by name; every tenth one is the test split. They differ between versions of Python, so that the
     identity of the data set tells the version.
+
+    Example:
+        >>> import dbl
+        >>> data = dbl.PyDoc(seq_len=64, tokenizer=dbl.Bytes(), batch_size=8, eval_batch_size=8)
+        >>> data.spec.num_classes, data.spec.seq_len
+        (256, 64)
     """
 
     def load(self, split: Split) -> list[str] | None:

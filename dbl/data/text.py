@@ -37,6 +37,15 @@ class TextData(OrderedData):
         num_workers: processes that prepare batches; 0 prepares them in the main process.
         seed: of the order of the training sequences.
         cache_dir: where the tokens of files and of the hub are kept; they are read from there batch by batch.
+
+    Example:
+        >>> import dbl
+        >>> class Counting(dbl.TextData):
+        ...     def load(self, split):
+        ...         return [" ".join(map(str, range(1000)))] if split == "train" else None  # the others are cut from it
+        >>> data = Counting(seq_len=16, tokenizer=dbl.Characters(), batch_size=8, eval_batch_size=8)
+        >>> data.spec.num_classes  # ten digits and the space
+        11
     """
 
     def __init__(

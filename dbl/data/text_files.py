@@ -22,6 +22,17 @@ class TextFiles(TextData):
         text_column: of parquet files, that holds the text.
         name: of the data set, for people.
         base: the arguments of `TextData`.
+
+    Example:
+        >>> import dbl
+        >>> from pathlib import Path
+        >>> _ = Path("book.txt").write_text("It was a dark and stormy night. " * 100)
+        >>> data = dbl.TextFiles(
+        ...     train=["book.txt"], data_dir=".",
+        ...     seq_len=32, tokenizer=dbl.Characters(), batch_size=8, eval_batch_size=8,
+        ... )
+        >>> data.spec.seq_len, data.spec.num_classes
+        (32, 17)
     """
 
     def __init__(

@@ -84,10 +84,16 @@ class Tokenizer(ABC):
 
 
 def load_tokenizer(path: Path | str) -> Tokenizer:
-    """Read what `Tokenizer.save` wrote.
+    """The tokenizer in a file that `Tokenizer.save` wrote, such as `tokenizer.json` in a run or in its model folder.
 
     Raises:
         UserError: if the file is absent, was not written so or was changed since.
+
+    Example:
+        >>> import dbl
+        >>> dbl.Characters(alphabet="abc").save("tokenizer.json")
+        >>> dbl.load_tokenizer("tokenizer.json").vocab_size
+        3
     """
     plain = read_json(Path(path))
     try:
@@ -115,7 +121,16 @@ def run_tokenizer(run: RunFolder) -> Tokenizer:
 
 @dataclass(frozen=True)
 class Bytes(Tokenizer):
-    """The 256 byte values of UTF-8. Byte 0 separates documents; data sets lose the character 0, if they have any."""
+    """The 256 byte values of UTF-8. Byte 0 separates documents; data sets lose the character 0, if they have any.
+
+    Example:
+        >>> import dbl
+        >>> tokenizer = dbl.Bytes()
+        >>> tokenizer.encode("né")
+        tensor([110, 195, 169])
+        >>> tokenizer.vocab_size
+        256
+    """
 
     @property
     def vocab_size(self) -> int:
@@ -163,6 +178,14 @@ class Characters(Tokenizer):
 
     Raises:
         UserError: if the alphabet is empty or has a character twice.
+
+    Example:
+        >>> import dbl
+        >>> tokenizer = dbl.Characters(alphabet="abc ")
+        >>> tokenizer.encode("a cab")
+        tensor([0, 3, 2, 0, 1])
+        >>> tokenizer.decode(tokenizer.encode("a cab"))
+        'a cab'
     """
 
     alphabet: str | None = None

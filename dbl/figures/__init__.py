@@ -5,10 +5,10 @@ from dbl.figures.levels import likelihood_figure, loss_figure, trajectory_figure
 from dbl.figures.memory import memory_figure, readable_bytes
 from dbl.figures.noise import partition_figure
 from dbl.figures.steps import steps_figure
-from dbl.figures.style import COLOURS, save_figure
+from dbl.figures.style import colour_of, save_figure
 
 __all__ = [
-    "COLOURS",
+    "colour_of",
     "image_grid",
     "likelihood_figure",
     "loss_figure",

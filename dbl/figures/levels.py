@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
-from dbl.figures.style import COLOURS
+from dbl.figures.style import colour_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def likelihood_figure(curve: Sequence[dict[str, Any]], level: str = "sigma") -> 
         steps = list(group)
         edges = [steps[0]["sigma_high"], *(step["sigma_low"] for step in steps)]
         values = [step["nats_per_log_sigma"] for step in steps]
-        axes.stairs(values, edges, color=_colour(block), fill=True, alpha=0.6, label=f"block {block}")
+        axes.stairs(values, edges, color=colour_of(block), fill=True, alpha=0.6, label=f"block {block}")
     _draw_boundaries(
         axes, [after["sigma_high"] for before, after in pairwise(curve) if before["block"] < after["block"]]
     )
@@ -59,8 +59,8 @@ def loss_figure(levels: Sequence[dict[str, Any]], boundaries: Sequence[float], u
     for block, group in groupby(levels, key=lambda level: level["block"]):
         rows = list(group)
         sigmas = [row["sigma"] for row in rows]
-        axes.plot(sigmas, [row["loss"] for row in rows], "o-", color=_colour(block), ms=3, label=f"block {block}")
-        axes.plot(sigmas, [row["loss_shuffled"] for row in rows], "x--", color=_colour(block), ms=4)
+        axes.plot(sigmas, [row["loss"] for row in rows], "o-", color=colour_of(block), ms=3, label=f"block {block}")
+        axes.plot(sigmas, [row["loss_shuffled"] for row in rows], "x--", color=colour_of(block), ms=4)
     _draw_boundaries(axes, boundaries)
     if any(row["loss"] > 0 or row["loss_shuffled"] > 0 for row in levels):
         axes.set_yscale("log")
@@ -83,7 +83,7 @@ def trajectory_figure(trajectory: Sequence[dict[str, Any]], boundaries: Sequence
     for block in sorted({call["block"] for call in trajectory}):
         calls = [call for call in trajectory if call["block"] == block]
         points = [call["sigma"] for call in calls], [call["norm"] for call in calls]
-        axes.plot(*points, "o", color=_colour(block), ms=4, label=f"block {block}")
+        axes.plot(*points, "o", color=colour_of(block), ms=4, label=f"block {block}")
     axes.axhline(1, color="black", linestyle="--", linewidth=0.8, label="clean targets")
     _draw_boundaries(axes, boundaries)
     axes.set_ylim(0, max([1.1, *(1.1 * call["norm"] for call in trajectory)]))
@@ -110,7 +110,3 @@ def _level_axes(label: str = _LEVEL_LABELS["sigma"]) -> "tuple[Figure, Axes]":
 def _draw_boundaries(axes: "Axes", sigmas: Sequence[float]) -> None:
     for sigma in sigmas:
         axes.axvline(sigma, color="black", linestyle=":", linewidth=1)
-
-
-def _colour(block: int) -> str:
-    return COLOURS[block % len(COLOURS)]

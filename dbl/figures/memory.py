@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dbl.figures.style import COLOURS
+from dbl.figures.style import colour_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +32,7 @@ def memory_figure(rows: Mapping[str, Mapping[str, int]]) -> "Figure":
     ends = dict.fromkeys(rows, 0.0)
     for number, category in enumerate(next(iter(rows.values()))):
         widths = [row[category] / unit for row in rows.values()]
-        axes.barh(list(rows), widths, left=list(ends.values()), label=category, color=COLOURS[number % len(COLOURS)])
+        axes.barh(list(rows), widths, left=list(ends.values()), label=category, color=colour_of(number))
         ends = {key: end + width for (key, end), width in zip(ends.items(), widths, strict=True)}
     for place, end in enumerate(ends.values()):
         axes.text(end, place, f" {end:.2f}", va="center", fontsize=8)

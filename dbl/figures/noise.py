@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dbl.figures.style import COLOURS
+from dbl.figures.style import colour_of
 from dbl.masking import MaskingNoise
 from dbl.noise import NoiseDistribution
 from dbl.partition import Partition
@@ -27,7 +27,7 @@ def partition_figure(noise: NoiseDistribution, partition: Partition, block: int 
         low, high = partition.interval(index)
         inside = (sigmas >= low) & (sigmas <= high)
         label = f"block {index}: {high:.3g} to {low:.3g}, {partition.layers[index]} layers"
-        axes.fill_between(sigmas, density, where=inside.tolist(), color=COLOURS[index % len(COLOURS)], label=label)
+        axes.fill_between(sigmas, density, where=inside.tolist(), color=colour_of(index), label=label)
     if block is not None:
         for end in partition.training_interval(block):
             axes.axvline(end, color="black", linestyle=":", linewidth=1)

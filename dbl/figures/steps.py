@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dbl.figures.style import COLOURS
+from dbl.figures.style import colour_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,8 +21,8 @@ def steps_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]], metric: str,
 
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
-    for (name, points), colour in zip(curves.items(), COLOURS, strict=False):
-        steps = [point["steps"] for point in points]
+    for number, (name, points) in enumerate(curves.items()):
+        colour, steps = colour_of(number), [point["steps"] for point in points]
         axes.plot(steps, [point["mean"] for point in points], "o-", ms=4, color=colour, label=name)
         low, high = ([point[end] for point in points] for end in ("min", "max"))
         axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)

@@ -8,8 +8,13 @@ from dbl.files import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Colour-blind safe: blue, orange, green, purple, light blue, red and yellow of Okabe and Ito. Block b has the b-th.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+# Blue, orange, green, purple, light blue, red and yellow of Okabe and Ito.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+
+
+def colour_of(number: int) -> str:
+    """A colour-blind safe colour as `#RRGGBB`: of block `number`, or of the line `number`; seven, then again."""
+    return _COLOURS[number % len(_COLOURS)]
 
 
 def save_figure(figure: "Figure", path: Path) -> None:

@@ -19,6 +19,16 @@ class Architecture(ABC):
 
     Attributes:
         can_be_cut: whether there is a form in more than one block.
+
+    Example:
+        >>> import dbl
+        >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
+        >>> network = dbl.DiT(num_layers=4, width=32, num_heads=2)
+        >>> isinstance(network, dbl.Architecture)
+        True
+        >>> block = network.build(data.spec, data.spec.shape, num_layers=2)
+        >>> len(block.layers)
+        2
     """
 
     num_layers: int

@@ -46,6 +46,14 @@ class CausalLM(Architecture):
         embedding: "own" learns a vector for each token in each block (C * width parameters). "table" embeds tokens by
             the frozen table of the targets and a learned projection (D * width parameters): small, but tokens that are
             alike in the table stay alike, and no more than D directions of the width are used.
+
+    Example:
+        >>> import dbl
+        >>> data = dbl.PyDoc(seq_len=64, tokenizer=dbl.Characters(), batch_size=8, eval_batch_size=8)
+        >>> network = dbl.CausalLM(6, width=32, num_heads=2, mlp_width=64, streams="clean")
+        >>> terms = dbl.Terms(network, dbl.TokenTarget(), dbl.InformationNoise(0.1, 10.0))
+        >>> terms.settle(data.spec).partition.layers
+        (2, 2, 2)
     """
 
     num_layers: int = 12

@@ -35,6 +35,14 @@ class DiT(Architecture):
         patch_size: pixels of a patch's side.
         mlp_ratio: width inside the MLP, in units of `width`.
         cond_dropout: share of the labels replaced by "no class" in training, for classifier-free guidance.
+
+    Example:
+        >>> import dbl
+        >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
+        >>> terms = dbl.Terms(dbl.DiT(6, width=32, num_heads=2), dbl.PixelTarget())
+        >>> block = dbl.DiffusionBlock(terms.settle(data.spec), block=0)
+        >>> len(block.raw_network.layers)
+        2
     """
 
     num_layers: int = 12

@@ -25,6 +25,14 @@ class MaskedLM(Architecture):
         width: of every token inside.
         num_heads: attention heads; width / num_heads is even.
         mlp_width: inside the SwiGLU MLP.
+
+    Example:
+        >>> import dbl
+        >>> data = dbl.PyDoc(seq_len=64, tokenizer=dbl.Characters(), batch_size=8, eval_batch_size=8)
+        >>> network = dbl.MaskedLM(6, width=32, num_heads=2, mlp_width=64)
+        >>> terms = dbl.Terms(network, dbl.MaskTarget(), dbl.MaskingNoise(0.01))
+        >>> terms.settle(data.spec).partition.layers
+        (2, 2, 2)
     """
 
     num_layers: int = 12

@@ -40,12 +40,20 @@ class RecurrentLM(Architecture):
         num_layers: L, of prelude, core and coda together, each counted once.
         prelude: layers that embed the tokens.
         coda: layers that read the last state.
-        width: W.
+        width: of every token inside, and of the state.
         num_heads: attention heads; width / num_heads is even.
         mlp_width: inside the SwiGLU MLP.
-        embedding: "own" or "table", as in `CausalLM`.
+        embedding: as in `CausalLM`.
         mean_iterations: passes through the core of the end-to-end baseline, on average in training; in tests exactly.
         backprop_iterations: the last so many of them have gradients in the baseline's training.
+
+    Example:
+        >>> import dbl
+        >>> network = dbl.RecurrentLM(4, prelude=1, coda=1, width=32, num_heads=2, mlp_width=64, mean_iterations=8)
+        >>> network.layer_passes(4)  # a training step of the denoiser goes through its layers once
+        4.0
+        >>> network.baseline_passes()  # one of the baseline: prelude, 8 times 2 layers of the core, coda
+        18.0
     """
 
     can_be_cut: ClassVar[bool] = False

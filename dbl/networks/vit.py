@@ -22,6 +22,13 @@ class ViT(Architecture):
         patch_size: pixels of a patch's side.
         mlp_width: width inside the MLP.
         dropout: in every layer and on the tokens.
+
+    Example:
+        >>> import dbl
+        >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
+        >>> terms = dbl.Terms(dbl.ViT(6, width=32, num_heads=2, patch_size=2), dbl.ClassTarget(dim=16))
+        >>> terms.settle(data.spec).partition.layers
+        (2, 2, 2)
     """
 
     num_layers: int = 12

@@ -36,7 +36,15 @@ class ClassSpace(GaussianSpace):
 
 @dataclass(frozen=True)
 class ClassTarget(TableTarget):
-    """Denoise the row of an image's class; arguments as in `TableTarget`."""
+    """Denoise the row of an image's class, which labels the image; arguments as in `TableTarget`.
+
+    Example:
+        >>> import dbl
+        >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
+        >>> table = dbl.ClassTarget(dim=16).make_table(data.spec, seed=0)
+        >>> table.shape  # 10 orthonormal rows of 16 coordinates
+        torch.Size([10, 16])
+    """
 
     def shape(self, data: DataSpec) -> tuple[int, ...]:
         """See `Target.shape`."""

@@ -42,7 +42,14 @@ class MaskSpace(TargetSpace):
 
 @dataclass(frozen=True)
 class MaskTarget(Target):
-    """Find the hidden tokens of a sequence, of which each is hidden with the same probability."""
+    """Find the hidden tokens of a sequence, of which each is hidden with the same probability.
+
+    Example:
+        >>> import dbl
+        >>> data = dbl.PyDoc(seq_len=64, tokenizer=dbl.Characters(), batch_size=8, eval_batch_size=8)
+        >>> dbl.MaskTarget().shape(data.spec)  # of one sequence: token ids
+        (64,)
+    """
 
     def shape(self, data: DataSpec) -> tuple[int, ...]:
         """See `Target.shape`."""

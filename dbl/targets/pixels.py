@@ -83,7 +83,14 @@ class PixelReadout(Readout):
 
 @dataclass(frozen=True)
 class PixelTarget(GaussianTarget):
-    """Denoise images, scaled so that the standard deviation that was measured in training data becomes `sigma_data`."""
+    """Denoise images, scaled so that the standard deviation that was measured in training data becomes `sigma_data`.
+
+    Example:
+        >>> import dbl
+        >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
+        >>> dbl.PixelTarget().shape(data.spec)
+        (1, 8, 8)
+    """
 
     def shape(self, data: DataSpec) -> tuple[int, ...]:
         """See `Target.shape`."""

@@ -63,6 +63,12 @@ class TokenTarget(TableTarget):
 
     The default readout is the posterior: only the token's own vector is noisy, and Bayes' rule says what it
     is evidence for.
+
+    Example:
+        >>> import dbl
+        >>> data = dbl.PyDoc(seq_len=64, tokenizer=dbl.Characters(), batch_size=8, eval_batch_size=8)
+        >>> dbl.TokenTarget(dim=128).shape(data.spec)  # one vector for each token of a sequence
+        (64, 128)
     """
 
     kind: ReadoutKind = "posterior"

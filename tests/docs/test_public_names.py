@@ -1,0 +1,61 @@
+"""What `import dbl` offers: every name has an example that works and a row in docs/api.md, and nothing else has."""
+
+import ast
+import doctest
+import inspect
+import json
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import dbl
+import dbl.figures
+
+from .pages import ROOT
+
+API = ROOT / "docs" / "api.md"
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+# What a notebook may import from; `dbl.networks.layers` and others are for who extends dbl.
+PUBLIC: list[ModuleType] = [dbl, dbl.figures]
+
+
+@pytest.mark.parametrize("name", dbl.__all__)
+def test_the_example_of_a_public_name_works(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a name without an example, and an example that uses what is not there or shows another answer."""
+    monkeypatch.chdir(tmp_path)  # an example may write files
+    docstring = inspect.getdoc(getattr(dbl, name)) or ""
+    example = doctest.DocTestParser().get_doctest(docstring, {}, f"dbl.{name}", None, None)
+    assert example.examples, f"dbl.{name} has no example"
+    outcome = doctest.DocTestRunner().run(example)
+    assert outcome.failed == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.__name__)
+def test_the_public_names_are_those_documented(module: ModuleType) -> None:
+    """Catches a name that was added or removed in the code alone, and one that is promised but not offered."""
+    mark = re.escape(f"<!-- table: names {module.__name__} -->")
+    (table,) = re.findall(rf"^{mark}$.*?^<!-- end -->$", API.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == sorted(module.__all__, key=str.lower)
+
+
+def test_names_are_imported_from_where_they_live() -> None:
+    """Catches a name whose module was renamed: it is looked up when it is first used only."""
+    assert {name: getattr(dbl, name).__name__ for name in dbl.__all__} == {name: name for name in dbl.__all__}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_shows_public_names_only(path: Path) -> None:
+    """Catches a notebook that reaches into a module whose names may change."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    nodes = list(ast.walk(ast.parse(code)))
+    offered = {module.__name__: module.__all__ for module in PUBLIC}
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dbl")]
+    taken = {(node.module, alias.name) for node in imports for alias in node.names}
+    assert {(module, name) for module, name in taken if name not in offered.get(str(module), [])} == set()
+    attributes = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+    assert {node.attr for node in attributes if node.value.id == "dbl"} <= set(dbl.__all__)  # type: ignore[attr-defined]
