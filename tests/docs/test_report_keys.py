@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_run import TINY
 
 from dbl.cli import main
 from dbl.features import in_domain
 
-from ..commands.conftest import TINY
 from ..commands.text_runs import compared
 from .pages import ROOT
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from commands.conftest import TINY
 from faults.killed_worker import PLACES, Blow, fit
+from tiny_run import TINY
 from toy import assert_equal_states
 
 from dbl.commands.run_cli import RunCLI

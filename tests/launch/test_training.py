@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands.conftest import TINY
+from tiny_run import TINY
 
 from dbl.cli import main
 from dbl.files import read_tensors

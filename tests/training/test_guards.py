@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from lightning.pytorch.loggers import CSVLogger
+from tiny_run import TINY
 
 from dbl.callbacks import LastCheckpoint
 from dbl.cli import main
@@ -18,18 +19,6 @@ from dbl.files import read_checkpoint
 from dbl.locks import holding
 from dbl.run_folder import RunFolder
 
-OPTIONS = [
-    "--contract.network.init_args.num_layers=3",
-    "--contract.network.init_args.width=16",
-    "--contract.network.init_args.num_heads=2",
-    "--contract.network.init_args.patch_size=4",
-    "--data.init_args.batch_size=32",
-    "--trainer.accelerator=cpu",
-    "--trainer.max_steps=4",
-    "--trainer.val_check_interval=100",
-    "--trainer.enable_progress_bar=false",
-    "--checkpoint.every_n_steps=2",
-]
 RUN = RunFolder("digits_dit", "runs")
 FILES = RUN.checkpoints("block_0")
 
@@ -43,7 +32,7 @@ def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", DblWarning)
-        yield lambda *options: main(["fit", "--config", str(config), *OPTIONS, *options])
+        yield lambda *options: main(["fit", "--config", str(config), *TINY, *options])
 
 
 def _contents() -> dict[Path, bytes]:
