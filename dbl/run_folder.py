@@ -10,6 +10,7 @@ baseline/    a run folder of its own for the end-to-end network
 
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from dbl.checkpoints import Checkpoints
@@ -123,7 +124,7 @@ class RunFolder:
         if difference is None:
             return stored
         if self._has_trained_parts():
-            key, ours, theirs = difference
+            key, ours, theirs = (shorten(str(part), 80) for part in difference)  # lists can be long
             raise UserError(
                 f"{key} is {ours} here but {theirs} in {self.path / 'contract.json'}, on which the blocks of this run "
                 "agreed: put it back, or start another run with --run.name"

@@ -56,7 +56,8 @@ def sample_text(
         stop: one token that ends a text; if empty, the end of a document, where the tokenizer has one.
         sampler: method, and number of steps or iterations; by default those of the run's config.
         committee: let all blocks answer together; by default as in the run's config. See `dbl.inference.Inference`.
-        baseline: write with the end-to-end network of `dbl compare` instead of the blocks.
+        baseline: write with the end-to-end network of `dbl compare` instead of the blocks. One that reads from
+            left to right uses of `sampler` only the number of steps, as iterations of recurrent depth.
         seed: of all draws; text i is the same for any number of texts.
         output: file to write the texts to as well.
         device: such as cpu or cuda:0; by default an accelerator if there is one.

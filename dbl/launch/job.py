@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from dbl.part_files import LOG, STATUS
@@ -13,6 +14,8 @@ from dbl.part_files import LOG, STATUS
 LOCK_WAIT_S = 90
 # A worker that does not save its step within this time is killed; it resumes from its last checkpoint.
 GRACE_S = 60
+# Begins the line of the log that separates what several workers of a job said.
+_LAUNCHED = "=== dbl: worker started"
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,13 @@ class Job:
         return f"dbl train --config {config} --blocks {self.block}"
 
     def last_lines(self, number: int = 5) -> list[str]:
-        """The end of its log, without empty lines and without progress bars."""
+        """What its last worker said at the end, without empty lines and without progress bars."""
         try:
             text = self.log.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return []
-        return [line.rsplit("\r")[-1] for line in text.splitlines() if line.strip()][-number:]
+        said = text.rpartition(_LAUNCHED)[2].splitlines()[1:] if _LAUNCHED in text else text.splitlines()
+        return [line.rsplit("\r")[-1] for line in said if line.strip()][-number:]
 
 
 def start_process(job: Job, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
@@ -86,6 +90,8 @@ def start_process(job: Job, environment: Mapping[str, str]) -> "subprocess.Popen
     """
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("ab") as log:
+        log.write(f"{_LAUNCHED} at {datetime.now():%Y-%m-%d %H:%M:%S}\n".encode())
+        log.flush()
         return subprocess.Popen(
             job.command,
             cwd=job.cwd,

@@ -28,7 +28,7 @@ def test_a_failing_job_does_not_stop_the_others(jobs: MakeJobs) -> None:
     assert [outcome.code for outcome in outcomes] == [0, 7, 0]
     assert outcomes[1].lines == ["oh", "no"]
     assert outcomes[2].lines == []
-    assert made[2].log.read_text() == "fine too\n"
+    assert made[2].last_lines() == ["fine too"]
 
 
 def test_a_killed_worker_is_an_outcome(jobs: MakeJobs) -> None:
@@ -37,12 +37,23 @@ def test_a_killed_worker_is_an_outcome(jobs: MakeJobs) -> None:
     assert [outcome.code for outcome in outcomes] == [-signal.SIGKILL, 0]
 
 
+def test_what_an_earlier_worker_said_is_not_told_again(jobs: MakeJobs) -> None:
+    """Catches a worker that was killed without a word, beneath the last words of the one before."""
+    (job,) = jobs("print('earlier')")
+    ProcessBackend(on_cpu=True).run([job])
+    assert job.last_lines() == ["earlier"]
+    (job.cwd / "script_0.py").write_text("import os; os.kill(os.getpid(), 9)")
+    (outcome,) = ProcessBackend(on_cpu=True).run([job])
+    assert outcome.lines == []
+    assert "earlier" in job.log.read_text()
+
+
 @pytest.mark.parametrize(("workers", "at_once"), [(1, 1), (2, 2)])
 def test_as_many_run_at_once_as_there_are_workers(workers: int, at_once: int, jobs: MakeJobs) -> None:
     """Catches a number of workers that is read nowhere."""
     made = jobs(*[_TIMED] * 3)
     ProcessBackend(workers, on_cpu=True).run(made)
-    times = [[float(line.split()[1]) for line in job.log.read_text().splitlines()] for job in made]
+    times = [[float(line.split()[1]) for line in job.last_lines()] for job in made]
     most = max(sum(began <= start < ended for began, ended in times) for start, _ in times)
     assert most == at_once
 
