@@ -17,7 +17,6 @@ from dbl.figures import memory_figure, readable_bytes, save_figure
 from dbl.files import write_json
 from dbl.memory import CATEGORIES
 from dbl.plan import Planner, plan_rows
-from dbl.training import check_precision
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -72,7 +71,7 @@ class PlanCLI(RunCLI):
 
     def planner(self) -> Planner:
         """For this config; UserError if the device is not there."""
-        check_precision(self.config.trainer.precision)
+        self.check_task()
         device = self.config["device"] or self.device
         if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
             raise UserError(

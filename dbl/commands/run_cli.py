@@ -11,6 +11,7 @@ from dbl.callbacks import ImageQuality, TextQuality
 from dbl.commands.block_cli import BlockCLI
 from dbl.contract import Contract, Terms
 from dbl.data import OrderedData
+from dbl.data_spec import ImageSpec, TextSpec
 from dbl.errors import UserError
 from dbl.files import write_text
 from dbl.inference import Inference
@@ -68,13 +69,22 @@ class RunCLI(BlockCLI):
         wants_gpu = self.config.trainer.accelerator in ("auto", "gpu", "cuda")
         return "cuda" if wants_gpu and torch.cuda.is_available() else "cpu"
 
+    def check_task(self) -> None:
+        """Raise UserError if the commands for whole runs cannot plan or report this training."""
+        check_precision(self.config.trainer.precision)
+        if not isinstance(self.data.declared_spec, ImageSpec | TextSpec):
+            raise UserError(
+                f"data.class_path: {type(self.data).__name__} has neither images nor text, and whole runs are reported "
+                "on for these alone: use dbl fit for each block, then dbl assemble and dbl test"
+            )
+
     def freeze(self) -> None:
         """Write `contract.json` and `config.yaml`, once what could fail after the training is checked.
 
         Raises:
             UserError: if the assembled network could not be used as `inference` asks.
         """
-        check_precision(self.config.trainer.precision)
+        self.check_task()
         limit = self.config.trainer.limit_test_batches
         if limit is not None and not (isinstance(limit, float) and limit == 1):  # the number 1 is one batch
             raise UserError(

@@ -116,3 +116,44 @@ def test_help_answers_without_torch(capsys: pytest.CaptureFixture[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "compare" in done.stdout
+
+
+_BARE = """
+contract: {network: {class_path: dbl.networks.DiT, init_args: {num_layers: 3, width: 16, num_heads: 2, patch_size: 4}},
+  target: {class_path: dbl.targets.PixelTarget}}
+data: {class_path: DATA, init_args: {batch_size: 8, eval_batch_size: 8}}
+trainer: {max_steps: 2, accelerator: cpu}
+"""
+_POINTS = """
+from dbl.data import OrderedData
+from dbl.data_spec import DataSpec
+
+class Points(OrderedData):
+    spec = declared_spec = DataSpec("points", "1", 1, (1.0,))
+
+    def split(self, name):
+        return []
+
+    batches = split
+"""
+
+
+@pytest.mark.parametrize("command", ["train", "compare", "plan"])
+def test_data_of_another_kind_is_named_before_any_training(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a traceback from the report, at the end of the training."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("points_of_a_test.py").write_text(_POINTS)
+    Path("points.yaml").write_text(_BARE.replace("DATA", "points_of_a_test.Points"))
+    assert main([command, "--config", "points.yaml"]) == 2
+    assert "Points has neither images nor text" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_config_without_a_precision_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches Lightning's own default, null, refused as a precision that is not supported."""
+    monkeypatch.chdir(tmp_path)
+    Path("bare.yaml").write_text(_BARE.replace("DATA", "dbl.data.Digits"))
+    assert main(["plan", "--config", "bare.yaml"]) == 0
