@@ -5,6 +5,8 @@ import doctest
 import inspect
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -45,6 +47,13 @@ def test_the_public_names_are_those_documented(module: ModuleType) -> None:
 def test_names_are_imported_from_where_they_live() -> None:
     """Catches a name whose module was renamed: it is looked up when it is first used only."""
     assert {name: getattr(dbl, name).__name__ for name in dbl.__all__} == {name: name for name in dbl.__all__}
+
+
+def test_names_are_offered_before_they_are_used() -> None:
+    """Catches a notebook in which Tab shows nothing."""
+    show = "import dbl, sys; assert 'torch' not in sys.modules; print(*dir(dbl))"
+    shown = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, check=True).stdout.split()
+    assert set(dbl.__all__) <= set(shown)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
