@@ -7,7 +7,7 @@ the real ones. So a plan costs seconds and no memory, whatever the network.
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from dbl.data_spec import DataSpec
 from dbl.networks.layers import layers_of
 from dbl.noise import NoiseDistribution
 from dbl.partition import Cut
+from dbl.search import largest_within
 from dbl.training import Recipe, TrainedPart
 
 MakePart = Callable[[], TrainedPart]
@@ -167,39 +168,6 @@ def plan_rows(
         if limit_bytes is not None:
             found[-1]["largest_batch"] = planner.largest_batch(row.make_part, limit_bytes, batch_size)
     return found
-
-
-def largest_within(size_of: Callable[[int], int], limit: int, near: int) -> int:
-    """The largest n >= 1 with `size_of(n) <= limit` for a growing `size_of`; 0 if there is none.
-
-    Four calls where the growth is linear: the line through the sizes of `near` and its half meets the limit at the
-    answer, and one more tells that it is. Otherwise the search goes on from there in growing strides, then by halves.
-    """
-    size_of = lru_cache(maxsize=None)(size_of)
-    guess = _crossing(size_of, limit, max(near // 2, 1), max(near, 2))
-    low, high = _bracket(size_of, limit, min(max(guess, 1), 64 * near))
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if size_of(middle) <= limit else (low, middle)
-    return low
-
-
-def _crossing(size_of: Callable[[int], int], limit: int, low: int, high: int) -> int:
-    """Where the line through two sizes reaches the limit."""
-    slope = (size_of(high) - size_of(low)) / (high - low)
-    return int(low + (limit - size_of(low)) / max(slope, 1e-9))
-
-
-def _bracket(size_of: Callable[[int], int], limit: int, start: int) -> tuple[int, int]:
-    """Two numbers around the answer: the lower fits or is 0, the upper does not fit."""
-    stride = 1
-    if size_of(start) <= limit:
-        while size_of(start + stride) <= limit:
-            start, stride = start + stride, 2 * stride
-        return start, start + stride
-    while stride < start and size_of(start - stride) > limit:
-        start, stride = start - stride, 2 * stride
-    return max(start - stride, 0), start
 
 
 def _move_constants(part: TrainedPart, device: str) -> None:

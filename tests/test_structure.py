@@ -12,7 +12,7 @@ PACKAGE = Path(dbl.__file__).parent
 # 0 is under all floors. A file may import its own floor and those below.
 FLOORS = {
     0: ["checkpoints", "data_spec", "errors", "files", "locks", "part_files", "seeding", "serial", "__init__"],
-    1: ["noise", "information", "partition", "diffusion", "masking"],
+    1: ["noise", "information", "partition", "diffusion", "masking", "search"],
     2: ["networks"],
     3: [
         *("targets", "denoiser", "committee", "sampling", "decoding", "contract", "run_folder", "figures"),

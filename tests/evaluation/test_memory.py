@@ -1,7 +1,6 @@
 """Memory by category: the counter, the callback, the plan, and activation checkpointing."""
 
 import json
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -28,7 +27,7 @@ from dbl.memory import MemoryTracker
 from dbl.networks import Architecture
 from dbl.networks.layers import checkpoint_layers
 from dbl.partition import Cut
-from dbl.plan import Planner, largest_within
+from dbl.plan import Planner
 from dbl.targets import ClassTarget
 from dbl.training import Recipe, TrainedPart
 
@@ -293,20 +292,6 @@ def test_lower_precision_keeps_smaller_activations(stripes: Stripes) -> None:
     full, half = (Planner(terms, stripes.spec, Recipe(), precision) for precision in ("32-true", "bf16-mixed"))
     sizes = [planner.peak(planner.end_to_end(Recipe()), 64)["activations"] for planner in (full, half)]
     assert sizes[1] < 0.9 * sizes[0]
-
-
-@pytest.mark.parametrize("near", [1, 3, 500])
-@pytest.mark.parametrize("limit", [1, 105, 999, 5_000, 123_456])
-@pytest.mark.parametrize(
-    "size_of",
-    [lambda n: 5 * n + 100, lambda n: max(1_000, 3 * n), lambda n: n * n, lambda n: 7 * (n // 5) + 20],
-    ids=["linear", "flat first", "square", "steps"],
-)
-def test_the_largest_batch_fits_and_one_more_does_not(near: int, limit: int, size_of: Callable[[int], int]) -> None:
-    """Catches a search that stops at its first guess, or that never ends."""
-    found = largest_within(size_of, limit, near)
-    assert size_of(found + 1) > limit
-    assert found == 0 or size_of(found) <= limit
 
 
 def test_the_largest_batch_of_a_plan() -> None:
