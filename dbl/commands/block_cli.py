@@ -67,7 +67,7 @@ class BlockCLI(LightningCLI):
             load_from_checkpoint_support=False,
             parser_kwargs=options | {command: dict(options) for command in ("fit", *STACK_COMMANDS)},
             trainer_defaults={
-                "precision": "32-true",
+                "precision": "32-true",  # what Lightning's own default, null, means
                 "num_sanity_val_steps": 0,
                 "max_epochs": -1,  # the length of a training is trainer.max_steps
                 "check_val_every_n_epoch": None,  # so that val_check_interval counts steps

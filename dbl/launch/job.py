@@ -1,6 +1,7 @@
 """One block to train, as any process on any machine that sees the run folder can: names and paths, no tensor."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -72,8 +73,8 @@ class Job:
             text = self.log.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return []
-        said = text.rpartition(_LAUNCHED)[2].splitlines()[1:] if _LAUNCHED in text else text.splitlines()
-        return [line.rsplit("\r")[-1] for line in said if line.strip()][-number:]
+        said = re.split(f"{_LAUNCHED}.*\n", text)[-1]
+        return [line.rsplit("\r")[-1] for line in said.splitlines() if line.strip()][-number:]
 
 
 def start_process(job: Job, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":

@@ -135,7 +135,12 @@ def test_a_file_is_hashed_once_while_it_stays_the_same(run: RunFolder, monkeypat
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [('"seed": 0', '"seed": 1'), ('"width": 16', '"width": 32'), ('"cond_dropout": 0.3', '"cond_dropout": 0.2')],
+    [
+        ('"seed": 0', '"seed": 1'),
+        ('"width": 16', '"width": 32'),
+        ('"cond_dropout": 0.3', '"cond_dropout": 0.2'),
+        ('"overlap": 0.05', '"overlap": 0.06'),
+    ],
 )
 def test_a_contract_of_a_run_edited_by_hand_is_refused(old: str, new: str, run: RunFolder) -> None:
     """Catches a hash that is stored and not compared with what the file says."""
