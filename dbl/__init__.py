@@ -1,136 +1,27 @@
 """Block-wise training of neural networks by diffusion (DiffusionBlocks, arXiv 2506.14202).
 
-Names are imported when they are first used, so that `import dbl` is quick.
+The public names stand in `__init__.pyi`. They are imported when they are first used, so that `import dbl` is quick, and
+configs and stored contracts call classes by them (`dbl.DiT`), so that a file may move without breaking either.
 """
 
+import ast
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from dbl.block import DiffusionBlock
-    from dbl.cli import main
-    from dbl.contract import Contract, Terms
-    from dbl.data import (
-        Bytes,
-        Characters,
-        Digits,
-        HubImages,
-        ImageData,
-        ImageSet,
-        PyDoc,
-        TextData,
-        TextFiles,
-        load_tokenizer,
-    )
-    from dbl.data.noisy import NoisyData
-    from dbl.decoding import Decoding
-    from dbl.diagnostics import diagnose
-    from dbl.errors import UserError
-    from dbl.hub import push_to_hub
-    from dbl.inference import Inference
-    from dbl.information import InformationNoise
-    from dbl.masking import MaskingNoise
-    from dbl.networks import Architecture, CausalLM, DiT, MaskedLM, RecurrentLM, ViT
-    from dbl.noise import LogNormalNoise, LogUniformNoise, UniformNoise
-    from dbl.partition import Cut, Partition
-    from dbl.sampling import Sampler
-    from dbl.stack import BlockStack
-    from dbl.targets import ClassTarget, MaskTarget, PixelTarget, TokenTarget
-    from dbl.training import Recipe
+_STUB = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+_IMPORTS = [node for node in _STUB.body if isinstance(node, ast.ImportFrom)]
+_MODULE_OF = {alias.name: str(node.module) for node in _IMPORTS for alias in node.names}
 
-_HOMES = {
-    "Architecture": "dbl.networks",
-    "BlockStack": "dbl.stack",
-    "Bytes": "dbl.data",
-    "CausalLM": "dbl.networks",
-    "Characters": "dbl.data",
-    "ClassTarget": "dbl.targets",
-    "Contract": "dbl.contract",
-    "Cut": "dbl.partition",
-    "Decoding": "dbl.decoding",
-    "DiT": "dbl.networks",
-    "DiffusionBlock": "dbl.block",
-    "Digits": "dbl.data",
-    "HubImages": "dbl.data",
-    "ImageData": "dbl.data",
-    "ImageSet": "dbl.data",
-    "Inference": "dbl.inference",
-    "InformationNoise": "dbl.information",
-    "LogNormalNoise": "dbl.noise",
-    "LogUniformNoise": "dbl.noise",
-    "MaskTarget": "dbl.targets",
-    "MaskedLM": "dbl.networks",
-    "MaskingNoise": "dbl.masking",
-    "NoisyData": "dbl.data.noisy",
-    "Partition": "dbl.partition",
-    "PixelTarget": "dbl.targets",
-    "PyDoc": "dbl.data",
-    "Recipe": "dbl.training",
-    "RecurrentLM": "dbl.networks",
-    "Sampler": "dbl.sampling",
-    "Terms": "dbl.contract",
-    "TextData": "dbl.data",
-    "TextFiles": "dbl.data",
-    "TokenTarget": "dbl.targets",
-    "UniformNoise": "dbl.noise",
-    "UserError": "dbl.errors",
-    "ViT": "dbl.networks",
-    "diagnose": "dbl.diagnostics",
-    "load_tokenizer": "dbl.data",
-    "main": "dbl.cli",
-    "push_to_hub": "dbl.hub",
-}
-
-__all__ = [
-    "Architecture",
-    "BlockStack",
-    "Bytes",
-    "CausalLM",
-    "Characters",
-    "ClassTarget",
-    "Contract",
-    "Cut",
-    "Decoding",
-    "DiT",
-    "DiffusionBlock",
-    "Digits",
-    "HubImages",
-    "ImageData",
-    "ImageSet",
-    "Inference",
-    "InformationNoise",
-    "LogNormalNoise",
-    "LogUniformNoise",
-    "MaskTarget",
-    "MaskedLM",
-    "MaskingNoise",
-    "NoisyData",
-    "Partition",
-    "PixelTarget",
-    "PyDoc",
-    "Recipe",
-    "RecurrentLM",
-    "Sampler",
-    "Terms",
-    "TextData",
-    "TextFiles",
-    "TokenTarget",
-    "UniformNoise",
-    "UserError",
-    "ViT",
-    "diagnose",
-    "load_tokenizer",
-    "main",
-    "push_to_hub",
-]
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'dbl' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:
-    """Names that are not imported yet too, for those who press Tab."""
+    """Lists names that are not imported yet as well, for completion with Tab."""
     return sorted({*globals(), *__all__})

@@ -26,7 +26,7 @@ from dbl.serial import from_plain, to_plain
 from dbl.targets import PixelTarget, Target, TargetSpace
 
 # Raised when the meaning of a stored contract changes; an older one is refused.
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,10 @@ class Contract:
             UserError: if the file is of another version, lacks a field, or does not belong to the table.
         """
         if plain.get("version") != VERSION:
-            raise UserError(f"{source} has contract version {plain.get('version')}, this program needs {VERSION}")
+            raise UserError(
+                f"{source} has contract version {plain.get('version')}, this dbl reads version {VERSION}: train the "
+                "run again in a new folder (--run.name), or use the dbl that wrote it"
+            )
         try:
             contract = cls(
                 terms=from_plain(plain["terms"], Terms),

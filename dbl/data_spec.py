@@ -39,6 +39,11 @@ class ImageSpec(DataSpec):
         shape: of one image, [channels, height, width].
         mean: [channels] mean of the raw training values.
         std: [channels] standard deviation of the raw training values, measured, not assumed.
+
+    Example:
+        >>> import dbl
+        >>> dbl.ImageSpec("toy", "toy-1", 2, (0.5, 0.5), shape=(1, 8, 8), mean=(0.0,), std=(1.0,)).num_classes
+        2
     """
 
     shape: tuple[int, int, int]
@@ -69,6 +74,11 @@ class TextSpec(DataSpec):
 
     Raises:
         UserError: if `seq_len` is not positive.
+
+    Example:
+        >>> import dbl
+        >>> dbl.TextSpec("toy", "toy-1", 2, (0.5, 0.5), seq_len=16, tokenizer="ab").seq_len
+        16
     """
 
     seq_len: int

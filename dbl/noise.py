@@ -185,6 +185,12 @@ class TabulatedNoise(NoiseDistribution):
 
     Raises:
         UserError: if a list is not strictly decreasing or their ends do not fit the range.
+
+    Example:
+        >>> import dbl, torch
+        >>> noise = dbl.TabulatedNoise(1.0, 4.0, sigmas=(4.0, 2.0, 1.0), cdf_values=(1.0, 0.25, 0.0))
+        >>> noise.quantile(torch.tensor([0.25])).item()
+        2.0
     """
 
     sigmas: tuple[float, ...] = ()

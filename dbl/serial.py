@@ -15,12 +15,18 @@ def to_plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         cls = type(value)
         arguments = {field.name: to_plain(getattr(value, field.name)) for field in fields(value) if field.init}
-        return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
+        return {"class_path": class_path(cls), "init_args": arguments}
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_plain(item) for item in value]
     return value
+
+
+def class_path(cls: type) -> str:
+    """The name of a class in a config or a stored file: `dbl.DiT` for a class of `dbl`, wherever its file is."""
+    is_ours = cls.__module__.partition(".")[0] == "dbl"
+    return f"dbl.{cls.__qualname__}" if is_ours else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def from_plain(plain: Mapping[str, Any], base: type[T]) -> T:

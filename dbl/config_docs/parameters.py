@@ -17,13 +17,14 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from dbl.data import OrderedData
+from dbl.serial import class_path
 
 # A meaning that is only the name of another class stands there, under the same key.
 _ELSEWHERE = re.compile(r"^(?:as in|see) `([\w.]+)`[.;]\s*")
 # Commands that share a file.
 _PARTS = ("fit", "validate", "test", "predict")
 # Packages whose classes a config may name.
-_PUBLIC = ("dbl", "dbl.networks", "dbl.targets", "dbl.data")
+_PUBLIC = ("dbl",)
 # Arguments of data that a link sets, here to `contract.seed`.
 _LINKED = (".seed",)
 
@@ -97,11 +98,6 @@ def subclasses_of(base: type) -> list[type]:
         kind for kind in public if inspect.isclass(kind) and issubclass(kind, base) and not inspect.isabstract(kind)
     }
     return sorted(kinds - {base}, key=class_path)
-
-
-def class_path(kind: type) -> str:
-    """The name of a class in a config: that of its package, without the file in it."""
-    return ".".join([*kind.__module__.split(".")[:2], kind.__name__])
 
 
 def summary_of(kind: Callable[..., Any]) -> str:

@@ -27,6 +27,11 @@ class HorizontalFlip(Augmentation):
 
     Args:
         probability: share of the images that are mirrored, in [0, 1].
+
+    Example:
+        >>> import dbl, torch
+        >>> dbl.HorizontalFlip(probability=1.0)(torch.tensor([[[[1, 2, 3]]]])).tolist()
+        [[[[3, 2, 1]]]]
     """
 
     probability: float = 0.5
@@ -47,6 +52,11 @@ class PaddedCrop(Augmentation):
 
     Args:
         padding: largest shift, in pixels.
+
+    Example:
+        >>> import dbl, torch
+        >>> dbl.PaddedCrop(padding=2)(torch.zeros(5, 3, 8, 8)).shape
+        torch.Size([5, 3, 8, 8])
     """
 
     padding: int = 4
@@ -75,6 +85,11 @@ class RandAugment(Augmentation):
     Args:
         num_ops: operations on each image.
         magnitude: strength of each, from 0 to 30.
+
+    Example:
+        >>> import dbl, torch
+        >>> dbl.RandAugment(num_ops=1)(torch.zeros(5, 3, 8, 8, dtype=torch.uint8)).shape
+        torch.Size([5, 3, 8, 8])
     """
 
     num_ops: int = 2

@@ -27,6 +27,14 @@ class HubText(TextData):
         data_dir: folder of local files; null looks in `$DBL_DATA`, then on the hub.
         streaming: read the hub only as far as `max_tokens` wants, instead of fetching the whole set first.
         base: the arguments of `TextData`.
+
+    Example:
+        >>> import dbl
+        >>> stories = dbl.HubText(
+        ...     "roneneldan/TinyStories", seq_len=256, tokenizer=dbl.Bytes(), batch_size=8, eval_batch_size=8
+        ... )
+        >>> stories.name  # nothing is downloaded before the data is used
+        'TinyStories'
     """
 
     def __init__(

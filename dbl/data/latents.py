@@ -38,6 +38,18 @@ class Latents(ImageData):
         data_dir: folder that relative files start from; null means `$DBL_DATA` if that is set, else the current folder.
         name: of the data set, for people.
         base: the arguments of `ImageData`.
+
+    Example:
+        >>> import dbl, torch
+        >>> from safetensors.torch import save_file
+        >>> for split in ("train", "test"):
+        ...     save_file({"latents": torch.randn(20, 4, 8, 8), "labels": torch.arange(20) % 2}, f"{split}.safetensors")
+        >>> data = dbl.Latents(
+        ...     {"train": "train.safetensors", "test": "test.safetensors"}, channels=4, image_size=8, num_classes=2,
+        ...     data_dir=".", batch_size=4, eval_batch_size=4,
+        ... )
+        >>> data.spec.shape
+        (4, 8, 8)
     """
 
     def __init__(

@@ -39,6 +39,17 @@ class TokenizerFile(Tokenizer):
     Args:
         path: of the JSON file, or of a Hugging Face folder with `tokenizer.json`.
         content: of that file; null reads it. `load_tokenizer` gives it, so that the file may be gone.
+
+    Example:
+        >>> import dbl
+        >>> from pathlib import Path
+        >>> _ = Path("book.txt").write_text("It was a dark and stormy night. " * 100)
+        >>> dbl.main(["tokenizer", "--files", "book.txt", "--vocab_size", "300", "--output", "tokenizer.json"])
+        tokenizer: tokenizer.json, 280 tokens
+        0
+        >>> tokenizer = dbl.TokenizerFile("tokenizer.json")
+        >>> tokenizer.decode(tokenizer.encode("a dark night"))
+        'a dark night'
     """
 
     path: str

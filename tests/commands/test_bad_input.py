@@ -119,8 +119,8 @@ def test_help_answers_without_torch(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 _BARE = """
-contract: {network: {class_path: dbl.networks.DiT, init_args: {num_layers: 3, width: 16, num_heads: 2, patch_size: 4}},
-  target: {class_path: dbl.targets.PixelTarget}}
+contract: {network: {class_path: dbl.DiT, init_args: {num_layers: 3, width: 16, num_heads: 2, patch_size: 4}},
+  target: {class_path: dbl.PixelTarget}}
 data: {class_path: DATA, init_args: {batch_size: 8, eval_batch_size: 8}}
 trainer: {max_steps: 2, accelerator: cpu}
 """

@@ -115,10 +115,10 @@ FAULTS = {
     "token target, masking noise": ("pydoc_ar", [f"--contract.noise={MASKING}"], "contract.noise MaskingNoise is for"),
     "text that is never wholly hidden": ("pydoc_mdm", ["--contract.noise.init_args.sigma_max=0.9"], "must be 1"),
     "recurrent network in blocks": ("pydoc_huginn", ["--contract.partition.num_blocks=3"], "partition.num_blocks=1"),
-    "image network": ("pydoc_ar", ['--contract.network={"class_path": "dbl.networks.DiT"}'], "DiT is for image data"),
+    "image network": ("pydoc_ar", ['--contract.network={"class_path": "dbl.DiT"}'], "DiT is for image data"),
     "masked network, token target": (
         "pydoc_ar",
-        ['--contract.network={"class_path": "dbl.networks.MaskedLM"}'],
+        ['--contract.network={"class_path": "dbl.MaskedLM"}'],
         "dbl.MaskTarget",
     ),
     "Gaussian sampler for masks": (

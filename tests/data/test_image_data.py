@@ -9,8 +9,15 @@ import torch
 from lightning import LightningModule, Trainer
 
 import dbl.data
-from dbl.data import HorizontalFlip, ImageBatches, ImageData, ImageSet, PaddedCrop, TrainingOrder
-from dbl.data import measure as measure_module
+from dbl.data import (
+    HorizontalFlip,
+    ImageBatches,
+    ImageData,
+    ImageSet,
+    PaddedCrop,
+    TrainingOrder,
+    measure as measure_module,
+)
 from dbl.data.splits import stratified_split
 from dbl.errors import UserError
 

@@ -8,9 +8,15 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 
-from dbl.data import Bytes, Characters, PyDoc, TextData, TrainingOrder
-from dbl.data import encode as encode_module
-from dbl.data import measure as measure_module
+from dbl.data import (
+    Bytes,
+    Characters,
+    PyDoc,
+    TextData,
+    TrainingOrder,
+    encode as encode_module,
+    measure as measure_module,
+)
 from dbl.data.tokens import MappedTokens, document_sequences, smallest_type, stream_sequences
 from dbl.errors import UserError
 

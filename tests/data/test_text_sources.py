@@ -59,7 +59,7 @@ def test_sources_can_be_named_in_a_config(kind, own):
     """Catches arguments of the base or a tokenizer that the parser does not know."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--data", type=TextData)
-    base = {"seq_len": 7, "tokenizer": {"class_path": "dbl.data.Bytes"}, "batch_size": 2, "eval_batch_size": 3}
+    base = {"seq_len": 7, "tokenizer": {"class_path": "dbl.Bytes"}, "batch_size": 2, "eval_batch_size": 3}
     config = parser.parse_object({"data": {"class_path": f"dbl.data.{kind}", "init_args": own | base}})
     data = parser.instantiate(config).data
     assert (type(data).__name__, data.seq_len, data.tokenizer, data.packing) == (kind, 7, Bytes(), "stream")

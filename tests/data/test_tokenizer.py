@@ -85,7 +85,7 @@ def test_saved_file_of_the_library_needs_no_other_file(pairs, tmp_path):
         (lambda plain: plain.update(identity="0"), "was changed after it was written"),
         (lambda plain: plain.pop("identity"), "is not a tokenizer written by dbl"),
         (lambda plain: plain["init_args"].update(letters=3), "is not a tokenizer written by dbl"),
-        (lambda plain: plain.update(class_path="dbl.targets.PixelTarget"), "is not a Tokenizer"),
+        (lambda plain: plain.update(class_path="dbl.PixelTarget"), "is not a Tokenizer"),
     ],
 )
 def test_tampered_files_are_refused(tmp_path, change, message):
@@ -244,7 +244,7 @@ def test_tokenizers_can_be_named_in_a_config():
     parser.add_argument("--tokenizer", type=Tokenizer)
     config = parser.parse_args(["--tokenizer=dbl.data.Characters", "--tokenizer.init_args.alphabet=abc"])
     assert parser.instantiate(config).tokenizer == Characters("abc")
-    config = parser.parse_object({"tokenizer": {"class_path": "dbl.data.Bytes"}})
+    config = parser.parse_object({"tokenizer": {"class_path": "dbl.Bytes"}})
     assert parser.instantiate(config).tokenizer == Bytes()
 
 

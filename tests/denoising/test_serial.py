@@ -2,17 +2,21 @@
 
 import json
 from dataclasses import dataclass
+from inspect import isabstract
 
 import pytest
 
+import dbl
 from dbl.contract import Terms
+from dbl.data import Tokenizer
+from dbl.data_spec import DataSpec
 from dbl.errors import UserError
 from dbl.information import InformationNoise
 from dbl.networks import Architecture, ViT
 from dbl.noise import LogNormalNoise, NoiseDistribution, TabulatedNoise
-from dbl.partition import Cut
-from dbl.serial import first_difference, from_plain, to_plain
-from dbl.targets import ClassTarget
+from dbl.partition import Cut, Partition
+from dbl.serial import class_path, first_difference, from_plain, to_plain
+from dbl.targets import ClassTarget, Target
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ def test_tuples_survive_json() -> None:
 def test_plain_form_is_that_of_the_configs() -> None:
     """Catches a form that jsonargparse would not read, such as a short class name."""
     assert to_plain(LogNormalNoise(p_std=0.5)) == {
-        "class_path": "dbl.noise.LogNormalNoise",
+        "class_path": "dbl.LogNormalNoise",
         "init_args": {"sigma_min": 0.002, "sigma_max": 80.0, "p_mean": -1.2, "p_std": 0.5},
     }
 
@@ -110,3 +114,21 @@ def test_first_difference_sees_keys_lists_and_classes() -> None:
     assert difference is not None
     assert difference[0] == "noise.law"
     assert "LogNormalNoise" in difference[1]
+
+
+def _dataclasses_of_dbl() -> list[type]:
+    """All concrete frozen dataclasses that a contract or a tokenizer file may hold."""
+    kinds: list[type] = [Terms, Partition]
+    bases: list[type] = [Architecture, Target, NoiseDistribution, DataSpec, Tokenizer]
+    while bases:
+        base = bases.pop()
+        bases += base.__subclasses__()
+        kinds += [base] if base.__module__.startswith("dbl.") and not isabstract(base) else []
+    return [kind for kind in kinds if kind.__name__[0] != "_" and kind is not DataSpec]
+
+
+@pytest.mark.parametrize("kind", _dataclasses_of_dbl(), ids=lambda kind: kind.__name__)
+def test_a_stored_class_has_a_public_name(kind: type) -> None:
+    """Catches a class that is stored under the file in which it lives: moving the file would change every hash."""
+    assert class_path(kind) == f"dbl.{kind.__name__}"
+    assert getattr(dbl, kind.__name__) is kind

@@ -44,5 +44,5 @@ def tiny(config: dict[str, Any]) -> dict[str, Any]:
     if "seq_len" in data["init_args"]:
         data["init_args"]["max_tokens"] = 6000
     if data["class_path"] == "dbl.data.PyDoc":
-        data["init_args"]["tokenizer"] = {"class_path": "dbl.data.Characters", "init_args": {"alphabet": _ALPHABET}}
+        data["init_args"]["tokenizer"] = {"class_path": "dbl.Characters", "init_args": {"alphabet": _ALPHABET}}
     return config

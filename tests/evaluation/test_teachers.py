@@ -13,8 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from dbl.errors import UserError
-from dbl.teachers import HuggingFaceTeacher, RunTeacher, Teacher, TeacherScore, open_teacher, windows
-from dbl.teachers import teacher as teacher_module
+from dbl.teachers import (
+    HuggingFaceTeacher,
+    RunTeacher,
+    Teacher,
+    TeacherScore,
+    open_teacher,
+    teacher as teacher_module,
+    windows,
+)
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
