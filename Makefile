@@ -44,7 +44,7 @@ types: $(READY) ## check types
 	$(BIN)/mypy
 
 docs: $(READY) ## write the tables of docs/ anew, from the code
-	$(BIN)/python -m dbl.config_docs docs/configuration.md docs/api.md
+	$(BIN)/python -m docs.tables docs/configuration.md docs/api.md
 
 notebooks: $(READY) ## run the notebooks; with outputs they are in build/notebooks
 	$(BIN)/jupyter-nbconvert --execute --to notebook --output-dir build/notebooks notebooks/*.ipynb

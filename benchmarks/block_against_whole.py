@@ -17,20 +17,20 @@ from typing import Any
 
 import torch
 
-from dbl.bare_step import BareStep
-from dbl.baselines.text import EndToEndText
-from dbl.commands.run_cli import RunCLI
-from dbl.contract import Contract
+from dbl.commands.run_config import RunCLI
 from dbl.data import OrderedData
-from dbl.data_spec import ImageSpec, TextSpec
-from dbl.decoding import Decoding
-from dbl.files import write_json
-from dbl.generation import TextGenerator
-from dbl.inference import Inference
-from dbl.partition import Cut
-from dbl.plan import Planner
-from dbl.stack import BlockStack
-from dbl.targets import PixelTarget
+from dbl.data.spec import ImageSpec, TextSpec
+from dbl.denoising.decoding import Decoding
+from dbl.denoising.targets import PixelTarget
+from dbl.diffusion.partition import Cut
+from dbl.inference.generation import TextGenerator
+from dbl.inference.settings import Inference
+from dbl.inference.stack import BlockStack
+from dbl.run.contract import Contract
+from dbl.training.baselines.text import EndToEndText
+from dbl.training.memory.planner import Planner
+from dbl.training.memory.synthetic_step import BareStep
+from dbl.utils.files import write_json
 
 Call = Callable[[], object]
 

@@ -16,8 +16,8 @@ from typing import Any
 import lightning as L
 import torch
 
+from dbl.commands.launch.launcher import Launch
 from dbl.commands.train import TrainCLI
-from dbl.launch.launcher import Launch
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 REAL = ["--contract.partition.num_blocks=4", "--trainer.val_check_interval=100000"]

@@ -1,7 +1,5 @@
 # The public names of dbl, once: type checkers read this file, and `__init__.py` imports a name from here on first use.
-from dbl.block import DiffusionBlock as DiffusionBlock
-from dbl.cli import main as main
-from dbl.contract import Contract as Contract, Terms as Terms
+from dbl.commands.main import main as main
 from dbl.data import (
     Bytes as Bytes,
     Characters as Characters,
@@ -20,15 +18,27 @@ from dbl.data import (
     TokenizerFile as TokenizerFile,
     load_tokenizer as load_tokenizer,
 )
-from dbl.data.noisy import NoisyData as NoisyData
-from dbl.data_spec import ImageSpec as ImageSpec, TextSpec as TextSpec
-from dbl.decoding import Decoding as Decoding
-from dbl.diagnostics import diagnose as diagnose
-from dbl.errors import UserError as UserError
-from dbl.hub import push_to_hub as push_to_hub
-from dbl.inference import Inference as Inference
-from dbl.information import InformationNoise as InformationNoise
-from dbl.masking import MaskingNoise as MaskingNoise
+from dbl.data.spec import ImageSpec as ImageSpec, TextSpec as TextSpec
+from dbl.denoising.decoding import Decoding as Decoding
+from dbl.denoising.sampling import Sampler as Sampler
+from dbl.denoising.targets import (
+    ClassTarget as ClassTarget,
+    MaskTarget as MaskTarget,
+    PixelTarget as PixelTarget,
+    TokenTarget as TokenTarget,
+)
+from dbl.diffusion.information import InformationNoise as InformationNoise
+from dbl.diffusion.masking import MaskingNoise as MaskingNoise
+from dbl.diffusion.noise import (
+    LogNormalNoise as LogNormalNoise,
+    LogUniformNoise as LogUniformNoise,
+    TabulatedNoise as TabulatedNoise,
+    UniformNoise as UniformNoise,
+)
+from dbl.diffusion.partition import Cut as Cut, Partition as Partition
+from dbl.evaluation.diagnostics import diagnose as diagnose
+from dbl.inference.settings import Inference as Inference
+from dbl.inference.stack import BlockStack as BlockStack
 from dbl.networks import (
     Architecture as Architecture,
     CausalLM as CausalLM,
@@ -37,19 +47,9 @@ from dbl.networks import (
     RecurrentLM as RecurrentLM,
     ViT as ViT,
 )
-from dbl.noise import (
-    LogNormalNoise as LogNormalNoise,
-    LogUniformNoise as LogUniformNoise,
-    TabulatedNoise as TabulatedNoise,
-    UniformNoise as UniformNoise,
-)
-from dbl.partition import Cut as Cut, Partition as Partition
-from dbl.sampling import Sampler as Sampler
-from dbl.stack import BlockStack as BlockStack
-from dbl.targets import (
-    ClassTarget as ClassTarget,
-    MaskTarget as MaskTarget,
-    PixelTarget as PixelTarget,
-    TokenTarget as TokenTarget,
-)
-from dbl.training import Recipe as Recipe
+from dbl.run.contract import Contract as Contract, Terms as Terms
+from dbl.run.hub import push_to_hub as push_to_hub
+from dbl.training.block import DiffusionBlock as DiffusionBlock
+from dbl.training.module import Recipe as Recipe
+from dbl.training.noisy_data import NoisyData as NoisyData
+from dbl.utils.errors import UserError as UserError

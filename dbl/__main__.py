@@ -2,6 +2,6 @@
 
 import sys
 
-from dbl.cli import main
+from dbl.commands.main import main
 
 sys.exit(main())

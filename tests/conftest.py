@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from toy import DIT, VIT, Stripes
 
-from dbl.contract import Contract, Terms
-from dbl.data_spec import ImageSpec
-from dbl.information import InformationNoise
-from dbl.partition import Cut
-from dbl.targets import ClassTarget, PixelTarget
+from dbl.data.spec import ImageSpec
+from dbl.denoising.targets import ClassTarget, PixelTarget
+from dbl.diffusion.information import InformationNoise
+from dbl.diffusion.partition import Cut
+from dbl.run.contract import Contract, Terms
 
 
 @pytest.fixture

@@ -7,15 +7,15 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from toy import DIT, VIT, Stripes
 
-from dbl.contract import Contract, Terms
-from dbl.denoiser import Denoiser
-from dbl.inference import Inference
-from dbl.information import InformationNoise
-from dbl.partition import Cut
-from dbl.sampling import Sampler
-from dbl.seeding import generator_for
-from dbl.stack import BlockStack
-from dbl.targets import ClassTarget, PixelTarget
+from dbl.denoising.denoiser import Denoiser
+from dbl.denoising.sampling import Sampler
+from dbl.denoising.targets import ClassTarget, PixelTarget
+from dbl.diffusion.information import InformationNoise
+from dbl.diffusion.partition import Cut
+from dbl.inference.settings import Inference
+from dbl.inference.stack import BlockStack
+from dbl.run.contract import Contract, Terms
+from dbl.utils.seeding import generator_for
 
 _TERMS = {
     "dit": Terms(network=DIT, target=PixelTarget(), partition=Cut(num_blocks=3)),

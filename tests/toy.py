@@ -5,12 +5,13 @@ from pathlib import Path
 import lightning as L
 import torch
 
-from dbl.block import DiffusionBlock
-from dbl.callbacks import EMA, LastCheckpoint
 from dbl.data import ImageData, ImageSet, Split
-from dbl.data.noisy import NoisyData
 from dbl.networks import DiT, ViT
-from dbl.training import Recipe, TrainedPart
+from dbl.training.block import DiffusionBlock
+from dbl.training.callbacks.checkpoint import LastCheckpoint
+from dbl.training.callbacks.ema import EMA
+from dbl.training.module import Recipe, TrainedPart
+from dbl.training.noisy_data import NoisyData
 
 
 class Stripes(ImageData):

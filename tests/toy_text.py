@@ -11,23 +11,24 @@ import torch
 from evaluation_toy import random_denoiser
 from torch import Tensor, nn
 
-from dbl.baselines import EndToEndCausalLM
-from dbl.block import DiffusionBlock
-from dbl.callbacks import EMA, LastCheckpoint
-from dbl.contract import Contract, Terms
 from dbl.data import Characters, Split, TextData
-from dbl.data.noisy import NoisyData
-from dbl.denoiser import GaussianDenoiser
-from dbl.inference import Inference
-from dbl.information import InformationNoise
-from dbl.masking import MaskingNoise
+from dbl.denoising.denoiser import GaussianDenoiser
+from dbl.denoising.sampling import Sampler
+from dbl.denoising.targets import MaskTarget, TableReadout, TokenTarget
+from dbl.diffusion.information import InformationNoise
+from dbl.diffusion.masking import MaskingNoise
+from dbl.diffusion.partition import Cut
+from dbl.inference.settings import Inference
+from dbl.inference.stack import BlockStack
 from dbl.networks import CausalLM, MaskedLM, RecurrentLM
 from dbl.networks.causal_lm import Context
-from dbl.partition import Cut
-from dbl.sampling import Sampler
-from dbl.stack import BlockStack
-from dbl.targets import MaskTarget, TableReadout, TokenTarget
-from dbl.training import TrainedPart
+from dbl.run.contract import Contract, Terms
+from dbl.training.baselines import EndToEndCausalLM
+from dbl.training.block import DiffusionBlock
+from dbl.training.callbacks.checkpoint import LastCheckpoint
+from dbl.training.callbacks.ema import EMA
+from dbl.training.module import TrainedPart
+from dbl.training.noisy_data import NoisyData
 
 ALPHABET = "aböd\n"  # one of them has two bytes
 NUM_TOKENS, SEQ_LEN, DIM = len(ALPHABET), 6, 8

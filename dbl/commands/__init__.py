@@ -1,1 +1,1 @@
-"""Floor 5: one file for each command."""
+"""One file for each command of the shell."""

@@ -5,11 +5,11 @@ from typing import get_args
 
 from jsonargparse import ArgumentParser
 
-from dbl.assembly import assemble
-from dbl.errors import UserError
-from dbl.hub import check_repo_id, hub_library, push_to_hub
-from dbl.model_folder import ModelFolder, Weights
-from dbl.run_folder import RunFolder
+from dbl.run.assembly import assemble
+from dbl.run.folder import RunFolder
+from dbl.run.hub import check_repo_id, hub_library, push_to_hub
+from dbl.run.model_folder import ModelFolder, Weights
+from dbl.utils.errors import UserError
 
 
 def main(arguments: list[str]) -> None:

@@ -6,20 +6,20 @@ from typing import Any
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
-from dbl.assembly import assemble
-from dbl.baselines import baseline_of
 from dbl.commands.evaluate import evaluate_baseline, evaluate_stack
-from dbl.commands.launch_cli import LaunchCLI
-from dbl.commands.run_cli import RunCLI
-from dbl.errors import UserError
-from dbl.files import write_text
-from dbl.launch.inline import fit_part
-from dbl.launch.launcher import Launch
-from dbl.locks import holding
-from dbl.plan import Planner, plan_rows
-from dbl.quality_by_steps import step_numbers
-from dbl.report import Side, write_report
-from dbl.run_folder import RunFolder
+from dbl.commands.launch.inline import fit_part
+from dbl.commands.launch.launcher import Launch
+from dbl.commands.launch_options import LaunchCLI
+from dbl.commands.run_config import RunCLI
+from dbl.evaluation.quality_by_steps import step_numbers
+from dbl.evaluation.report import Side, write_report
+from dbl.run.assembly import assemble
+from dbl.run.folder import RunFolder
+from dbl.training.baselines import baseline_of
+from dbl.training.memory.planner import Planner, plan_rows
+from dbl.utils.errors import UserError
+from dbl.utils.files import write_text
+from dbl.utils.locks import holding
 
 
 class CompareCLI(LaunchCLI):

@@ -2,19 +2,22 @@
 
 from typing import Any
 
-from dbl.assembly import read_part
-from dbl.baselines import baseline_of
-from dbl.callbacks import Diagnostics, ImageQuality, Likelihood, TextQuality
-from dbl.commands.block_cli import BlockCLI
-from dbl.figures import save_picture
-from dbl.files import read_json
-from dbl.model_folder import ModelFolder
-from dbl.partition import Partition
-from dbl.quality_by_steps import quality_by_steps
-from dbl.report import Side
-from dbl.run_folder import RunFolder
-from dbl.stack import BlockStack
-from dbl.training import TrainedPart
+from dbl.commands.fit import BlockCLI
+from dbl.diffusion.partition import Partition
+from dbl.evaluation.callbacks.diagnostics import Diagnostics
+from dbl.evaluation.callbacks.image_quality import ImageQuality
+from dbl.evaluation.callbacks.likelihood import Likelihood
+from dbl.evaluation.callbacks.text_quality import TextQuality
+from dbl.evaluation.quality_by_steps import quality_by_steps
+from dbl.evaluation.report import Side
+from dbl.inference.grid import save_picture
+from dbl.inference.stack import BlockStack
+from dbl.run.assembly import read_part
+from dbl.run.folder import RunFolder
+from dbl.run.model_folder import ModelFolder
+from dbl.training.baselines import baseline_of
+from dbl.training.module import TrainedPart
+from dbl.utils.files import read_json
 
 
 def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) -> Side:

@@ -11,12 +11,13 @@ from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 from rich.table import Table
 
-from dbl.commands.run_cli import RunCLI
-from dbl.errors import UserError
-from dbl.figures import memory_figure, readable_bytes, save_figure
-from dbl.files import write_json
-from dbl.memory import CATEGORIES
-from dbl.plan import Planner, plan_rows
+from dbl.commands.run_config import RunCLI
+from dbl.evaluation.figures import memory_figure, readable_bytes
+from dbl.training.memory.planner import Planner, plan_rows
+from dbl.training.memory.tracker import CATEGORIES
+from dbl.utils.errors import UserError
+from dbl.utils.files import write_json
+from dbl.utils.plotting import save_figure
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

@@ -8,8 +8,8 @@ from jsonargparse import auto_cli
 
 from dbl.commands.sample_images import sample_images
 from dbl.commands.sample_text import sample_text
-from dbl.data_spec import TextSpec
-from dbl.run_folder import RunFolder
+from dbl.data.spec import TextSpec
+from dbl.run.folder import RunFolder
 
 
 def main(arguments: list[str]) -> None:

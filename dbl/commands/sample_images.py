@@ -5,15 +5,14 @@ from typing import Literal
 
 import torch
 
-from dbl.commands.device import device_of
-from dbl.errors import UserError
-from dbl.figures import image_grid, save_picture
-from dbl.files import write_tensors
-from dbl.inference import Inference
-from dbl.run_folder import RunFolder
-from dbl.sampling import Sampler
-from dbl.stack import BlockStack
-from dbl.targets import image_spec
+from dbl.denoising.sampling import Sampler
+from dbl.denoising.targets import image_spec
+from dbl.inference.grid import image_grid, save_picture
+from dbl.inference.settings import Inference
+from dbl.inference.stack import BlockStack
+from dbl.run.folder import RunFolder
+from dbl.utils.errors import UserError
+from dbl.utils.files import write_tensors
 
 
 def sample_images(
@@ -72,3 +71,13 @@ def _labels(classes: list[int] | None, num_classes: int, num_images: int) -> tor
     if wrong or not chosen:
         raise UserError(f"--classes {chosen}: there are classes 0 to {num_classes - 1}")
     return torch.tensor(chosen)[torch.arange(num_images) % len(chosen)]
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device of that name; by default an accelerator if there is one. UserError if it is not there."""
+    if name is None:
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError):
+        raise UserError(f"--device {name} is not there: choose cpu, or leave it out") from None

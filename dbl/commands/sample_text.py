@@ -7,18 +7,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dbl.baselines import EndToEndCausalLM, EndToEndRecurrentLM, baseline_of
-from dbl.commands.device import device_of
 from dbl.commands.evaluate import load_baseline
-from dbl.data.tokenizer import Tokenizer, run_tokenizer
-from dbl.decoding import Decoding
-from dbl.errors import UserError
-from dbl.files import write_text
-from dbl.generation import CausalGenerator, MaskedGenerator, TextGenerator
-from dbl.inference import Inference
-from dbl.run_folder import RunFolder
-from dbl.sampling import Sampler
-from dbl.stack import BlockStack
+from dbl.commands.sample_images import device_of
+from dbl.data.text.tokenizer import Tokenizer
+from dbl.denoising.decoding import Decoding
+from dbl.denoising.sampling import Sampler
+from dbl.inference.generation import CausalGenerator, MaskedGenerator, TextGenerator
+from dbl.inference.settings import Inference
+from dbl.inference.stack import BlockStack
+from dbl.run.folder import RunFolder, run_tokenizer
+from dbl.training.baselines import EndToEndCausalLM, EndToEndRecurrentLM, baseline_of
+from dbl.utils.errors import UserError
+from dbl.utils.files import write_text
 
 _NUM_TOKENS = 200
 
@@ -55,7 +55,7 @@ def sample_text(
         top_p: only the most probable tokens that together have this probability.
         stop: one token that ends a text; if empty, the end of a document, where the tokenizer has one.
         sampler: method, and number of steps or iterations; by default those of the run's config.
-        committee: let all blocks answer together; by default as in the run's config. See `dbl.inference.Inference`.
+        committee: let all blocks answer together; by default as in the run's config. See `dbl.Inference`.
         baseline: write with the end-to-end network of `dbl compare` instead of the blocks. One that reads from
             left to right uses of `sampler` only the number of steps, as iterations of recurrent depth.
         seed: of all draws; text i is the same for any number of texts.

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from dbl.data.documents import FileDocuments
 from dbl.data.local_files import find_files
-from dbl.data.tokenizer_file import TokenizerFile, tokenizers_library
-from dbl.errors import UserError
-from dbl.files import write_text
+from dbl.data.text.documents import FileDocuments
+from dbl.data.text.tokenizer_file import TokenizerFile, tokenizers_library
+from dbl.utils.errors import UserError
+from dbl.utils.files import write_text
 
 END_TOKEN = "<|endoftext|>"
 _NUM_BYTES = 256

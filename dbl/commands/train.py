@@ -4,14 +4,14 @@ import gc
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from dbl.assembly import assemble, unfinished_blocks
 from dbl.commands.evaluate import evaluate_stack
-from dbl.commands.launch_cli import LaunchCLI
-from dbl.commands.run_cli import RunCLI
-from dbl.errors import UserError
-from dbl.locks import holding
-from dbl.report import write_report
-from dbl.run_folder import RunFolder
+from dbl.commands.launch_options import LaunchCLI
+from dbl.commands.run_config import RunCLI
+from dbl.evaluation.report import write_report
+from dbl.run.assembly import assemble, unfinished_blocks
+from dbl.run.folder import RunFolder
+from dbl.utils.errors import UserError
+from dbl.utils.locks import holding
 
 
 class TrainCLI(LaunchCLI):

@@ -4,22 +4,22 @@ A data set of one's own is a subclass of `ImageData` with one method, `load(spli
 with one method, `load(split) -> Iterable[str] | None`.
 """
 
-from dbl.data.augment import Augmentation, HorizontalFlip, PaddedCrop, RandAugment
-from dbl.data.base import ImageData
-from dbl.data.digits import Digits
-from dbl.data.documents import Documents
-from dbl.data.hub import HubImages
-from dbl.data.hub_text import HubText
-from dbl.data.images import ImageBatch, ImageBatches, Images, ImageSet
-from dbl.data.latents import Latents
+from dbl.data.images.augment import Augmentation, HorizontalFlip, PaddedCrop, RandAugment
+from dbl.data.images.digits import Digits
+from dbl.data.images.hub import HubImages
+from dbl.data.images.latents import Latents
+from dbl.data.images.module import ImageData
+from dbl.data.images.sets import ImageBatch, ImageBatches, Images, ImageSet
+from dbl.data.module import OrderedData, Split
 from dbl.data.order import BatchIndex, EvaluationOrder, TrainingOrder
-from dbl.data.ordered import OrderedData, Split
-from dbl.data.pydoc import PyDoc
-from dbl.data.text import Packing, TextData
-from dbl.data.text_files import TextFiles
-from dbl.data.tokenizer import Bytes, Characters, Tokenizer, load_tokenizer
-from dbl.data.tokenizer_file import TokenizerFile
-from dbl.data.tokens import TextBatch, TextBatches, TokenSet
+from dbl.data.text.documents import Documents
+from dbl.data.text.files import TextFiles
+from dbl.data.text.hub import HubText
+from dbl.data.text.module import Packing, TextData
+from dbl.data.text.pydoc import PyDoc
+from dbl.data.text.tokenizer import Bytes, Characters, Tokenizer, load_tokenizer
+from dbl.data.text.tokenizer_file import TokenizerFile
+from dbl.data.text.tokens import TextBatch, TextBatches, TokenSet
 
 __all__ = [
     "Augmentation",

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
 
-from dbl.errors import UserError
+from dbl.utils.errors import UserError
 
 
 def find_files(folder: Path, *patterns: str) -> list[Path]:

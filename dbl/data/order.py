@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-from dbl.errors import UserError
-from dbl.seeding import generator_for
+from dbl.utils.errors import UserError
+from dbl.utils.seeding import generator_for
 
 
 class BatchIndex(NamedTuple):

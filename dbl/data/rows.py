@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dbl.errors import UserError
+from dbl.utils.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow  # type: ignore[import-untyped]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dbl.seeding import generator_for
+from dbl.utils.seeding import generator_for
 
 
 def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:

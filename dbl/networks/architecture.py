@@ -5,8 +5,8 @@ from typing import ClassVar, TypeVar
 
 from torch import Tensor, nn
 
-from dbl.data_spec import DataSpec, ImageSpec
-from dbl.errors import UserError
+from dbl.data.spec import DataSpec, ImageSpec
+from dbl.utils.errors import UserError
 
 Spec = TypeVar("Spec", bound=DataSpec)
 

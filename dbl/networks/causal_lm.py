@@ -14,8 +14,7 @@ from typing import Literal, NamedTuple, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from dbl.data_spec import DataSpec, TextSpec
-from dbl.errors import UserError, check_choice
+from dbl.data.spec import DataSpec, TextSpec
 from dbl.networks.architecture import Architecture
 from dbl.networks.layers import NoiseEmbedding
 from dbl.networks.llama import (
@@ -28,6 +27,7 @@ from dbl.networks.llama import (
     initialise_llama,
     rotary_angles,
 )
+from dbl.utils.errors import UserError, check_choice
 
 Streams = Literal["two", "clean"]
 

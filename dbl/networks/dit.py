@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dbl.data_spec import DataSpec, ImageSpec
-from dbl.errors import UserError
+from dbl.data.spec import DataSpec, ImageSpec
 from dbl.networks.architecture import Architecture, check_heads, count_patches
 from dbl.networks.layers import (
     ModulatedHead,
@@ -18,6 +17,7 @@ from dbl.networks.layers import (
     sincos_positions,
     unpatchify,
 )
+from dbl.utils.errors import UserError
 
 # Number of layers, width, number of heads (DiT, Table 1).
 _SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}

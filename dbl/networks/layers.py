@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from dbl.errors import UserError
+from dbl.utils.errors import UserError
 
 
 class NoiseEmbedding(nn.Module):

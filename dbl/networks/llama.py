@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dbl.errors import UserError
 from dbl.networks.layers import Modulation, modulate
+from dbl.utils.errors import UserError
 
 Embedding = Literal["own", "table"]
 Angles = tuple[Tensor, Tensor]

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dbl.data_spec import DataSpec, TextSpec
-from dbl.errors import UserError
+from dbl.data.spec import DataSpec, TextSpec
 from dbl.networks.architecture import Architecture
 from dbl.networks.layers import NoiseEmbedding
 from dbl.networks.llama import LlamaHead, LlamaLayer, check_sizes, initialise_llama, rotary_angles
+from dbl.utils.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from typing import ClassVar, get_args
 import torch
 from torch import Tensor, nn
 
-from dbl.data_spec import DataSpec, TextSpec
-from dbl.errors import UserError, check_choice
+from dbl.data.spec import DataSpec, TextSpec
 from dbl.networks.architecture import Architecture
 from dbl.networks.layers import NoiseEmbedding
 from dbl.networks.llama import (
@@ -30,6 +29,7 @@ from dbl.networks.llama import (
     rms_norm,
     rotary_angles,
 )
+from dbl.utils.errors import UserError, check_choice
 
 
 @dataclass(frozen=True)

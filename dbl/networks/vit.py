@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dbl.data_spec import DataSpec, ImageSpec
-from dbl.errors import UserError
+from dbl.data.spec import DataSpec, ImageSpec
 from dbl.networks.architecture import Architecture, check_heads, count_patches
 from dbl.networks.layers import Layer, ModulatedHead, ModulatedLayer, NoiseEmbedding, PatchEmbedding, initialise
+from dbl.utils.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tiny_run import TINY
 
-from dbl.cli import main
-from dbl.errors import DblWarning
+from dbl.commands.main import main
+from dbl.utils.errors import DblWarning
 
 Run = Callable[..., int]
 

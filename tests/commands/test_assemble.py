@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dbl.cli import main
-from dbl.model_folder import ModelFolder
+from dbl.commands.main import main
+from dbl.run.model_folder import ModelFolder
 
 from .conftest import Run
 

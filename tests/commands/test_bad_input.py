@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dbl.cli import main
+from dbl.commands.main import main
 
 from .conftest import Run
 
@@ -112,7 +112,7 @@ def test_help_answers_without_torch(capsys: pytest.CaptureFixture[str]) -> None:
     import subprocess
     import sys
 
-    code = "import sys; from dbl.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    code = "import sys; from dbl.commands.main import main; main(['--help']); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "compare" in done.stdout
@@ -126,7 +126,7 @@ trainer: {max_steps: 2, accelerator: cpu}
 """
 _POINTS = """
 from dbl.data import OrderedData
-from dbl.data_spec import DataSpec
+from dbl.data.spec import DataSpec
 
 class Points(OrderedData):
     spec = declared_spec = DataSpec("points", "1", 1, (1.0,))

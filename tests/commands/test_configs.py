@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dbl.bare_step import samples
-from dbl.commands.run_cli import RunCLI
+from dbl.commands.run_config import RunCLI
 from dbl.data import HubImages
+from dbl.training.memory.synthetic_step import samples
 
 CONFIGS = sorted(Path(__file__).parents[2].glob("configs/*.yaml"))
 REQUIRED = {"digits_dit", "digits_vit", "mnist_dit", "cifar10_vit", "cifar10_dit", "cifar100_vit", "tiny-imagenet_vit"}

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from dbl.quality_by_steps import step_numbers
-from dbl.report.glossary import IMAGE_METRICS, metric
-from dbl.report.side import Side, peak_of, spread, summarise
+from dbl.evaluation.quality_by_steps import step_numbers
+from dbl.evaluation.report.glossary import IMAGE_METRICS, metric
+from dbl.evaluation.report.side import Side, peak_of, spread, summarise
 
 from .conftest import Run
 

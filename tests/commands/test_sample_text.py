@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dbl.cli import main
+from dbl.commands.main import main
 
 from .text_runs import ALPHABET, KINDS, compared
 
@@ -169,7 +169,7 @@ def test_a_tokenizer_without_a_beginning_needs_a_prompt() -> None:
     """Catches a default prompt that the alphabet does not have, in a message about a character no one gave."""
     from dbl.commands.sample_text import _prompt
     from dbl.data import Bytes, Characters
-    from dbl.errors import UserError
+    from dbl.utils.errors import UserError
 
     with pytest.raises(UserError, match="--prompt: give one"):
         _prompt(Characters("text8"), "")

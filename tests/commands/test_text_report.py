@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from dbl.contract import Terms
 from dbl.data import Characters
-from dbl.data_spec import TextSpec
-from dbl.masking import MaskingNoise
-from dbl.memory import CATEGORIES
+from dbl.data.spec import TextSpec
+from dbl.denoising.sampling import Sampler
+from dbl.denoising.targets import MaskTarget, TokenTarget
+from dbl.diffusion.masking import MaskingNoise
+from dbl.diffusion.partition import Cut
+from dbl.evaluation.report import Side, write_report
+from dbl.evaluation.report.sections import fenced
 from dbl.networks import CausalLM, MaskedLM, RecurrentLM
-from dbl.partition import Cut
-from dbl.report import Side, write_report
-from dbl.report.texts import fenced
-from dbl.run_folder import RunFolder
-from dbl.sampling import Sampler
-from dbl.targets import MaskTarget, TokenTarget
+from dbl.run.contract import Terms
+from dbl.run.folder import RunFolder
+from dbl.training.memory.tracker import CATEGORIES
 
 LLAMA = {"num_layers": 6, "width": 8, "num_heads": 2, "mlp_width": 16}
 TASKS = {

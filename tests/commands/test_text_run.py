@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from dbl.model_folder import ModelFolder
-from dbl.run_folder import RunFolder
+from dbl.run.folder import RunFolder
+from dbl.run.model_folder import ModelFolder
 
 from .text_runs import CONFIGS, KINDS, TINY, compared, run_command
 

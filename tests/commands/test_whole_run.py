@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from dbl.cli import main
-from dbl.files import read_tensors
-from dbl.model_folder import ModelFolder
+from dbl.commands.main import main
+from dbl.run.model_folder import ModelFolder
+from dbl.utils.files import read_tensors
 
 from .conftest import Run
 

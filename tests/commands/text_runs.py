@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dbl.cli import main
+from dbl.commands.main import main
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 KINDS = ["pydoc_ar", "pydoc_mdm", "pydoc_huginn"]

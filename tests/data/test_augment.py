@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dbl.data import HorizontalFlip, PaddedCrop, RandAugment
-from dbl.errors import UserError
+from dbl.utils.errors import UserError
 
 ALL = [HorizontalFlip(), PaddedCrop(2), RandAugment()]
 

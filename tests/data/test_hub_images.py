@@ -14,9 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dbl.data import HubImages, cache, rows
-from dbl.data.decode import ImageDecoder
-from dbl.errors import UserError
+from dbl.data import HubImages, rows
+from dbl.data.images import cache
+from dbl.data.images.decode import ImageDecoder
+from dbl.utils.errors import UserError
 
 REAL_DATA = os.environ.get("DBL_DATA")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dbl.data import Augmentation, BatchIndex, HorizontalFlip, ImageBatches, ImageSet, PaddedCrop, RandAugment
-from dbl.errors import UserError
+from dbl.utils.errors import UserError
 
 
 @pytest.fixture

@@ -9,17 +9,10 @@ import torch
 from lightning import LightningModule, Trainer
 
 import dbl.data
-from dbl.data import (
-    HorizontalFlip,
-    ImageBatches,
-    ImageData,
-    ImageSet,
-    PaddedCrop,
-    TrainingOrder,
-    measure as measure_module,
-)
+import dbl.data.images.measure
+from dbl.data import HorizontalFlip, ImageBatches, ImageData, ImageSet, PaddedCrop, TrainingOrder
 from dbl.data.splits import stratified_split
-from dbl.errors import UserError
+from dbl.utils.errors import UserError
 
 
 class Toy(ImageData):
@@ -114,7 +107,7 @@ def test_statistics_equal_a_plain_loop_over_the_training_split():
 def test_large_splits_are_measured_evenly(monkeypatch):
     """Catches a sample from the front only, which would miss the last classes of a sorted set."""
     images = torch.arange(100).to(torch.uint8).view(100, 1, 1, 1).expand(100, 2, 3, 5).clone()
-    monkeypatch.setattr(measure_module, "MAX_MEASURED", 10)
+    monkeypatch.setattr(dbl.data.images.measure, "MAX_MEASURED", 10)
     spec = Toy(images=images, validation_share=0).spec
     assert spec.mean == (45.0, 45.0)
 

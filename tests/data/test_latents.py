@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from dbl.data import HorizontalFlip, Latents, rows
-from dbl.errors import UserError
+from dbl.utils.errors import UserError
 
 SHAPE = (2, 3, 3)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dbl.data import EvaluationOrder, TrainingOrder
-from dbl.errors import UserError
+from dbl.utils.errors import UserError
 
 
 def order(start: int = 0, seed: int = 0, block: int = 0, rank: int = 0, world_size: int = 1, num: int = 23):

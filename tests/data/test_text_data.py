@@ -8,17 +8,11 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 
-from dbl.data import (
-    Bytes,
-    Characters,
-    PyDoc,
-    TextData,
-    TrainingOrder,
-    encode as encode_module,
-    measure as measure_module,
-)
-from dbl.data.tokens import MappedTokens, document_sequences, smallest_type, stream_sequences
-from dbl.errors import UserError
+import dbl.data.text.encode
+import dbl.data.text.measure
+from dbl.data import Bytes, Characters, PyDoc, TextData, TrainingOrder
+from dbl.data.text.tokens import MappedTokens, document_sequences, smallest_type, stream_sequences
+from dbl.utils.errors import UserError
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -175,8 +169,8 @@ def test_identity_follows_training_tokens_and_tokenizer():
 
 def test_large_texts_are_measured_evenly(monkeypatch):
     """Catches a sample from the front only, and one that runs into the validation tokens."""
-    monkeypatch.setattr(measure_module, "RUN_TOKENS", 4)
-    monkeypatch.setattr(measure_module, "MAX_MEASURED_TOKENS", 8)
+    monkeypatch.setattr(dbl.data.text.measure, "RUN_TOKENS", 4)
+    monkeypatch.setattr(dbl.data.text.measure, "MAX_MEASURED_TOKENS", 8)
     spec = Toy(["aaaa" + "b" * 4 + "cccc" + "dddd" + "z" * 16], validation_share=0.5).spec
     counts = [round(frequency * (8 + 26)) - 1 for frequency in spec.class_frequencies]
     assert counts[:4] == [4, 0, 4, 0]
@@ -186,16 +180,16 @@ def test_large_texts_are_measured_evenly(monkeypatch):
 def test_long_documents_are_encoded_in_pieces(monkeypatch):
     """Catches text that is lost, repeated or separated between pieces."""
     whole = Toy(["one\ntwo\n" * 9 + "threefour" * 4], tokenizer=Bytes(), validation_share=0).split("train").tokens
-    monkeypatch.setattr(encode_module, "PIECE_CHARACTERS", 10)
+    monkeypatch.setattr(dbl.data.text.encode, "PIECE_CHARACTERS", 10)
     pieces = Toy(["one\ntwo\n" * 9 + "threefour" * 4], tokenizer=Bytes(), validation_share=0).split("train").tokens
     assert bytes(pieces) == bytes(whole) == ("one\ntwo\n" * 9 + "threefour" * 4).encode() + b"\0"
-    assert max(len(piece) for piece in encode_module._cut("ab\n" * 20 + "c" * 35)) == 10
+    assert max(len(piece) for piece in dbl.data.text.encode._cut("ab\n" * 20 + "c" * 35)) == 10
 
 
 @pytest.mark.parametrize(("num", "expected"), [(1, "a"), (3, "abc"), (4, "abcd"), (99, "abcdefghi")])
 def test_text_stops_at_the_wanted_number_of_tokens(num, expected):
     """Catches one token too many, and a document behind the end."""
-    encoder = encode_module.Encoder(Characters(LETTERS), num)
+    encoder = dbl.data.text.encode.Encoder(Characters(LETTERS), num)
     text = encoder.encoded(["abc", "def", "ghi"], None)
     assert Characters(LETTERS).decode(text.tokens.tolist()) == expected
     assert text.ends.tolist() == [end for end in (3, 6, 9) if end < len(expected)] + [len(expected)]

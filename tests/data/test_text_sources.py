@@ -11,10 +11,10 @@ import torch
 from jsonargparse import ArgumentParser
 
 from dbl.data import Bytes, Characters, HubText, TextData, TextFiles, rows
-from dbl.data.documents import FileDocuments
-from dbl.data.encode import Encoder
-from dbl.data.tokens import MappedTokens
-from dbl.errors import DblWarning, UserError
+from dbl.data.text.documents import FileDocuments
+from dbl.data.text.encode import Encoder
+from dbl.data.text.tokens import MappedTokens
+from dbl.utils.errors import DblWarning, UserError
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,9 @@ import tokenizers
 import torch
 from jsonargparse import ArgumentParser
 
-from dbl.cli import main
+from dbl.commands.main import main
 from dbl.data import Bytes, Characters, Tokenizer, TokenizerFile, load_tokenizer
-from dbl.errors import DblWarning, UserError
+from dbl.utils.errors import DblWarning, UserError
 
 TEXT = "Grüße, „Welt“!\n\tπ ≈ 3.14 — 日本語 🙂 naïve naïve"
 

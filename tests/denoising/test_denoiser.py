@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dbl.data_spec import ImageSpec
-from dbl.denoiser import GaussianDenoiser
-from dbl.targets import ClassTarget, Clean, PixelTarget
+from dbl.data.spec import ImageSpec
+from dbl.denoising.denoiser import GaussianDenoiser
+from dbl.denoising.targets import ClassTarget, Clean, PixelTarget
 
 SIGMAS = [0.05, 0.6, 9.0]
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from toy_text import text_contract
 
-from dbl.denoiser import GaussianDenoiser, MaskedDenoiser, hidden_nats, make_denoiser
-from dbl.masking import MaskingNoise
-from dbl.targets import IGNORED, Clean, MaskTarget, TokenTarget
+from dbl.data.spec import IGNORED
+from dbl.denoising.denoiser import GaussianDenoiser, MaskedDenoiser, hidden_nats, make_denoiser
+from dbl.denoising.targets import Clean, MaskTarget, TokenTarget
+from dbl.diffusion.masking import MaskingNoise
 
 N, T, C, MASK = 3, 5, 4, 4
 LEVELS = torch.tensor([0.25, 0.5, 0.8])

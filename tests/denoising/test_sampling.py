@@ -8,11 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dbl.diffusion import scalings
-from dbl.errors import DblWarning, UserError
-from dbl.noise import LogNormalNoise, UniformNoise
-from dbl.partition import Cut
-from dbl.sampling import (
+from dbl.denoising.sampling import (
     Sampler,
     guided,
     karras_levels,
@@ -21,6 +17,10 @@ from dbl.sampling import (
     sample_euler,
     sample_heun,
 )
+from dbl.diffusion.gaussian import scalings
+from dbl.diffusion.noise import LogNormalNoise, UniformNoise
+from dbl.diffusion.partition import Cut
+from dbl.utils.errors import DblWarning, UserError
 
 SIGMA_DATA = 0.5
 PAPER = LogNormalNoise()

@@ -9,9 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dbl.data_spec import ImageSpec
-from dbl.errors import UserError
-from dbl.targets import (
+from dbl.data.spec import ImageSpec
+from dbl.denoising.targets import (
     ClassSpace,
     ClassTarget,
     Clean,
@@ -21,6 +20,7 @@ from dbl.targets import (
     TableReadout,
     unit_rows,
 )
+from dbl.utils.errors import UserError
 
 SIGMAS = [0.3, 1.0, 4.0]
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from dbl.data_spec import ImageSpec, TextSpec
-from dbl.errors import UserError
-from dbl.information import InformationNoise
-from dbl.masking import MaskingNoise
-from dbl.noise import LogNormalNoise
-from dbl.targets import IGNORED, MaskTarget, PixelTarget, TokenTarget, mean_cross_entropy
+from dbl.data.spec import IGNORED, ImageSpec, TextSpec
+from dbl.denoising.targets import MaskTarget, PixelTarget, TokenTarget, mean_cross_entropy
+from dbl.diffusion.information import InformationNoise
+from dbl.diffusion.masking import MaskingNoise
+from dbl.diffusion.noise import LogNormalNoise
+from dbl.utils.errors import UserError
 
 N, T, C, D = 2, 4, 5, 7
 TOKENS = torch.tensor([[3, 0, 4, 1, 2], [1, 1, 2, IGNORED, IGNORED]])

@@ -14,11 +14,11 @@ import pytest
 import yaml
 from matplotlib.figure import Figure
 
-from dbl.cli import main
-from dbl.config_docs.parameters import parser_of
-from dbl.launch.inline import InlineBackend
-from dbl.launch.launcher import Launch
-from dbl.plan import MakePart, Planner
+from dbl.commands.launch.inline import InlineBackend
+from dbl.commands.launch.launcher import Launch
+from dbl.commands.main import main
+from dbl.training.memory.planner import MakePart, Planner
+from docs.tables.parameters import parser_of
 
 from .pages import ROOT
 from .tiny import tiny

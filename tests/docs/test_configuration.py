@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from dbl.config_docs import Page
-from dbl.config_docs.parameters import parameters_of, parameters_of_class, parser_of
-from dbl.errors import UserError
-from dbl.targets import TokenTarget
+from dbl.denoising.targets import TokenTarget
+from dbl.utils.errors import UserError
+from docs.tables import Page
+from docs.tables.parameters import parameters_of, parameters_of_class, parser_of
 
 PATH = Path(__file__).parents[2] / "docs" / "configuration.md"
 

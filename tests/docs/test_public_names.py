@@ -13,14 +13,14 @@ from types import ModuleType
 import pytest
 
 import dbl
-import dbl.figures
+import dbl.evaluation.figures
 
 from .pages import ROOT
 
 API = ROOT / "docs" / "api.md"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # What a notebook may import from; `dbl.networks.layers` and others are for who extends dbl.
-PUBLIC: list[ModuleType] = [dbl, dbl.figures]
+PUBLIC: list[ModuleType] = [dbl, dbl.evaluation.figures]
 
 
 @pytest.mark.parametrize("name", dbl.__all__)

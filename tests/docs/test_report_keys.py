@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from tiny_run import TINY
 
-from dbl.cli import main
-from dbl.features import in_domain
+from dbl.commands.main import main
+from dbl.evaluation.features import in_domain
 
 from ..commands.text_runs import compared
 from .pages import ROOT

@@ -39,7 +39,7 @@ def tiny(config: dict[str, Any]) -> dict[str, Any]:
     for group, small in _GROUPS.items():
         if group in config:
             config[group].update(small)
-    if contract["target"]["class_path"] == "dbl.targets.TokenTarget":
+    if contract["target"]["class_path"] == "dbl.denoising.targets.TokenTarget":
         contract["target"]["init_args"]["dim"] = 12
     if "seq_len" in data["init_args"]:
         data["init_args"]["max_tokens"] = 6000

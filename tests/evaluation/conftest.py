@@ -7,16 +7,16 @@ import pytest
 import torch
 from toy import DIT, Stripes
 
-from dbl.contract import Terms
 from dbl.data import ImageSet, Split
-from dbl.denoiser import Denoiser
-from dbl.features import in_domain
-from dbl.inference import Inference
-from dbl.partition import Cut
-from dbl.sampling import Sampler
-from dbl.seeding import generator_for
-from dbl.stack import BlockStack
-from dbl.targets import PixelTarget
+from dbl.denoising.denoiser import Denoiser
+from dbl.denoising.sampling import Sampler
+from dbl.denoising.targets import PixelTarget
+from dbl.diffusion.partition import Cut
+from dbl.evaluation.features import in_domain
+from dbl.inference.settings import Inference
+from dbl.inference.stack import BlockStack
+from dbl.run.contract import Terms
+from dbl.utils.seeding import generator_for
 
 
 class ManyStripes(Stripes):

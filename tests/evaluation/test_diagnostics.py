@@ -14,19 +14,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from toy import Stripes
 
-from dbl import diagnostics
-from dbl.callbacks.diagnostics import Diagnostics
+from dbl.data.spec import IGNORED
 from dbl.data.splits import evenly_spaced
-from dbl.denoiser import Denoiser, GaussianDenoiser
-from dbl.diagnostics import Probe, diagnose, follow_path, measure_blocks, partners
-from dbl.errors import UserError
-from dbl.figures.levels import loss_figure, trajectory_figure
-from dbl.inference import Inference
-from dbl.noise import LogUniformNoise
-from dbl.partition import Cut, Partition
-from dbl.sampling import Sampler
-from dbl.stack import BlockStack
-from dbl.targets import IGNORED, ClassTarget, Clean, PixelTarget, Prediction
+from dbl.denoising.denoiser import Denoiser, GaussianDenoiser
+from dbl.denoising.sampling import Sampler
+from dbl.denoising.targets import ClassTarget, Clean, PixelTarget, Prediction
+from dbl.diffusion.noise import LogUniformNoise
+from dbl.diffusion.partition import Cut, Partition
+from dbl.evaluation import diagnostics
+from dbl.evaluation.callbacks.diagnostics import Diagnostics
+from dbl.evaluation.diagnostics import Probe, diagnose, follow_path, measure_blocks, partners
+from dbl.evaluation.figures import loss_figure, trajectory_figure
+from dbl.inference.settings import Inference
+from dbl.inference.stack import BlockStack
+from dbl.utils.errors import UserError
 
 NOISE = LogUniformNoise(sigma_min=0.02, sigma_max=20.0)
 SHAPE = (2, 3, 4)

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dbl.data import ImageData
-from dbl.errors import UserError
-from dbl.features import InceptionFeatures, InDomainFeatures, Reference, in_domain
-from dbl.features.in_domain import check_classifier, classifier_path
+from dbl.evaluation.features import InceptionFeatures, InDomainFeatures, Reference, in_domain
+from dbl.evaluation.features.in_domain import check_classifier, classifier_path
+from dbl.utils.errors import UserError
 
 pytest.importorskip("torch_fidelity")
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dbl.errors import UserError
-from dbl.image_metrics import NAMES, ImageFeatures, _fid, image_metrics
+from dbl.evaluation.image_metrics import NAMES, ImageFeatures, _fid, image_metrics
+from dbl.utils.errors import UserError
 
 
 def _images(num: int, shift: float = 0.0, seed: int = 0, num_features: int = 6) -> ImageFeatures:

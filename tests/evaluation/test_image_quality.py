@@ -11,17 +11,17 @@ import pytest
 import torch
 from toy import VIT
 
-from dbl.callbacks.image_quality import ImageQuality, as_stored, labels_of
-from dbl.contract import Terms
 from dbl.data import ImageData
-from dbl.data_spec import ImageSpec
-from dbl.errors import UserError
-from dbl.features import InDomainFeatures, Reference
-from dbl.image_metrics import NAMES, image_metrics
-from dbl.inference import Inference
-from dbl.partition import Cut
-from dbl.stack import BlockStack
-from dbl.targets import ClassTarget
+from dbl.data.spec import ImageSpec
+from dbl.denoising.targets import ClassTarget
+from dbl.diffusion.partition import Cut
+from dbl.evaluation.callbacks.image_quality import ImageQuality, as_stored, labels_of
+from dbl.evaluation.features import InDomainFeatures, Reference
+from dbl.evaluation.image_metrics import NAMES, image_metrics
+from dbl.inference.settings import Inference
+from dbl.inference.stack import BlockStack
+from dbl.run.contract import Terms
+from dbl.utils.errors import UserError
 
 pytest.importorskip("torch_fidelity")
 

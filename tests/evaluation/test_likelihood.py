@@ -12,16 +12,17 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from toy import Stripes
 
-from dbl.callbacks.likelihood import Likelihood
-from dbl.channels import GaussianChannel, MaskingChannel
-from dbl.errors import UserError
-from dbl.figures.levels import likelihood_figure
-from dbl.information import InformationNoise, information_density
-from dbl.likelihood import Bound, BoundEstimator, Predict, strata
-from dbl.masking import MaskingNoise
-from dbl.noise import LogNormalNoise, LogUniformNoise, NoiseDistribution
-from dbl.partition import Cut
-from dbl.targets import IGNORED, Prediction
+from dbl.data.spec import IGNORED
+from dbl.denoising.channels import GaussianChannel, MaskingChannel
+from dbl.denoising.likelihood import Bound, BoundEstimator, Predict, strata
+from dbl.denoising.targets import Prediction
+from dbl.diffusion.information import InformationNoise, information_density
+from dbl.diffusion.masking import MaskingNoise
+from dbl.diffusion.noise import LogNormalNoise, LogUniformNoise, NoiseDistribution
+from dbl.diffusion.partition import Cut
+from dbl.evaluation.callbacks.likelihood import Likelihood
+from dbl.evaluation.figures import likelihood_figure
+from dbl.utils.errors import UserError
 
 UNEQUAL = torch.tensor([0.4, 0.25, 0.15, 0.1, 0.06, 0.04], dtype=torch.float64)
 LAWS: dict[str, NoiseDistribution] = {

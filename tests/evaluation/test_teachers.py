@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dbl.errors import UserError
-from dbl.teachers import (
+import dbl.evaluation.teachers.teacher
+from dbl.evaluation.teachers import (
     HuggingFaceTeacher,
     RunTeacher,
     Teacher,
     TeacherScore,
     open_teacher,
-    teacher as teacher_module,
     windows,
 )
+from dbl.utils.errors import UserError
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
@@ -141,7 +141,7 @@ def test_the_size_of_a_pass_changes_nothing(with_start: str, monkeypatch: pytest
     teacher = HuggingFaceTeacher(with_start)
     texts = [text for text in TEXTS if text]
     nats, features = teacher.nats(texts), teacher.features(texts)
-    monkeypatch.setattr(teacher_module, "_TOKENS_PER_PASS", 1)
+    monkeypatch.setattr(dbl.evaluation.teachers.teacher, "_TOKENS_PER_PASS", 1)
     alone = teacher.nats(texts)
     assert alone.nats == pytest.approx(nats.nats, rel=1e-6)
     assert (alone.tokens, alone.bytes) == (nats.tokens, nats.bytes)
@@ -320,7 +320,7 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "contract.json").write_text(json.dumps({}))
     module = ModuleType("causal_lm")
     module.load_causal_lm = lambda path: (Network(), Letters())  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "dbl.baselines.causal_lm", module)
+    monkeypatch.setitem(sys.modules, "dbl.training.baselines.causal_lm", module)
     return str(tmp_path)
 
 
@@ -353,7 +353,9 @@ def test_the_identity_of_a_run_follows_weights_and_tokenizer(run_folder: str, mo
     assert RunTeacher(run_folder).identity == first
     other = Network()
     other.scale.data += 1e-3
-    monkeypatch.setattr(sys.modules["dbl.baselines.causal_lm"], "load_causal_lm", lambda path: (other, Letters()))
+    monkeypatch.setattr(
+        sys.modules["dbl.training.baselines.causal_lm"], "load_causal_lm", lambda path: (other, Letters())
+    )
     second = RunTeacher(run_folder).identity
     monkeypatch.setattr(Letters, "identity", "others")
     assert len({first, second, RunTeacher(run_folder).identity}) == 3

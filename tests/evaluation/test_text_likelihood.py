@@ -22,12 +22,11 @@ from toy_text import (
     text_stack,
 )
 
-from dbl.baselines import EndToEndCausalLM, EndToEndRecurrentLM
-from dbl.baselines.text import EndToEndText
-from dbl.callbacks import Likelihood
-from dbl.callbacks.likelihood import ByteCount
-from dbl.stack import BlockStack
-from dbl.targets import IGNORED
+from dbl.data.spec import IGNORED
+from dbl.evaluation.callbacks.likelihood import ByteCount, Likelihood
+from dbl.inference.stack import BlockStack
+from dbl.training.baselines import EndToEndCausalLM, EndToEndRecurrentLM
+from dbl.training.baselines.text import EndToEndText
 
 
 def measured(module: L.LightningModule, folder: Path, data: ChainText, levels: int = 4) -> tuple[dict[str, Any], Any]:

@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from dbl import text_metrics
-from dbl.errors import UserError
-from dbl.text_metrics import LEAST_TEXTS, distinct_n, mauve_score, unigram_entropy, words
+from dbl.evaluation import text_metrics
+from dbl.evaluation.text_metrics import LEAST_TEXTS, distinct_n, mauve_score, unigram_entropy, words
+from dbl.utils.errors import UserError
 
 
 def features(num: int, shift: float = 0.0, dim: int = 7, seed: int = 0) -> np.ndarray:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dbl.callbacks import text_quality
-from dbl.callbacks.text_quality import TextQuality
-from dbl.decoding import Decoding
-from dbl.errors import UserError
-from dbl.teachers import TeacherScore
-from dbl.text_metrics import distinct_n, unigram_entropy, words
+from dbl.denoising.decoding import Decoding
+from dbl.evaluation.callbacks import text_quality
+from dbl.evaluation.callbacks.text_quality import TextQuality
+from dbl.evaluation.teachers import TeacherScore
+from dbl.evaluation.text_metrics import distinct_n, unigram_entropy, words
+from dbl.utils.errors import UserError
 
 NUM_SEQUENCES, LENGTH = 61, 13  # T is 12
 SHORT = 7  # of the sequences, of 9 tokens each

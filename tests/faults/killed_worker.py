@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from dbl.block import DiffusionBlock
-from dbl.cli import main
+from dbl.commands.main import main
+from dbl.training.block import DiffusionBlock
 
 # Where the blow falls: in the step, after half a checkpoint, and before the whole checkpoint gets its name.
 PLACES = ("step", "half a checkpoint", "checkpoint without its name")

@@ -16,8 +16,8 @@ from faults.killed_worker import PLACES, Blow, fit
 from tiny_run import TINY
 from toy import assert_equal_states
 
-from dbl.commands.run_cli import RunCLI
-from dbl.files import write_text
+from dbl.commands.run_config import RunCLI
+from dbl.utils.files import write_text
 
 CONFIG = Path(__file__).parents[2] / "configs" / "digits_vit.yaml"
 ARGUMENTS = ["--config", str(CONFIG), *TINY, "--trainer.max_steps=40", "--trainer.val_check_interval=20"]
@@ -27,7 +27,7 @@ SEEDS = range(20)
 def _run(folder: Path, blow: Blow | None) -> int:
     """The exit code of a worker in a process of its own; negative if a signal ended it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["faults.killed_worker", "dbl.commands.block_cli", "dbl.data"])
+    context.set_forkserver_preload(["faults.killed_worker", "dbl.commands.fit", "dbl.data"])
     worker = context.Process(target=fit, args=(folder, ARGUMENTS, blow))
     worker.start()
     worker.join(120)
@@ -65,7 +65,7 @@ def test_a_worker_stops_with_its_launcher(tmp_path: Path) -> None:
     launcher.write_text(
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from dbl.launch.job import Job, start_process\n"
+        "from dbl.commands.launch.job import Job, start_process\n"
         "job = Job(Path(sys.argv[1]), 0, False, Path.cwd())\n"
         "print(start_process(job, {'OMP_NUM_THREADS': '1'}).pid, flush=True)\n"
         "time.sleep(600)\n"

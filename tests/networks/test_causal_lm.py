@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dbl.data_spec import ImageSpec, TextSpec
-from dbl.errors import UserError
+from dbl.data.spec import ImageSpec, TextSpec
 from dbl.networks import CausalLM
 from dbl.networks.causal_lm import CausalNetwork, Context
 from dbl.networks.layers import checkpoint_layers
 from dbl.networks.llama import LlamaLayer, RotaryAttention, SwiGLU, rotary_angles, rotate
+from dbl.utils.errors import UserError
 
 N, T, D, C = 3, 6, 5, 11
 SIZES = CausalLM(num_layers=4, width=16, num_heads=2, mlp_width=20)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dbl.data_spec import ImageSpec, TextSpec
-from dbl.errors import UserError
+from dbl.data.spec import ImageSpec, TextSpec
 from dbl.networks import MaskedLM
 from dbl.networks.layers import checkpoint_layers
 from dbl.networks.masked_lm import MaskedNetwork
+from dbl.utils.errors import UserError
 
 N, T, C = 3, 6, 11
 SIZES = MaskedLM(num_layers=4, width=16, num_heads=2, mlp_width=24)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dbl.data_spec import ImageSpec, TextSpec
-from dbl.errors import UserError
+from dbl.data.spec import ImageSpec, TextSpec
 from dbl.networks import RecurrentLM
 from dbl.networks.layers import checkpoint_layers
 from dbl.networks.recurrent_lm import RecurrentBaseline, RecurrentNetwork
+from dbl.utils.errors import UserError
 
 N, T, D, C, W = 3, 6, 5, 11, 16
 SIZES = RecurrentLM(num_layers=5, prelude=1, coda=2, width=W, num_heads=2, mlp_width=20)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dbl.data_spec import ImageSpec
-from dbl.errors import UserError
+from dbl.data.spec import ImageSpec
 from dbl.networks import ViT
+from dbl.utils.errors import UserError
 
 SIZES = ViT(num_layers=4, width=16, num_heads=2, patch_size=2, mlp_width=20, dropout=0.0)
 DIM = 9

@@ -17,12 +17,12 @@ import torch
 from torch.multiprocessing import start_processes
 from toy import DIT, Stripes, fit, recipe
 
-from dbl.block import DiffusionBlock
-from dbl.contract import Contract, Terms
-from dbl.errors import UserError
-from dbl.partition import Cut
-from dbl.targets import PixelTarget
-from dbl.training import Recipe
+from dbl.denoising.targets import PixelTarget
+from dbl.diffusion.partition import Cut
+from dbl.run.contract import Contract, Terms
+from dbl.training.block import DiffusionBlock
+from dbl.training.module import Recipe
+from dbl.utils.errors import UserError
 
 WORLD_SIZE = 2
 STEPS = 6  # an epoch has 3 batches on two ranks

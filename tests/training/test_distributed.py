@@ -14,12 +14,12 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from torch import Tensor
 from toy import Stripes, assert_equal_states, checkpoint, fit, recipe
 
-from dbl.assembly import read_part
-from dbl.block import DiffusionBlock
-from dbl.contract import Contract
-from dbl.data.noisy import NoisyData
-from dbl.distributed import ShardedStrategy, check_strategy, shard
-from dbl.errors import UserError
+from dbl.run.assembly import read_part
+from dbl.run.contract import Contract
+from dbl.training.block import DiffusionBlock
+from dbl.training.distributed import ShardedStrategy, check_strategy, shard
+from dbl.training.noisy_data import NoisyData
+from dbl.utils.errors import UserError
 
 SCRIPT = Path(__file__).with_name("distributed_runs.py")
 STATE = ("state_dict", "current_model_state", "averaging_state", "lr_schedulers", "global_step", "dbl")

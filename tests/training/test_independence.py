@@ -6,8 +6,8 @@ import pytest
 import torch
 from toy import assert_equal_states, checkpoint, fit, recipe
 
-from dbl.block import DiffusionBlock
-from dbl.contract import Contract
+from dbl.run.contract import Contract
+from dbl.training.block import DiffusionBlock
 
 
 @pytest.mark.parametrize("kind", ["dit_contract", "vit_contract"])

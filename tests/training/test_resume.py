@@ -9,10 +9,10 @@ import lightning as L
 import pytest
 from toy import assert_equal_states, checkpoint, fit, recipe
 
-from dbl.baselines import EndToEndViT
-from dbl.block import DiffusionBlock
-from dbl.contract import Contract
-from dbl.errors import Interrupted, UserError
+from dbl.run.contract import Contract
+from dbl.training.baselines import EndToEndViT
+from dbl.training.block import DiffusionBlock
+from dbl.utils.errors import Interrupted, UserError
 
 
 class Kill(L.Callback):

@@ -10,11 +10,11 @@ import lightning as L
 import pytest
 from toy import fit, recipe
 
-import dbl.callbacks.status
-from dbl.block import DiffusionBlock
-from dbl.callbacks import Status
-from dbl.contract import Contract
-from dbl.errors import Interrupted, UserError
+import dbl.training.callbacks.status
+from dbl.run.contract import Contract
+from dbl.training.block import DiffusionBlock
+from dbl.training.callbacks.status import Status
+from dbl.utils.errors import Interrupted, UserError
 
 
 class Watch(L.Callback):
@@ -43,7 +43,7 @@ def _train(contract: Contract, folder: Path, fault: Exception | None = None, ste
 
 def test_it_follows_the_training(dit_contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a key that is missing or never moves, a loss of nothing, and a speed without time."""
-    monkeypatch.setattr(dbl.callbacks.status, "_EVERY_S", 0.0)
+    monkeypatch.setattr(dbl.training.callbacks.status, "_EVERY_S", 0.0)
     seen = _train(dit_contract, tmp_path)
     assert [status["step"] for status in seen] == [0, 1, 2, 3, 4, 5, 6]
     assert [status["state"] for status in seen] == ["training"] * 6 + ["done"]
@@ -61,7 +61,7 @@ def test_it_is_not_written_at_every_step(
     dit_contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a device that is waited for, and a file that is written, thousands of times a second."""
-    monkeypatch.setattr(dbl.callbacks.status, "_EVERY_S", 3600.0)
+    monkeypatch.setattr(dbl.training.callbacks.status, "_EVERY_S", 3600.0)
     assert [status["step"] for status in _train(dit_contract, tmp_path)] == [0, 0, 0, 0, 0, 0, 6]
 
 

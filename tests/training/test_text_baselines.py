@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from toy import assert_equal_states, checkpoint, recipe
 from toy_text import ChainText, fit_text, randomised, text_contract
 
-from dbl.baselines import EndToEndCausalLM, EndToEndRecurrentLM, baseline_of
-from dbl.baselines.causal_lm import load_causal_lm
-from dbl.baselines.text import EndToEndText
-from dbl.errors import UserError
-from dbl.run_folder import RunFolder
+from dbl.run.folder import RunFolder
+from dbl.training.baselines import EndToEndCausalLM, EndToEndRecurrentLM, baseline_of
+from dbl.training.baselines.causal_lm import load_causal_lm
+from dbl.training.baselines.text import EndToEndText
+from dbl.utils.errors import UserError
 
 BASELINES: dict[str, type[EndToEndText]] = {"clean": EndToEndCausalLM, "recurrent": EndToEndRecurrentLM}
 

@@ -9,7 +9,7 @@ import torch
 from toy import assert_equal_states, checkpoint, recipe
 from toy_text import fit_text, text_contract
 
-from dbl.block import DiffusionBlock
+from dbl.training.block import DiffusionBlock
 
 KINDS = ["clean", "masked"]
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from toy import Stripes, checkpoint, fit, recipe
 
-from dbl.block import DiffusionBlock, NoisyBatch
-from dbl.callbacks import LossByLevel
-from dbl.callbacks.ema import EMA
-from dbl.contract import Contract
-from dbl.data.noisy import NoisyData
-from dbl.errors import UserError
-from dbl.loggers import part_loggers
-from dbl.training import Recipe
+from dbl.run.contract import Contract
+from dbl.training.block import DiffusionBlock, NoisyBatch
+from dbl.training.callbacks.ema import EMA
+from dbl.training.callbacks.loss_by_level import LossByLevel
+from dbl.training.loggers import part_loggers
+from dbl.training.module import Recipe
+from dbl.training.noisy_data import NoisyData
+from dbl.utils.errors import UserError
 
 
 class Record(L.Callback):

@@ -1,0 +1,92 @@
+"""Backend `process`: several workers on this machine, with devices of their own where there are several."""
+
+import os
+import subprocess
+
+import torch
+
+from dbl.commands.launch.backend import WatchedBackend
+from dbl.commands.launch.job import GRACE_S, Job, start_process
+from dbl.utils.errors import UserError
+
+
+class ProcessBackend(WatchedBackend):
+    """Workers beside each other on one machine.
+
+    On the CPU the cores are divided among the workers, unless OMP_NUM_THREADS says how many threads each has. On a
+    machine with GPUs each worker sees its own.
+
+    Args:
+        workers: at once; None: as many as there are GPUs for, or cores on a machine without.
+        devices: of one worker.
+        on_cpu: whether the trainer uses the CPU although there are GPUs.
+
+    Raises:
+        UserError: if there are fewer GPUs than one worker needs.
+    """
+
+    def __init__(self, workers: int | None = None, devices: int = 1, on_cpu: bool = False) -> None:
+        gpus = [] if on_cpu else _gpus()
+        if gpus and devices > len(gpus):
+            raise UserError(f"trainer.devices={devices}: this machine has {len(gpus)}")
+        # The GPUs of each worker; with more workers than that, workers share.
+        self._gpus = [gpus[first : first + devices] for first in range(0, len(gpus) - devices + 1, devices)]
+        self._devices = devices
+        self._limit = workers or len(self._gpus) or max(1, _cores() // devices)
+        self._waiting: list[Job] = []
+        self._running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}  # seat -> what runs there
+        self._ended: dict[str, int] = {}
+
+    def start(self, jobs: list[Job]) -> None:
+        """See `WatchedBackend.start`."""
+        self._limit = min(self._limit, len(jobs))
+        self._waiting = list(jobs)
+        self._fill()
+
+    def _fill(self) -> None:
+        """Start waiting jobs on free seats."""
+        for seat in range(self._limit):
+            if seat not in self._running and self._waiting:
+                job = self._waiting.pop(0)
+                self._running[seat] = (job, start_process(job, self._environment(seat)))
+
+    def _environment(self, seat: int) -> dict[str, str]:
+        if self._gpus:
+            return {"CUDA_VISIBLE_DEVICES": ",".join(self._gpus[seat % len(self._gpus)])}
+        threads = max(1, _cores() // (self._limit * self._devices))
+        return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(threads)}
+
+    def ended(self) -> dict[str, int]:
+        """See `WatchedBackend.ended`."""
+        for seat, (job, process) in list(self._running.items()):
+            code = process.poll()
+            if code is not None:
+                self._ended[job.part] = code
+                del self._running[seat]
+        self._fill()
+        return dict(self._ended)
+
+    def stop(self) -> None:
+        """See `WatchedBackend.stop`."""
+        self._waiting = []
+        for _, process in self._running.values():
+            process.terminate()
+        for _, process in self._running.values():
+            try:
+                process.wait(GRACE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _gpus() -> list[str]:
+    """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES spells them."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name for name in chosen.split(",") if name]
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,105 @@
+"""The `dbl` command: LightningCLI for single parts and stacks, own commands for whole runs.
+
+Heavy packages are imported only by the command that needs them, so that `dbl --help` answers at once.
+"""
+
+import logging
+import sys
+import warnings
+from importlib import import_module
+
+from dbl.utils.errors import Interrupted, TrainingFailed, UserError, known_fault
+
+_HELP = """usage: dbl COMMAND [options]     (dbl COMMAND --help explains the options)
+
+Train a network in independent blocks by diffusion, assemble it, evaluate it, sample from it.
+
+whole runs
+  train     train all blocks of a run, then assemble, evaluate and report
+  compare   the same beside the end-to-end network at equal compute, in one report
+  plan      memory of a training step by category, before any training
+  assemble  check the blocks of a run and merge them into its model folder
+  sample    draw images or write text with an assembled network (options: dbl sample RUN --help)
+  tokenizer train a byte-pair tokenizer on text files
+
+single parts, with every option of Lightning's Trainer
+  fit       train one block:             dbl fit --config configs/digits_dit.yaml --model.block 1
+  validate  evaluate the assembled network on the validation split
+  test      evaluate the assembled network on the test split
+  predict   labels or images from the assembled network for the test split
+"""
+
+# command -> module that holds its `main(arguments)`
+_COMMANDS = {
+    "fit": "dbl.commands.fit",
+    "validate": "dbl.commands.fit",
+    "test": "dbl.commands.fit",
+    "predict": "dbl.commands.fit",
+    "train": "dbl.commands.train",
+    "compare": "dbl.commands.compare",
+    "plan": "dbl.commands.plan",
+    "assemble": "dbl.commands.assemble",
+    "sample": "dbl.commands.sample",
+    "tokenizer": "dbl.commands.tokenizer",
+}
+
+
+_EXIT_CODES = {UserError: 2, TrainingFailed: 1, Interrupted: 130}
+
+# Messages of Lightning that tell a user of `dbl` nothing, and why.
+_SILENCED = (
+    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # between Lightning and torch
+    "You're resuming from a checkpoint that ended before the epoch ended",  # the order of the data is our own
+    "The number of training batches .* is smaller than the logging interval",  # log lines are counted in steps
+    "The '.*_dataloader' does not have many workers",  # sets in memory need none
+)
+
+
+def _quieten() -> None:
+    """One line for a warning, and no banner for each block."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.formatwarning = lambda message, category, *_: f"dbl: {category.__name__}: {message}\n"
+    for message in _SILENCED:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command of `dbl`, as the shell would.
+
+    Args:
+        arguments: the command and its options, such as `["plan", "--config", "my.yaml"]`; None: those of the process.
+
+    Returns:
+        The exit code: 0, 2 for a fault of the input, 1 for failed blocks, 130 when it was stopped.
+
+    Example:
+        >>> import dbl
+        >>> dbl.main(["--help"])  # doctest: +ELLIPSIS
+        usage: dbl COMMAND [options]...
+        0
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_HELP)
+        return 0
+    if arguments[0] not in _COMMANDS:
+        print(f"dbl: there is no command {arguments[0]!r}: choose {', '.join(_COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        command = import_module(_COMMANDS[arguments[0]])
+        _quieten()  # after the import, in which Lightning sets the level of its log
+        command.main(arguments)
+    except KeyboardInterrupt:
+        print("dbl: stopped", file=sys.stderr)
+        return 130
+    except Exception as error:
+        known = known_fault(error)
+        if known is None:
+            raise
+        print(f"dbl: {known}", file=sys.stderr)
+        return next(code for kind, code in _EXIT_CODES.items() if isinstance(known, kind))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

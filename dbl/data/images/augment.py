@@ -1,0 +1,114 @@
+"""Random changes of training images, drawn anew for each image of a batch.
+
+They draw from torch's global generator; `ImageBatches` seeds it for each batch.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from dbl.utils.errors import UserError
+
+
+class Augmentation(ABC):
+    """A random map from images to images of the same shape and type."""
+
+    @abstractmethod
+    def __call__(self, images: Tensor) -> Tensor:
+        """Change [N,C,H,W] raw images, each by a draw of its own; the input stays as it is."""
+
+
+@dataclass(frozen=True)
+class HorizontalFlip(Augmentation):
+    """Mirror left and right.
+
+    Args:
+        probability: share of the images that are mirrored, in [0, 1].
+
+    Example:
+        >>> import dbl, torch
+        >>> dbl.HorizontalFlip(probability=1.0)(torch.tensor([[[[1, 2, 3]]]])).tolist()
+        [[[[3, 2, 1]]]]
+    """
+
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1:
+            raise UserError(f"HorizontalFlip: probability ({self.probability}) must lie in [0, 1]")
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """See `Augmentation`."""
+        flipped = torch.rand(len(images)) < self.probability  # [N]
+        return torch.where(flipped[:, None, None, None], images.flip(-1), images)
+
+
+@dataclass(frozen=True)
+class PaddedCrop(Augmentation):
+    """Shift by up to `padding` pixels in each direction; what comes in from outside has the raw value 0 (black).
+
+    Args:
+        padding: largest shift, in pixels.
+
+    Example:
+        >>> import dbl, torch
+        >>> dbl.PaddedCrop(padding=2)(torch.zeros(5, 3, 8, 8)).shape
+        torch.Size([5, 3, 8, 8])
+    """
+
+    padding: int = 4
+
+    def __post_init__(self) -> None:
+        if self.padding < 0:
+            raise UserError(f"PaddedCrop: padding ({self.padding}) must be 0 or more")
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """See `Augmentation`."""
+        num, _, height, width = images.shape
+        corners = torch.randint(2 * self.padding + 1, (num, 2)).tolist()
+        padded = pad(images, [self.padding] * 4)
+        # Faster than gathering with one index tensor.
+        crops = [
+            image[:, top : top + height, left : left + width]
+            for image, (top, left) in zip(padded, corners, strict=True)
+        ]
+        return torch.stack(crops)
+
+
+@dataclass(frozen=True)
+class RandAugment(Augmentation):
+    """RandAugment (arXiv 1909.13719) as in torchvision, for uint8 images.
+
+    Args:
+        num_ops: operations on each image.
+        magnitude: strength of each, from 0 to 30.
+
+    Example:
+        >>> import dbl, torch
+        >>> dbl.RandAugment(num_ops=1)(torch.zeros(5, 3, 8, 8, dtype=torch.uint8)).shape
+        torch.Size([5, 3, 8, 8])
+    """
+
+    num_ops: int = 2
+    magnitude: int = 9
+
+    def __post_init__(self) -> None:
+        if self.num_ops < 0 or not 0 <= self.magnitude <= 30:
+            raise UserError(
+                f"RandAugment: num_ops ({self.num_ops}) must be 0 or more, magnitude ({self.magnitude}) in 0 to 30"
+            )
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """See `Augmentation`."""
+        from torchvision.transforms import v2
+
+        if images.dtype != torch.uint8:
+            raise UserError(
+                f"RandAugment needs uint8 images, not {images.dtype}; leave it out of data.init_args.augmentations"
+            )
+        augment = v2.RandAugment(self.num_ops, self.magnitude)
+        # torchvision would draw once for a whole batch.
+        return torch.stack([augment(image) for image in images])

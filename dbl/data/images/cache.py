@@ -1,0 +1,99 @@
+"""Decoded images on disk, so that they are decoded once and a set larger than memory can be read in part.
+
+An entry is a folder with `images.npy` [N,C,H,W] uint8 and `labels.npy` [N] int64, written last; see `write_once`.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dbl.data.images.decode import Piece
+from dbl.data.images.sets import ImageSet
+from dbl.utils.errors import UserError
+from dbl.utils.files import replacing, write_once
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MappedImages:
+    """Images that stay in a `.npy` file until they are asked for.
+
+    The file is opened anew for each batch, which costs little, so that worker processes are sent only its name.
+
+    Args:
+        path: of the file.
+    """
+
+    path: Path
+
+    @property
+    def shape(self) -> torch.Size:
+        """[N,C,H,W]."""
+        return torch.Size(self._file.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the values: uint8."""
+        return torch.uint8
+
+    def __getitem__(self, indices: Tensor, /) -> Tensor:
+        """The images at `indices` [K], as [K,C,H,W]."""
+        return torch.from_numpy(self._file[indices.numpy()])
+
+    @property
+    def _file(self) -> np.ndarray:
+        return np.load(self.path, mmap_mode="r")
+
+
+def cached(
+    entry: Path, shape: tuple[int, int, int, int], pieces: Callable[[], Iterator[Piece]], memory_map: bool
+) -> ImageSet:
+    """Read an entry; decode and write it first if it is not there.
+
+    Several processes may ask at once: one decodes, the others wait for it.
+
+    Args:
+        entry: folder of the entry.
+        shape: [N,C,H,W] of all images.
+        pieces: decodes them.
+        memory_map: leave the images on disk.
+
+    Raises:
+        UserError: if the entry is damaged, or cannot be written and `memory_map` needs it.
+    """
+    try:
+        write_once(entry, "labels.npy", lambda: _write(entry, shape, pieces()))
+    except OSError as error:
+        if memory_map:
+            raise UserError(f"data.init_args.cache_dir: cannot write {entry} ({error}); memory_map needs it") from None
+        _log.info("Decoded images are not kept: cannot write %s (%s)", entry, error)
+        decoded = list(pieces())
+        return ImageSet(torch.cat([piece.images for piece in decoded]), torch.cat([piece.labels for piece in decoded]))
+    return _read(entry, memory_map)
+
+
+def _write(entry: Path, shape: tuple[int, int, int, int], pieces: Iterator[Piece]) -> None:
+    labels = []
+    with replacing(entry / "images.npy") as path, path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for piece in pieces:
+            file.write(piece.images.numpy().tobytes())
+            labels.append(piece.labels)
+    with replacing(entry / "labels.npy") as path, path.open("wb") as file:
+        np.save(file, torch.cat(labels).numpy())
+
+
+def _read(entry: Path, memory_map: bool) -> ImageSet:
+    try:
+        labels = torch.from_numpy(np.load(entry / "labels.npy"))
+        images = MappedImages(entry / "images.npy")
+        return ImageSet(images if memory_map else torch.from_numpy(np.load(images.path)), labels)
+    except (OSError, EOFError, ValueError, UserError) as error:
+        raise UserError(f"{entry} is damaged ({error}); delete it") from None

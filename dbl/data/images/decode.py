@@ -1,0 +1,109 @@
+"""From rows with encoded images to uint8 tensors of one size."""
+
+import io
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dbl.data.rows import Rows
+from dbl.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class Piece(NamedTuple):
+    """Some samples: `images` [K,C,H,W] uint8, `labels` [K] int64."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class ImageDecoder:
+    """How to read samples from a table of encoded images (JPEG, PNG, ...).
+
+    Args:
+        image_column: where the images are.
+        label_column: where their classes are.
+        image_size: rows and columns of pixels; an image of another size is resized (bicubic) and cut in the centre.
+        channels: 1 for grey, 3 for colour; an image of another kind is converted.
+
+    Raises:
+        UserError: if `image_size` or `channels` is none of these.
+    """
+
+    image_column: str
+    label_column: str
+    image_size: int
+    channels: int
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise UserError(f"data.init_args.image_size ({self.image_size}) must be 1 or more")
+        if self.channels not in (1, 3):
+            raise UserError(f"data.init_args.channels ({self.channels}) must be 1 (grey) or 3 (colour)")
+
+    def pieces(self, rows: Rows) -> Iterator[Piece]:
+        """Decode all rows in order, a piece at a time, in several threads.
+
+        Raises:
+            UserError: if a column is missing or holds something else, or an image is damaged.
+        """
+        rows.require(image_column=self.image_column, label_column=self.label_column)
+        rows.require_rows()
+        done = 0
+        with ThreadPoolExecutor() as pool:
+            for table in rows.pieces([self.image_column, self.label_column]):
+                cells = table.column(self.image_column).to_pylist()
+                places = [f"row {done + row} of {rows.source}" for row in range(len(cells))]
+                # Many images a task: for small ones, handing over after each costs more than decoding it.
+                tasks = [slice(first, first + 128) for first in range(0, len(cells), 128)]
+                parts = pool.map(self._decode_all, [cells[task] for task in tasks], [places[task] for task in tasks])
+                images = torch.from_numpy(np.concatenate(list(parts))).permute(0, 3, 1, 2).contiguous()
+                yield Piece(images, rows.labels(table, self.label_column))
+                done += len(cells)
+
+    def _decode_all(self, cells: list[Any], places: list[str]) -> np.ndarray:
+        """[K,H,W,C] uint8."""
+        return np.stack([self._decode(cell, place) for cell, place in zip(cells, places, strict=True)])
+
+    def _decode(self, cell: Any, place: str) -> np.ndarray:
+        """[H,W,C] uint8."""
+        try:
+            image = self._fit(_open(cell).convert("L" if self.channels == 1 else "RGB"))
+        except (OSError, SyntaxError, TypeError, ValueError) as error:  # what Pillow raises for damaged files
+            raise UserError(
+                f"data.init_args.image_column: column {self.image_column!r} holds no readable image "
+                f"in {place} ({error})"
+            ) from None
+        return np.asarray(image).reshape(self.image_size, self.image_size, self.channels)
+
+    def _fit(self, image: "Image") -> "Image":
+        """Resize the shorter side to `image_size` and cut the centre, as ADM and DiT do for ImageNet."""
+        from PIL.Image import Resampling
+
+        if image.size == (self.image_size, self.image_size):
+            return image
+        scale = self.image_size / min(image.size)
+        width, height = (max(self.image_size, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Resampling.BICUBIC)  # Pillow always filters against aliasing
+        left, top = (width - self.image_size) // 2, (height - self.image_size) // 2
+        return image.crop((left, top, left + self.image_size, top + self.image_size))
+
+
+def _open(cell: Any) -> "Image":
+    """The image of a cell: the bytes of a file, or as `datasets` stores it, bytes or the path of a local file."""
+    import PIL.Image
+
+    if isinstance(cell, dict):
+        cell = cell.get("bytes") or Path(cell.get("path") or "").read_bytes()
+    if not isinstance(cell, bytes):
+        raise TypeError(f"it holds {type(cell).__name__}")
+    return PIL.Image.open(io.BytesIO(cell))

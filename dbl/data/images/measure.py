@@ -1,0 +1,85 @@
+"""What is measured of a training split before training: identity, frequencies, mean and standard deviation."""
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from dbl.data.images.sets import ImageSet
+from dbl.data.spec import ImageSpec
+from dbl.data.splits import evenly_spaced
+from dbl.utils.errors import UserError
+
+# Of a larger split this many images, evenly spaced, are read for identity, mean and standard deviation: to read all of
+# ImageNet at the start of every process would take minutes.
+MAX_MEASURED = 100_000
+# Of a larger text this many tokens, in evenly spaced runs, are read for identity and frequencies.
+
+
+def measure(name: str, training: ImageSet) -> ImageSpec:
+    """The facts about a data set, from its training split alone.
+
+    Raises:
+        UserError: if a class never occurs in the split or a value is not finite.
+    """
+    frequencies = _frequencies(name, training.labels)
+    mean, std = _moments(training)
+    if not torch.isfinite(std).all():
+        raise UserError(f"data: the training split of {name} holds values that are not finite")
+    _, channels, height, width = training.images.shape
+    return ImageSpec(
+        name=name,
+        identity=_identity(training),
+        shape=(channels, height, width),
+        num_classes=len(frequencies),
+        class_frequencies=tuple(frequencies.tolist()),
+        mean=tuple(mean.tolist()),
+        std=tuple(std.tolist()),
+    )
+
+
+def declared(name: str, shape: tuple[int, int, int], num_classes: int) -> ImageSpec:
+    """Facts for planning, before any data is there: shape and classes are true, frequencies and statistics stand in."""
+    channels = shape[0]
+    return ImageSpec(
+        name, "declared", num_classes, (1 / num_classes,) * num_classes, shape, (0.0,) * channels, (1.0,) * channels
+    )
+
+
+def _frequencies(name: str, labels: Tensor) -> Tensor:
+    """[C] shares of the classes 0 to the largest label."""
+    counts = labels.bincount()
+    missing = (counts == 0).nonzero().flatten().tolist()
+    if missing:
+        # Frequency 0 would leave a class without a target, and an invented frequency would be untrue.
+        raise UserError(
+            f"data: the training split of {name} has no image of class {missing[0]}; number classes without gaps"
+        )
+    return counts.double() / len(labels)
+
+
+def _identity(training: ImageSet) -> str:
+    """A hash of number, shape and type of the images, of all labels and of the measured images."""
+    digest = hashlib.sha256(f"{tuple(training.images.shape)} {training.images.dtype}".encode())
+    digest.update(training.labels.numpy().tobytes())
+    for images in _measured(training):
+        digest.update(images.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _moments(training: ImageSet) -> tuple[Tensor, Tensor]:
+    """[C] mean and [C] standard deviation, summed in float64."""
+    count, total, squares = 0, torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    for images in _measured(training):
+        values = images.double()
+        count += values[:, 0].numel()
+        total = total + values.sum((0, 2, 3))
+        squares = squares + values.square().sum((0, 2, 3))
+    mean = total / count
+    return mean, (squares / count - mean.square()).clamp(min=0).sqrt()
+
+
+def _measured(training: ImageSet) -> Iterator[Tensor]:
+    for indices in evenly_spaced(len(training), MAX_MEASURED).split(1_000):
+        yield training.images[indices]

@@ -1,0 +1,121 @@
+"""The DataModule of labelled images: splits and facts, from one method that a data set must give."""
+
+from abc import abstractmethod
+from functools import cached_property
+
+from dbl.data.images.augment import Augmentation
+from dbl.data.images.measure import measure
+from dbl.data.images.sets import ImageBatches, ImageSet
+from dbl.data.module import OrderedData, Split
+from dbl.data.spec import ImageSpec
+from dbl.data.splits import stratified_split
+from dbl.utils.errors import UserError
+
+
+class ImageData(OrderedData):
+    """Labelled images in three disjoint splits. A data set of one's own is a subclass with the method `load`.
+
+    Args:
+        batch_size: training images in a batch of one device.
+        eval_batch_size: images in a batch of one device in validation and test.
+        augmentations: random changes of the training images, applied in this order.
+        validation_share: share of each class that is cut from the training images where the data set has no validation
+            split, in [0, 1); 0 means no validation.
+        split_seed: of that cut, apart from `seed`, so that runs of several seeds have the same splits.
+        num_workers: processes that prepare batches; 0 prepares them in the main process.
+        seed: of the order of the training images and of their augmentations.
+
+    Attributes:
+        name: of the data set, for people.
+
+    Example:
+        >>> import dbl, torch
+        >>> class Noise(dbl.ImageData):
+        ...     def load(self, split):
+        ...         if split == "validation":
+        ...             return None  # a tenth of the training images takes its place
+        ...         return dbl.ImageSet(torch.randint(256, (100, 1, 8, 8), dtype=torch.uint8), torch.arange(100) % 2)
+        >>> data = Noise(batch_size=10, eval_batch_size=50)
+        >>> data.spec.shape, data.spec.num_classes, len(data.split("train"))
+        ((1, 8, 8), 2, 90)
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        eval_batch_size: int,
+        augmentations: list[Augmentation] | None = None,
+        validation_share: float = 0.1,
+        split_seed: int = 0,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, num_workers, seed)
+        if not 0 <= validation_share < 1:
+            raise UserError(f"data.init_args.validation_share ({validation_share}) must lie in [0, 1)")
+        self.augmentations = augmentations or []
+        self.validation_share = validation_share
+        self.split_seed = split_seed
+
+    @abstractmethod
+    def load(self, split: Split) -> ImageSet | None:
+        """Read one split. None for "validation" if the data set has none; it is then cut from the training images."""
+
+    @cached_property
+    def spec(self) -> ImageSpec:
+        """The facts about the data set, measured over the training split."""
+        return measure(self.name, self.split("train"))
+
+    @property
+    def declared_spec(self) -> ImageSpec:
+        """Facts that suffice for planning; a data set whose arguments give shape and classes reads nothing for them."""
+        return self.spec
+
+    def split(self, name: Split) -> ImageSet:
+        """The images of a split; read once.
+
+        Raises:
+            UserError: if the data set has no such split, or its images or classes are not those of the training split.
+        """
+        if name == "test":
+            return self._test
+        train, validation = self._train_and_validation
+        return train if name == "train" else validation
+
+    def batches(self, name: Split, training: bool) -> ImageBatches:
+        """See `OrderedData.batches`."""
+        images = self.split(name)
+        if not training:
+            return ImageBatches(images)
+        return ImageBatches(images, self.augmentations, self.seed, self._block, self._ranks[0])
+
+    @cached_property
+    def _train_and_validation(self) -> tuple[ImageSet, ImageSet]:
+        train, validation = self._present("train", self.load("train")), self.load("validation")
+        if validation is not None:
+            return train, self._like("validation", validation, train)
+        kept, held_out = stratified_split(train.labels, self.validation_share, self.split_seed)
+        return train.select(kept), train.select(held_out)
+
+    @cached_property
+    def _test(self) -> ImageSet:
+        return self._like("test", self.load("test"), self.split("train"))
+
+    def _present(self, split: Split, images: ImageSet | None) -> ImageSet:
+        if images is None or len(images) == 0:
+            raise UserError(f"data: {self.name} has no images in its {split} split")
+        return images
+
+    def _like(self, split: Split, loaded: ImageSet | None, train: ImageSet) -> ImageSet:
+        """The images, if they have shape, type and classes of the training images."""
+        images = self._present(split, loaded)
+        if images.images.shape[1:] != train.images.shape[1:] or images.images.dtype != train.images.dtype:
+            raise UserError(
+                f"data: the {split} images of {self.name} are {images.images.dtype} {list(images.images.shape[1:])}, "
+                f"but its training images {train.images.dtype} {list(train.images.shape[1:])}"
+            )
+        if images.labels.max() > train.labels.max():
+            raise UserError(
+                f"data: class {images.labels.max()} of the {split} split of {self.name} has no training image"
+            )
+        return images

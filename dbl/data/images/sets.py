@@ -1,0 +1,173 @@
+"""The images of one split and the batches that the loader makes of them.
+
+Axes: N images, C channels, H rows, W columns.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypedDict
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dbl.data.images.augment import Augmentation
+from dbl.data.order import BatchIndex, check_batch_index
+from dbl.utils.errors import UserError
+from dbl.utils.seeding import seeded
+
+
+class Images(Protocol):
+    """[N,C,H,W] values that need not sit in memory. A tensor is one."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """[N,C,H,W]."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the values."""
+
+    def __getitem__(self, indices: Tensor, /) -> Tensor:
+        """A copy of the images at `indices` [K], as [K,C,H,W]."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageView:
+    """Some of other images, without a copy of them.
+
+    Args:
+        images: the images that are looked at.
+        rows: [N] int64, which of them, in the order of the view.
+    """
+
+    images: Images
+    rows: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """[N,C,H,W]."""
+        return torch.Size((len(self.rows), *self.images.shape[1:]))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the values."""
+        return self.images.dtype
+
+    def __getitem__(self, indices: Tensor, /) -> Tensor:
+        """See `Images`."""
+        return self.images[self.rows[indices]]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images and their classes.
+
+    Args:
+        images: [N,C,H,W], uint8 for pixels or float32 for latents.
+        labels: [N] int64, class of each image, counted from 0.
+
+    Raises:
+        UserError: if shapes, types or labels are not so.
+
+    Example:
+        >>> import dbl, torch
+        >>> images = dbl.ImageSet(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 1, 1, 0]))
+        >>> len(images), len(images.select(torch.tensor([0, 3])))
+        (4, 2)
+    """
+
+    images: Images
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if len(self.images.shape) != 4 or self.images.dtype not in (torch.uint8, torch.float32):
+            raise UserError(
+                f"data: images must be uint8 or float32 [N,C,H,W], got {self.images.dtype} {list(self.images.shape)}"
+            )
+        if self.labels.shape != self.images.shape[:1] or self.labels.dtype != torch.int64:
+            raise UserError(
+                f"data: labels must be int64 [N] with N = {self.images.shape[0]} as for the images, "
+                f"got {self.labels.dtype} {list(self.labels.shape)}"
+            )
+        if len(self) and int(self.labels.min()) < 0:
+            raise UserError(f"data: label {int(self.labels.min())} is not a class; is this split without labels?")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, indices: Tensor) -> "ImageSet":
+        """The images at `indices` [K], in that order; the images themselves are not copied."""
+        return ImageSet(ImageView(self.images, indices), self.labels[indices])
+
+
+def check_classes(training: ImageSet, num_classes: int, source: str) -> None:
+    """Check a declared number of classes.
+
+    Raises:
+        UserError: if the largest label is not that of the last class.
+    """
+    largest = int(training.labels.max()) if len(training) else -1
+    if largest != num_classes - 1:
+        raise UserError(
+            f"data.init_args.num_classes is {num_classes}, but the labels of {source} go up to {largest} "
+            f"(counted from 0)"
+        )
+
+
+class ImageBatch(TypedDict):
+    """What a loader yields.
+
+    Args:
+        image: [N,C,H,W] raw values, as in the data set.
+        label: [N] int64.
+        index: [N] int64, of the images in their split.
+        position: of the batch; see `BatchIndex`.
+    """
+
+    image: Tensor
+    label: Tensor
+    index: Tensor
+    position: int
+
+
+class ImageBatches(Dataset[ImageBatch]):
+    """Whole batches by `BatchIndex`, for a `DataLoader` with an order as its sampler and `batch_size=None`.
+
+    The augmentations' randomness is a function of (seed, block, position, rank).
+
+    Args:
+        images: of one split.
+        augmentations: applied one after another; none for evaluation.
+        seed: of the whole run.
+        block: that is trained.
+        rank: of this process.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        augmentations: Sequence[Augmentation] = (),
+        seed: int = 0,
+        block: int = 0,
+        rank: int = 0,
+    ) -> None:
+        self.images = images
+        self.augmentations = augmentations
+        self.seed = seed
+        self.block = block
+        self.rank = rank
+
+    def __len__(self) -> int:
+        """Images, not batches: the number of batches is the order's."""
+        return len(self.images)
+
+    def __getitem__(self, batch: BatchIndex) -> ImageBatch:
+        """One batch."""
+        check_batch_index(batch)
+        image = self.images.images[batch.indices]
+        with seeded(self.seed, "augment", self.block, batch.position, self.rank):
+            for augmentation in self.augmentations:
+                image = augmentation(image)
+        label = self.images.labels[batch.indices]
+        return {"image": image, "label": label, "index": batch.indices, "position": batch.position}

@@ -1,0 +1,129 @@
+"""The DataModule of any data set: loaders whose order is a function of counters, from what a kind of data must give."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sized
+from typing import Any, Literal
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dbl.data.order import BatchIndex, EvaluationOrder, TrainingOrder
+from dbl.data.spec import DataSpec
+
+Split = Literal["train", "validation", "test"]
+
+
+class OrderedData(LightningDataModule, ABC):
+    """Samples in three disjoint splits. `ImageData` and `TextData` are the two kinds.
+
+    A kind gives `spec`, `split` and `batches`.
+
+    Args:
+        batch_size: training samples in a batch of one device.
+        eval_batch_size: samples in a batch of one device in validation and test.
+        num_workers: processes that prepare batches; 0 prepares them in the main process.
+        seed: of the order of the training samples.
+
+    Attributes:
+        name: of the data set, for people.
+    """
+
+    name: str
+
+    def __init__(self, batch_size: int, eval_batch_size: int, num_workers: int = 0, seed: int = 0) -> None:
+        super().__init__()
+        self.name = type(self).__name__.lower()
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.bind(block=0, start=lambda: 0)
+
+    @property
+    @abstractmethod
+    def spec(self) -> DataSpec:
+        """The facts about the data set, measured over the training split."""
+
+    @property
+    def declared_spec(self) -> DataSpec:
+        """Facts that suffice for planning; a data set whose arguments give its sizes reads nothing for them."""
+        return self.spec
+
+    @abstractmethod
+    def split(self, name: Split) -> Sized:
+        """The samples of a split; read once. An empty validation split means no validation.
+
+        Raises:
+            UserError: if the data set has no such split.
+        """
+
+    @abstractmethod
+    def batches(self, name: Split, training: bool) -> Dataset[Any]:
+        """The split as whole batches by `BatchIndex`.
+
+        Args:
+            name: of the split.
+            training: with the random changes of training, for the block and rank that the data set is bound to.
+        """
+
+    def batch(self, split: Split, indices: Tensor) -> dict[str, Tensor]:
+        """Clean samples, as a loader without random changes would give them in a batch at position 0.
+
+        Args:
+            split: that the samples are of.
+            indices: [K] int64, of the samples in their split.
+
+        Returns:
+            The keys of a loader's batch, among them `index` [K] and `position`, a plain 0.
+        """
+        clean: dict[str, Tensor] = self.batches(split, training=False)[BatchIndex(0, indices)]
+        return clean
+
+    def bind(self, block: int, start: Callable[[], int]) -> None:
+        """Say what the training batches are for.
+
+        Args:
+            block: that is trained; each block reads the samples in an order of its own.
+            start: returns the number of batches that training has consumed so far.
+        """
+        self._block = block
+        self._start = start
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Batches from the bound start on; see `TrainingOrder`."""
+        rank, world_size = self._ranks
+        num_samples = len(self.split("train"))
+        order = TrainingOrder(num_samples, self.batch_size, self.seed, self._block, self._start, rank, world_size)
+        return self._loader(self.batches("train", training=True), order)
+
+    def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
+        """The validation samples in order; no loader if there are none."""
+        return self._evaluation_loader("validation") if len(self.split("validation")) else []
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """The test samples in order."""
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The test samples in order."""
+        return self._evaluation_loader("test")
+
+    @property
+    def _ranks(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _evaluation_loader(self, name: Split) -> DataLoader[Any]:
+        order = EvaluationOrder(len(self.split(name)), self.eval_batch_size, *self._ranks)
+        return self._loader(self.batches(name, training=False), order)
+
+    def _loader(self, batches: Dataset[Any], order: TrainingOrder | EvaluationOrder) -> DataLoader[Any]:
+        return DataLoader(
+            batches,
+            batch_size=None,
+            sampler=order,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )

@@ -1,0 +1,93 @@
+"""What the rest of `dbl` must know of a data set before it has seen a sample."""
+
+from dataclasses import dataclass
+
+from dbl.utils.errors import UserError
+
+# Label of a position that is not scored, such as padding; torch's own convention.
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """The facts about any data set that fix sizes and frequencies; part of the contract.
+
+    Args:
+        name: for people, e.g. "digits".
+        identity: a hash that changes when the training data or its split changes.
+        num_classes: C: classes of images, or tokens of a vocabulary.
+        class_frequencies: [C] shares of the classes in the training split, adding up to 1.
+    """
+
+    name: str
+    identity: str
+    num_classes: int
+    class_frequencies: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "class_frequencies", tuple(self.class_frequencies))
+        if len(self.class_frequencies) != self.num_classes:
+            raise UserError(f"data: {len(self.class_frequencies)} class frequencies for {self.num_classes} classes")
+
+
+@dataclass(frozen=True)
+class ImageSpec(DataSpec):
+    """The facts about labelled images.
+
+    Args:
+        name: as in `DataSpec`.
+        identity: as in `DataSpec`.
+        num_classes: as in `DataSpec`.
+        class_frequencies: as in `DataSpec`.
+        shape: of one image, [channels, height, width].
+        mean: [channels] mean of the raw training values.
+        std: [channels] standard deviation of the raw training values, measured, not assumed.
+
+    Example:
+        >>> import dbl
+        >>> dbl.ImageSpec("toy", "toy-1", 2, (0.5, 0.5), shape=(1, 8, 8), mean=(0.0,), std=(1.0,)).num_classes
+        2
+    """
+
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("shape", "mean", "std"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not len(self.mean) == len(self.std) == self.shape[0]:
+            raise UserError(f"data: mean and std must have one value for each of {self.shape[0]} channels")
+        if min(self.std) <= 0:
+            raise UserError(f"data: {self.name} has a channel that never changes (standard deviation 0)")
+
+
+@dataclass(frozen=True)
+class TextSpec(DataSpec):
+    """The facts about text that was cut into sequences of tokens.
+
+    Args:
+        name: as in `DataSpec`.
+        identity: as in `DataSpec`; it also changes with the tokenizer.
+        num_classes: tokens of the vocabulary.
+        class_frequencies: as in `DataSpec`, of tokens, each counted once more than it occurs so that none is 0.
+        seq_len: T, tokens that are predicted in one sequence; each sequence has one token more before them.
+        tokenizer: a hash of the tokenizer.
+
+    Raises:
+        UserError: if `seq_len` is not positive.
+
+    Example:
+        >>> import dbl
+        >>> dbl.TextSpec("toy", "toy-1", 2, (0.5, 0.5), seq_len=16, tokenizer="ab").seq_len
+        16
+    """
+
+    seq_len: int
+    tokenizer: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seq_len < 1:
+            raise UserError(f"data.init_args.seq_len ({self.seq_len}) must be at least 1")

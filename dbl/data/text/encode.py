@@ -1,0 +1,135 @@
+"""From documents to one long row of tokens, in memory or kept on disk.
+
+An entry on disk is a folder with `tokens.bin` and `ends.npy`, written last (`write_once`). So texts are encoded once,
+and a set larger than memory is never read whole.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dbl.data.text.documents import Documents
+from dbl.data.text.tokenizer import Tokenizer
+from dbl.data.text.tokens import MappedTokens, Tokens, smallest_type
+from dbl.utils.errors import DblWarning, UserError
+from dbl.utils.files import replacing, write_once
+
+# Longer documents are encoded in pieces: an encoder takes about 100 bytes of memory for each byte of text.
+PIECE_CHARACTERS = 100_000
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedText:
+    """Documents as one row of tokens.
+
+    Args:
+        tokens: [n] of all documents, each with the end token of the tokenizer, if it has one, as its last.
+        ends: [M] int64 place after the last token of each document.
+    """
+
+    tokens: Tokens
+    ends: Tensor
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Encodes documents until there are enough tokens.
+
+    Args:
+        tokenizer: that encodes.
+        max_tokens: where to stop, if need be within a document; None encodes all.
+    """
+
+    tokenizer: Tokenizer
+    max_tokens: int | None = None
+
+    def encoded(self, documents: Iterable[str], folder: Path) -> EncodedText:
+        """The tokens of documents; those that have a fingerprint are kept in a folder.
+
+        Args:
+            documents: to encode.
+            folder: for entries; several processes may use it at once.
+
+        Raises:
+            UserError: if the tokenizer cannot express a text, or an entry is damaged.
+        """
+        if not isinstance(documents, Documents):
+            return self._in_memory(documents)
+        key = f"{documents.fingerprint} {self.tokenizer.identity} {self.max_tokens}"
+        entry = folder / f"tokens-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        try:
+            write_once(entry, "ends.npy", lambda: self._write(documents, entry))
+        except OSError as error:
+            warnings.warn(
+                f"tokens stay in memory and are not kept: data.init_args.cache_dir {entry.parent} cannot be written "
+                f"({error})",
+                DblWarning,
+                stacklevel=2,
+            )
+            return self._in_memory(documents)
+        return self._read(entry)
+
+    def _in_memory(self, documents: Iterable[str]) -> EncodedText:
+        ends: list[int] = []
+        pieces = list(self._pieces(documents, ends))
+        return EncodedText(np.concatenate([np.empty(0, self._dtype), *pieces]), torch.tensor(ends, dtype=torch.int64))
+
+    def _write(self, documents: Iterable[str], entry: Path) -> None:
+        ends: list[int] = []
+        with replacing(entry / "tokens.bin") as path, path.open("wb") as file:
+            for piece in self._pieces(documents, ends):
+                file.write(piece.tobytes())
+        with replacing(entry / "ends.npy") as path, path.open("wb") as file:
+            np.save(file, np.array(ends, np.int64))
+
+    def _read(self, entry: Path) -> EncodedText:
+        tokens = MappedTokens(entry / "tokens.bin", self._dtype.name)
+        try:
+            ends = torch.from_numpy(np.load(entry / "ends.npy"))
+            whole = len(tokens) == (int(ends[-1]) if len(ends) else 0)
+        except (OSError, EOFError, ValueError) as error:
+            raise UserError(f"{entry} is damaged ({error}); delete it") from None
+        if not whole:
+            raise UserError(f"{entry} is damaged (its files do not belong together); delete it")
+        return EncodedText(tokens, ends)
+
+    def _pieces(self, documents: Iterable[str], ends: list[int]) -> Iterator[np.ndarray]:
+        """Tokens of the smallest type, piece by piece; puts the end of each document into `ends` behind its last."""
+        num = 0
+        for document in documents:
+            for piece in self._document(document):
+                kept = piece if self.max_tokens is None else piece[: self.max_tokens - num]
+                num += len(kept)
+                yield kept
+                if num == self.max_tokens:
+                    break
+            ends.append(num)
+            if num == self.max_tokens:
+                return
+
+    def _document(self, document: str) -> Iterator[np.ndarray]:
+        for text in _cut(self.tokenizer.prepare(document)):
+            yield self.tokenizer.encode(text).numpy().astype(self._dtype)
+        if self.tokenizer.end_id is not None:
+            yield np.array([self.tokenizer.end_id], self._dtype)
+
+    @property
+    def _dtype(self) -> np.dtype:
+        return smallest_type(self.tokenizer.vocab_size)
+
+
+def _cut(text: str) -> Iterator[str]:
+    """Pieces of at most `PIECE_CHARACTERS`, cut behind the end of a line where there is one."""
+    first = 0
+    while len(text) - first > PIECE_CHARACTERS:
+        line_end = text.rfind("\n", first, first + PIECE_CHARACTERS)
+        end = line_end + 1 if line_end >= 0 else first + PIECE_CHARACTERS
+        yield text[first:end]
+        first = end
+    yield text[first:]

@@ -1,0 +1,79 @@
+"""Text out of local files."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from dbl.data.local_files import check_disjoint, find_files
+from dbl.data.module import Split
+from dbl.data.text.documents import FileDocuments
+from dbl.data.text.module import TextData
+from dbl.utils.errors import UserError
+
+
+class TextFiles(TextData):
+    """Text of local files: each row of a `.parquet` file is a document, every other file is one whole.
+
+    Args:
+        train: files or globs of the training split, in this order; the files of a glob are sorted.
+        validation: of the validation split; null cuts it from the training text.
+        test: of the test split; null cuts it from the training text.
+        data_dir: folder that relative files start from; null means `$DBL_DATA` if that is set, else the current folder.
+        text_column: of parquet files, that holds the text.
+        name: of the data set, for people.
+        base: the arguments of `TextData`.
+
+    Example:
+        >>> import dbl
+        >>> from pathlib import Path
+        >>> _ = Path("book.txt").write_text("It was a dark and stormy night. " * 100)
+        >>> data = dbl.TextFiles(
+        ...     train=["book.txt"], data_dir=".",
+        ...     seq_len=32, tokenizer=dbl.Characters(), batch_size=8, eval_batch_size=8,
+        ... )
+        >>> data.spec.seq_len, data.spec.num_classes
+        (32, 17)
+    """
+
+    def __init__(
+        self,
+        train: list[str],
+        validation: list[str] | None = None,
+        test: list[str] | None = None,
+        data_dir: str | None = None,
+        text_column: str = "text",
+        name: str = "text",
+        **base: Any,
+    ) -> None:
+        super().__init__(**base)
+        self.name = name
+        self.data_dir = data_dir
+        self.text_column = text_column
+        self._patterns: dict[Split, list[str] | None] = {"train": train, "validation": validation, "test": test}
+
+    def load(self, split: Split) -> FileDocuments | None:
+        """See `TextData.load`.
+
+        Raises:
+            UserError: if a file is absent, or belongs to two splits.
+        """
+        if self._patterns[split] is None:
+            return None
+        files: dict[str, list[Path]] = {
+            name: self._files(name, patterns) for name, patterns in self._patterns.items() if patterns is not None
+        }
+        check_disjoint(files, "data.init_args")
+        return FileDocuments(tuple(files[split]), self.text_column)
+
+    def _files(self, split: str, patterns: list[str]) -> list[Path]:
+        folder = Path(self.data_dir or os.environ.get("DBL_DATA") or ".")
+        files: list[Path] = []
+        for pattern in patterns:
+            found = find_files(folder, pattern)
+            if not found:
+                raise UserError(
+                    f"data.init_args.{split}: there is no file {folder / pattern}; set DBL_DATA or "
+                    f"data.init_args.data_dir to the folder that holds {pattern}"
+                )
+            files += [file for file in found if file not in files]
+        return files

@@ -1,0 +1,177 @@
+"""Trained tokenizers in the format of the `tokenizers` library."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dbl.data.text.tokenizer import Tokenizer, numbers, unknown_characters
+from dbl.utils.errors import UserError, optional_package
+
+if TYPE_CHECKING:
+    import tokenizers
+
+END_TOKENS = ("</s>", "<|endoftext|>", "[SEP]", "<eos>")
+
+
+def tokenizers_library() -> Any:
+    """The module `tokenizers`, which is imported only where it is needed.
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    return optional_package("tokenizers", "text", "this tokenizer")
+
+
+@dataclass(frozen=True)
+class TokenizerFile(Tokenizer):
+    """A tokenizer that the `tokenizers` library reads, e.g. one made by `dbl tokenizer`.
+
+    Special tokens are never made from text, so that no text can end its document. Cutting and filling that the file may
+    ask for are turned off.
+
+    Args:
+        path: of the JSON file, or of a Hugging Face folder with `tokenizer.json`.
+        content: of that file; null reads it. `load_tokenizer` gives it, so that the file may be gone.
+
+    Example:
+        >>> import dbl
+        >>> from pathlib import Path
+        >>> _ = Path("book.txt").write_text("It was a dark and stormy night. " * 100)
+        >>> dbl.main(["tokenizer", "--files", "book.txt", "--vocab_size", "300", "--output", "tokenizer.json"])
+        tokenizer: tokenizer.json, 280 tokens
+        0
+        >>> tokenizer = dbl.TokenizerFile("tokenizer.json")
+        >>> tokenizer.decode(tokenizer.encode("a dark night"))
+        'a dark night'
+    """
+
+    path: str
+    content: str | None = None
+
+    @property
+    def vocab_size(self) -> int:
+        """Largest token plus 1; a vocabulary may have gaps."""
+        return max(self._library.get_vocab(with_added_tokens=True).values()) + 1
+
+    @cached_property
+    def end_id(self) -> int | None:
+        """The first special token that is called </s>, <|endoftext|>, [SEP] or <eos>."""
+        special = {token.content: number for number, token in self._added.items() if token.special}
+        return next((special[name] for name in END_TOKENS if name in special), None)
+
+    @cached_property
+    def byte_lengths(self) -> Tensor:
+        """See `Tokenizer.byte_lengths`; special tokens stand for nothing, a first token of a word for its space too."""
+        lengths = torch.zeros(self.vocab_size, dtype=torch.int64)
+        for token, number in self._library.get_vocab(with_added_tokens=False).items():
+            lengths[number] = self._bytes_of(token, number)
+        for number, added in self._added.items():
+            lengths[number] = 0 if added.special else len(added.content.encode())
+        return lengths
+
+    @cached_property
+    def definition(self) -> str:
+        """The content of the file.
+
+        Raises:
+            UserError: if there is no such file.
+        """
+        if self.content is not None:
+            return self.content
+        path = Path(self.path)
+        file = path / "tokenizer.json" if path.is_dir() else path
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"tokenizer.path: cannot read {file} ({error}); dbl tokenizer makes such a file") from None
+
+    @property
+    def unknown_id(self) -> int | None:
+        """See `Tokenizer.unknown_id`."""
+        model = self._settings["model"]
+        if model.get("unk_id") is not None:
+            return int(model["unk_id"])
+        token = model.get("unk_token")
+        return None if token is None else self._library.token_to_id(token)
+
+    def standalone(self) -> "TokenizerFile":
+        """See `Tokenizer.standalone`."""
+        return replace(self, content=self.definition)
+
+    def encode(self, text: str) -> Tensor:
+        """See `Tokenizer.encode`. What a vocabulary with a token for unknown text does not hold becomes that token."""
+        library = self._library
+        if halves := re.findall("[\ud800-\udfff]", text):
+            raise unknown_characters(halves, "remove them from the text")
+        if not self._expresses_all and (lost := [one for one in set(text) if self._drops(one)]):
+            raise unknown_characters(lost, "leave them out, or train a tokenizer of bytes with dbl tokenizer")
+        # Without offsets the library needs half the time; only its call for many texts can leave them out.
+        (encoding,) = library.encode_batch_fast([text], add_special_tokens=False)
+        return torch.tensor(encoding.ids, dtype=torch.int64)
+
+    def decode(self, ids: Tensor | Sequence[int]) -> str:
+        """See `Tokenizer.decode`; other special tokens stand for nothing either."""
+        text: str = self._library.decode(numbers(ids), skip_special_tokens=True)
+        return text
+
+    @cached_property
+    def _library(self) -> "tokenizers.Tokenizer":
+        library = tokenizers_library()
+        try:
+            tokenizer = library.Tokenizer.from_str(self.definition)
+        except Exception as error:  # the library raises bare exceptions
+            raise UserError(f"tokenizer.path: {self.path} is not a file of `tokenizers` ({error})") from None
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        tokenizer.encode_special_tokens = True
+        return tokenizer
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = json.loads(self.definition)
+        return settings
+
+    @cached_property
+    def _added(self) -> dict[int, Any]:
+        return self._library.get_added_tokens_decoder()
+
+    @cached_property
+    def _writes_bytes(self) -> bool:
+        """Whether each letter of a token stands for one byte."""
+        return '"ByteLevel"' in json.dumps(self._settings.get("decoder"))
+
+    @cached_property
+    def _expresses_all(self) -> bool:
+        model = self._settings["model"]
+        if model.get("unk_token") is not None or model.get("unk_id") is not None or model.get("byte_fallback"):
+            return True
+        alphabet = tokenizers_library().pre_tokenizers.ByteLevel.alphabet()
+        return self._writes_bytes and all(self._library.token_to_id(letter) is not None for letter in alphabet)
+
+    def _drops(self, character: str) -> bool:
+        """Whether the library loses a character without a word, as a model does that has no token for unknown text."""
+        return not character.isspace() and not self._library.encode(character, add_special_tokens=False).ids
+
+    def _bytes_of(self, token: str, number: int) -> int:
+        if self._writes_bytes:
+            return len(token)
+        if re.fullmatch("<0x[0-9A-F]{2}>", token):
+            return 1
+        # Decoders drop the space before the first word, so the token is read after another one.
+        both = self._library.decode([self._anchor, number])
+        return len(both.encode()) - len(self._library.decode([self._anchor]).encode())
+
+    @cached_property
+    def _anchor(self) -> int:
+        """A token that reads as one letter, or else any that reads as text."""
+        vocabulary = sorted(self._library.get_vocab(with_added_tokens=False).values())
+        texts = {number: self._library.decode([number]) for number in vocabulary}
+        letters = [number for number in vocabulary if len(texts[number]) == 1 and texts[number].isalpha()]
+        return next(iter(letters), vocabulary[0])

@@ -1,0 +1,1 @@
+"""A network with noise around it: preconditioning, readout and loss, samplers, the likelihood bound."""

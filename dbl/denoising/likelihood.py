@@ -1,0 +1,259 @@
+"""The likelihood of blocks on discrete targets: a variational bound in nats that is a sum over the blocks.
+
+*Gaussian noise.* A denoiser D of `z = y + sigma * noise`, with y a row of a table, is a generative model of the rows,
+whatever loss trained it. Its negative log-likelihood has the bound of variational diffusion models (Kingma et al. 2021,
+arXiv 2107.00630, Sec. 5, in continuous time), here in terms of sigma, with `d(sigma^-2) = -2 sigma^-3 d sigma`:
+
+    -ln p(y | x) <= |y - m|^2 / (2 sigma_max^2)                                     prior
+                    + sum over blocks b of  integral of sigma^-3 E|y - D_b|^2       over the interval of b
+                    + E[-ln softmax(logits)[y]] at sigma_min                        reconstruction, by the last block
+
+with m the mean row. For the posterior mean of the rows the integral is the information that the levels resolve (see
+`information.py`) and the bound is the entropy of the rows.
+
+*Hidden tokens.* With the masking probability m as the level, the bound of masked diffusion (MD4, arXiv 2406.04329,
+Eq. 5) has the same form for any schedule: no prior, the integral of `m^-1 E[cross-entropy of the hidden tokens]` over
+the interval of each block, and the cross-entropy of what is hidden at the smallest m.
+
+Both integrands are a rate per unit of ln sigma, given by a `dbl.denoising.channels.Channel`. In each interval the
+training distribution only decides where levels are placed: every stratum is weighted by its width in ln sigma, so the
+estimate is unbiased under any distribution.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dbl.data.spec import IGNORED
+from dbl.denoising.channels import Channel
+from dbl.denoising.targets import Prediction
+from dbl.diffusion.noise import Interval, NoiseDistribution
+from dbl.diffusion.partition import Partition
+from dbl.utils.seeding import SampleDraws
+
+# (block, noisy [N, ..., D], sigma [N]) -> what that block says about the noisy targets
+Predict = Callable[[int, Tensor, Tensor], Prediction]
+
+
+def strata(noise: NoiseDistribution, interval: Interval, num_strata: int) -> Tensor:
+    """The ends of the parts of an interval that hold equal shares of the law: [num_strata + 1] decreasing levels."""
+    q = torch.linspace(1, 0, num_strata + 1, dtype=torch.float64)
+    ends = noise.quantile_within(interval, q)
+    ends[0], ends[-1] = interval.high, interval.low
+    return ends
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over samples: nats, and the standard error of the mean (0 for a single sample, where it is unknown)."""
+
+    nats: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class CurveStep:
+    """One stratum: its ends, the block that owns it, and the mean rate of the channel in it."""
+
+    sigma_high: float
+    sigma_low: float
+    block: int
+    nats_per_log_sigma: float
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The bound on the negative log-likelihood of one target (one label, one token), mean over the samples, in nats.
+
+    Attributes:
+        nats: prior, reconstruction and all blocks.
+        standard_error: of `nats`.
+        prior: nats that are lost above sigma_max.
+        reconstruction: nats that are left at sigma_min.
+        blocks: [B] the part of each block.
+        num_samples: independent samples: labels, or sequences of tokens.
+        num_scored: labels or tokens whose nats were counted; `nats` are for one of them.
+        levels_per_block: strata of each interval.
+        curve: strata from high noise to low.
+    """
+
+    nats: float
+    standard_error: float
+    prior: float
+    reconstruction: float
+    blocks: list[Estimate]
+    num_samples: int
+    num_scored: int
+    levels_per_block: int
+    curve: list[CurveStep]
+
+    def to_plain(self) -> dict[str, Any]:
+        """As JSON values, with the names above as keys."""
+        return asdict(self)
+
+
+class BoundSums:
+    """Sums over samples, in float64 on the CPU; those of several processes may be added up.
+
+    Args:
+        num_blocks: B.
+        num_strata: S, of each block.
+
+    Attributes:
+        counts: [3] samples, scored labels, and the sum of their squares over the samples.
+        sums: [3 + B] nats: total, prior, reconstruction and blocks.
+        squares: [3 + B] the same, squared for each sample.
+        products: [3 + B] the same, times the scored labels of each sample.
+        strata: [B, S] nats of each stratum.
+    """
+
+    def __init__(self, num_blocks: int, num_strata: int) -> None:
+        self.counts = torch.zeros(3, dtype=torch.float64)
+        self.sums, self.squares, self.products = torch.zeros(3, 3 + num_blocks, dtype=torch.float64)
+        self.strata = torch.zeros(num_blocks, num_strata, dtype=torch.float64)
+
+    def add(self, prior: Tensor, strata: Tensor, reconstruction: Tensor, scored: Tensor) -> None:
+        """Add samples.
+
+        Args:
+            prior: [N] nats of the prior, summed over the labels of each sample.
+            strata: [B, S, N] nats of every stratum.
+            reconstruction: [N] nats of the reconstruction.
+            scored: [N] labels of each sample that are counted.
+        """
+        prior, strata, reconstruction, num = (part.cpu().double() for part in (prior, strata, reconstruction, scored))
+        blocks = strata.sum(1)
+        parts = torch.stack([prior + reconstruction + blocks.sum(0), prior, reconstruction, *blocks])
+        self.counts = self.counts + torch.stack([torch.ones_like(num).sum(), num.sum(), num.square().sum()])
+        self.sums = self.sums + parts.sum(1)
+        self.squares = self.squares + parts.square().sum(1)
+        self.products = self.products + (parts * num).sum(1)
+        self.strata = self.strata + strata.sum(2)
+
+    def reduce(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Replace every sum by its total over all processes."""
+        for name in ("counts", "sums", "squares", "products", "strata"):
+            setattr(self, name, total(getattr(self, name)))
+
+    def means(self) -> list[float]:
+        """[3 + B] nats of one label, in the order of `sums`."""
+        means: list[float] = (self.sums / self.counts[1]).tolist()
+        return means
+
+    def standard_errors(self) -> list[float]:
+        """[3 + B] of the means, as ratios of two sums over samples.
+
+        Samples are independent; the labels and strata of one sample are not.
+        """
+        num, scored, scored_squares = self.counts
+        means = self.sums / scored
+        spread = (self.squares - 2 * means * self.products + means.square() * scored_squares).clamp(min=0)
+        errors: list[float] = ((spread * num / (num - 1).clamp(min=1)).sqrt() / scored).tolist()
+        return errors
+
+    def bound(self, levels_per_block: int, curve: list[CurveStep]) -> Bound:
+        """The means with their errors.
+
+        Raises:
+            ValueError: if nothing was scored.
+        """
+        if not self.counts[1]:
+            raise ValueError("the likelihood bound has no samples yet")
+        (nats, prior, reconstruction, *blocks), (error, _, _, *errors) = self.means(), self.standard_errors()
+        return Bound(
+            nats=nats,
+            standard_error=error,
+            prior=prior,
+            reconstruction=reconstruction,
+            blocks=[Estimate(*pair) for pair in zip(blocks, errors, strict=True)],
+            num_samples=int(self.counts[0]),
+            num_scored=int(self.counts[1]),
+            levels_per_block=levels_per_block,
+            curve=curve,
+        )
+
+
+class BoundEstimator:
+    """Estimates the bound of the module's docstring, a batch at a time.
+
+    Every sample is denoised at one level in each stratum, log-uniform within it, with a noise of its own.
+
+    Args:
+        channel: the kind of noise.
+        noise: the law that places the strata.
+        partition: whose blocks own them; its overlap does not matter.
+        levels_per_block: S, strata of each block's interval.
+        seed: of levels and noise, which are functions of (seed, block, stratum, index of the sample).
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        noise: NoiseDistribution,
+        partition: Partition,
+        levels_per_block: int = 8,
+        seed: int = 0,
+    ) -> None:
+        num_blocks = partition.num_blocks
+        self.channel = channel
+        self.sigma_min, self.sigma_max = noise.range
+        self.edges = [strata(noise, partition.interval(block), levels_per_block) for block in range(num_blocks)]
+        self.levels_per_block = levels_per_block
+        self.seed = seed
+        self.sums = BoundSums(num_blocks, levels_per_block)
+
+    @torch.no_grad()
+    def add(self, clean: Tensor, labels: Tensor, indices: Tensor, predict: Predict) -> None:
+        """Add a batch. Blocks are asked in order, each for all that it is needed for.
+
+        Args:
+            clean: [N, D] rows, [N, T, D] rows of sequences or [N, T] tokens; a sequence has one level for all tokens.
+            labels: [N] or [N, T] of each target, IGNORED where nothing is scored.
+            indices: [N] number of each sample.
+            predict: denoises with a block; logits [N, C] or [N, T, C].
+        """
+        scored = labels != IGNORED
+        blocks = [self._block(block, clean, labels, indices, predict) for block in range(len(self.edges))]
+        reconstruction = self._reconstruction(clean, labels, indices, predict)
+        prior = _per_sample(self.channel.prior(clean, self.sigma_max) * scored)
+        self.sums.add(prior, torch.stack(blocks), reconstruction, _per_sample(scored.cpu().double()))
+
+    def _block(self, block: int, clean: Tensor, labels: Tensor, indices: Tensor, predict: Predict) -> Tensor:
+        """[S, N] nats of each stratum and sample: `ln(high / low)` times the rate."""
+        draws = SampleDraws(self.seed, ("likelihood", block), indices)
+        nats = []
+        for high, low in pairwise(self.edges[block]):
+            sigma = (low * (high / low) ** draws.uniform()).to(clean.device, torch.float32)
+            noisy = self.channel.corrupt(clean, draws.normal(clean.float()), sigma)
+            rate = self.channel.rate(clean, labels, noisy, sigma, predict(block, noisy, sigma))
+            nats.append(float((high / low).log()) * _per_sample(rate * (labels != IGNORED)))
+        return torch.stack(nats)
+
+    def _reconstruction(self, clean: Tensor, labels: Tensor, indices: Tensor, predict: Predict) -> Tensor:
+        """[N] nats that the last block leaves at sigma_min."""
+        unit_noise = SampleDraws(self.seed, ("likelihood", "reconstruction"), indices).normal(clean.float())
+        sigma = torch.full((len(clean),), self.sigma_min, device=clean.device)
+        noisy = self.channel.corrupt(clean, unit_noise, sigma)
+        return _per_sample(self.channel.reconstruction(labels, noisy, predict(len(self.edges) - 1, noisy, sigma)))
+
+    def result(self) -> Bound:
+        """The bound over all samples so far; ValueError if there are none."""
+        return self.sums.bound(self.levels_per_block, self._curve() if self.sums.counts[1] else [])
+
+    def _curve(self) -> list[CurveStep]:
+        ends = torch.stack(self.edges)  # B, S + 1
+        values = self.sums.strata / self.sums.counts[1] / (ends[:, :-1] / ends[:, 1:]).log()
+        return [
+            CurveStep(high, low, block, value)
+            for block, row in enumerate(values.tolist())
+            for (high, low), value in zip(pairwise(ends[block].tolist()), row, strict=True)
+        ]
+
+
+def _per_sample(values: Tensor) -> Tensor:
+    """[N] sums of values [N, ...] over all axes but the first."""
+    return values.flatten(1).sum(1) if values.ndim > 1 else values

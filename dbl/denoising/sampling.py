@@ -1,0 +1,180 @@
+"""Samplers: plain functions that carry noise along decreasing levels to a clean target, and the levels they step along.
+
+A sampler takes `denoise(noisy, sigma) -> denoised`, a start [N, ...] at the first level and `sigmas`, K+1 decreasing
+levels of which the last is 0. It knows nothing of blocks or training. The state is kept in the dtype of the start:
+float64 is meant.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from dbl.diffusion.gaussian import euler_step
+from dbl.diffusion.noise import NoiseDistribution
+from dbl.diffusion.partition import Partition
+from dbl.utils.errors import DblWarning, UserError, check_choice
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+
+
+def state_dtype(device: torch.device) -> torch.dtype:
+    """Type of a sampler's state: float64, but float32 where the device has none."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def karras_levels(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
+    """[K+1] decreasing levels from sigma_max to sigma_min, then 0 (EDM, Eq. 5)."""
+    ramp = torch.linspace(0, 1, num_steps, dtype=torch.float64)
+    ends = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    levels = (ends[0] + ramp * (ends[1] - ends[0])) ** rho
+    return torch.cat([levels, levels.new_zeros(1)])
+
+
+def quantile_levels(num_steps: int, noise: NoiseDistribution) -> Tensor:
+    """[K+1] decreasing levels at the quantiles 1 - k/K of the training law, then 0.
+
+    With K = B and an equal-probability partition these are the upper ends of the blocks' intervals: one call of each
+    block.
+    """
+    q = 1 - torch.arange(num_steps, dtype=torch.float64) / num_steps
+    levels = noise.quantile(q)
+    return torch.cat([levels, levels.new_zeros(1)])
+
+
+def sample_euler(denoise: Denoise, start: Tensor, sigmas: Tensor) -> Tensor:
+    """Euler's method on the probability-flow ODE: first order, K calls."""
+    noisy = start
+    for sigma, sigma_next in pairwise(sigmas):
+        noisy = euler_step(noisy, denoise(noisy, sigma), sigma, sigma_next)
+    return noisy
+
+
+def sample_heun(denoise: Denoise, start: Tensor, sigmas: Tensor) -> Tensor:
+    """Heun's method (EDM, Algorithm 1 without churn): second order, 2K - 1 calls; the last step is Euler's."""
+    noisy = start
+    for sigma, sigma_next in pairwise(sigmas):
+        denoised = denoise(noisy, sigma)
+        ahead = euler_step(noisy, denoised, sigma, sigma_next)
+        if sigma_next > 0:
+            slope = (noisy - denoised) / sigma
+            slope_ahead = (ahead - denoise(ahead, sigma_next)) / sigma_next
+            ahead = noisy + (sigma_next - sigma) * 0.5 * (slope + slope_ahead)
+        noisy = ahead
+    return noisy
+
+
+def sample_dpmpp_2m(denoise: Denoise, start: Tensor, sigmas: Tensor) -> Tensor:
+    """DPM-Solver++(2M) (arXiv 2211.01095, Algorithm 2): second order by one earlier result, K calls."""
+    noisy, earlier, width_before = start, None, None
+    for sigma, sigma_next in pairwise(sigmas):
+        denoised = denoise(noisy, sigma)
+        width = (sigma / sigma_next).log()  # step in lambda = -ln(sigma); infinite for the last step to 0
+        extrapolated = denoised
+        if earlier is not None and width_before is not None and sigma_next > 0:
+            extrapolated = denoised + (width / width_before) / 2 * (denoised - earlier)
+        noisy = euler_step(noisy, extrapolated, sigma, sigma_next)
+        earlier, width_before = denoised, width
+    return noisy
+
+
+def guided(denoise: Denoise, denoise_uncond: Denoise, scale: float) -> Denoise:
+    """Classifier-free guidance (arXiv 2207.12598): `uncond + scale * (cond - uncond)`; scale 1 changes nothing."""
+
+    def combined(noisy: Tensor, sigma: Tensor) -> Tensor:
+        return torch.lerp(denoise_uncond(noisy, sigma), denoise(noisy, sigma), scale)
+
+    return combined
+
+
+Method = Literal["euler", "heun", "dpmpp_2m", "ancestral"]
+Schedule = Literal["karras", "quantile"]
+_METHODS = {"euler": sample_euler, "heun": sample_heun, "dpmpp_2m": sample_dpmpp_2m}
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How an assembled stack is sampled.
+
+    Args:
+        method: `euler` (one call a step), `heun` (two calls a step), `dpmpp_2m` (one call a step); `ancestral` for
+            masked text, whose steps are `dbl.inference.generation.MaskedGenerator`'s.
+        schedule: levels of the steps; `karras`: EDM's; `quantile`: equal shares of the training law.
+        num_steps: K, levels at which the network is asked; `heun` asks twice at each but the last.
+        rho: of the Karras schedule; larger puts more steps at low noise.
+        guidance_scale: 1 samples the model as it is; larger values follow the class more closely (two calls for each
+            one).
+        temperature: factor on the start noise. 1 draws from the model's distribution: right for images. 0 starts at
+            the mean and is deterministic: right for a classifier, where a draw from p(class | image) is right less
+            often than the most probable class.
+
+    Example:
+        >>> import dbl
+        >>> noise = dbl.LogNormalNoise()
+        >>> sampler = dbl.Sampler(schedule="quantile", num_steps=3)
+        >>> [round(level, 3) for level in sampler.levels(noise).tolist()]
+        [80.0, 0.505, 0.18, 0.0]
+        >>> sampler.calls_per_block(noise, dbl.Cut(num_blocks=3).build(noise, num_layers=6))
+        [1, 1, 1]
+    """
+
+    method: Method = "euler"
+    schedule: Schedule = "karras"
+    num_steps: int = 50
+    rho: float = 7.0
+    guidance_scale: float = 1.0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_choice("sampler.method", self.method, get_args(Method))
+        check_choice("sampler.schedule", self.schedule, get_args(Schedule))
+        if self.num_steps < 1:
+            raise UserError(f"sampler.num_steps ({self.num_steps}) must be at least 1")
+        if self.rho <= 0:
+            raise UserError(f"sampler.rho ({self.rho}) must be positive")
+        if self.temperature < 0:
+            raise UserError(f"sampler.temperature ({self.temperature}) must be 0 or more")
+
+    def levels(self, noise: NoiseDistribution) -> Tensor:
+        """[K+1] decreasing levels for a training law; the last is 0."""
+        if self.schedule == "karras":
+            return karras_levels(self.num_steps, noise.sigma_min, noise.sigma_max, self.rho)
+        return quantile_levels(self.num_steps, noise)
+
+    def run(self, denoise: Denoise, start: Tensor, sigmas: Tensor) -> Tensor:
+        """Carry `start` [N, ...] along `sigmas` to level 0."""
+        return _METHODS[self.method](denoise, start, sigmas)
+
+    def calls_per_block(self, noise: NoiseDistribution, partition: Partition) -> list[int]:
+        """[B] how often each block is called in one sample (without the doubling of guidance).
+
+        Counted by running the sampler on a stand-in. Warns when a block is never called.
+        """
+        called = self._called_levels(noise)
+        counts = torch.bincount(partition.block_for(called), minlength=partition.num_blocks).tolist()
+        idle = [block for block, count in enumerate(counts) if count == 0]
+        if idle:
+            warnings.warn(
+                f"sampler with {self.num_steps} {self.schedule} steps never calls block {', '.join(map(str, idle))} "
+                f"(calls per block: {counts}): raise sampler.num_steps or choose another sampler.schedule",
+                DblWarning,
+                stacklevel=2,
+            )
+        return counts
+
+    def _called_levels(self, noise: NoiseDistribution) -> Tensor:
+        """Levels at which a block is called in one sample, in order."""
+        if self.method == "ancestral":
+            return self.levels(noise)[:-1]
+        called: list[Tensor] = []
+
+        def record(noisy: Tensor, sigma: Tensor) -> Tensor:
+            called.append(sigma)
+            return noisy
+
+        self.run(record, torch.zeros(1, 1, dtype=torch.float64), self.levels(noise))
+        return torch.stack(called)

@@ -1,0 +1,61 @@
+"""Classes of images as targets."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dbl.data.spec import DataSpec, ImageSpec
+from dbl.denoising.targets.base import Batch, Clean
+from dbl.denoising.targets.gaussian import GaussianSpace
+from dbl.denoising.targets.pixels import ImageScale, image_spec
+from dbl.denoising.targets.tables import TableReadout, TableTarget
+
+
+class ClassSpace(GaussianSpace):
+    """One row of a frozen table for each class; the condition is the image.
+
+    Args:
+        data: for the scale of the images.
+        table: [C, D] rows of unit length.
+    """
+
+    def __init__(self, data: ImageSpec, table: Tensor) -> None:
+        super().__init__()
+        self.standardise = ImageScale(data)
+        self.table: Tensor
+        self.register_buffer("table", table, persistent=False)
+
+    def encode(self, batch: Batch) -> Clean:
+        """See `TargetSpace.encode`; the batch has `image` and `label`."""
+        return Clean(self.table[batch["label"]], self.standardise(batch["image"]), batch["label"])
+
+    def decode(self, denoised: Tensor) -> Tensor:
+        """The class [N] whose row is nearest to the denoised vector."""
+        return (denoised.float() @ self.table.T).argmax(dim=1)
+
+
+@dataclass(frozen=True)
+class ClassTarget(TableTarget):
+    """Denoise the row of an image's class, which labels the image; arguments as in `TableTarget`.
+
+    Example:
+        >>> import dbl
+        >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
+        >>> table = dbl.ClassTarget(dim=16).make_table(data.spec, seed=0)
+        >>> table.shape  # 10 orthonormal rows of 16 coordinates
+        torch.Size([10, 16])
+    """
+
+    def shape(self, data: DataSpec) -> tuple[int, ...]:
+        """See `Target.shape`."""
+        return (self.dim,)
+
+    def space(self, data: DataSpec, table: Tensor | None) -> ClassSpace:
+        """See `Target.space`."""
+        assert table is not None
+        return ClassSpace(image_spec(data, "ClassTarget"), table)
+
+    def readout(self, table: Tensor | None) -> TableReadout:
+        """See `GaussianTarget.readout`."""
+        assert table is not None
+        return TableReadout(table, self.kind)

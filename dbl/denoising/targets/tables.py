@@ -1,0 +1,158 @@
+"""Discrete targets as rows of a frozen table of unit vectors: the table, how logits over it are read, and the loss."""
+
+import math
+from abc import ABC
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dbl.data.spec import IGNORED, DataSpec
+from dbl.denoising.targets.base import Clean, Prediction
+from dbl.denoising.targets.gaussian import Adjust, GaussianTarget, Readout, Weight
+from dbl.diffusion.gaussian import append_axes
+from dbl.utils.errors import UserError, check_choice
+from dbl.utils.seeding import generator_for
+
+ReadoutKind = Literal["cosine", "linear", "posterior"]
+
+
+def unit_rows(table: Tensor) -> Tensor:
+    """The one function that normalises target vectors: every row [D] to length 1, in training and in sampling alike."""
+    return F.normalize(table, dim=-1)
+
+
+def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """[N] nats of each sample: labels [N], or the mean over the scored tokens of [N, T]; logits [N, C] or [N, T, C]."""
+    nats = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none", ignore_index=IGNORED)
+    return mean_over_scored(nats.reshape(labels.shape), labels)
+
+
+def mean_over_scored(values: Tensor, labels: Tensor) -> Tensor:
+    """[N] means of values [N] or [N, T], which are 0 where nothing is scored, over the scored labels of each sample."""
+    if values.ndim == 1:
+        return values
+    return values.sum(1) / (labels != IGNORED).sum(1).clamp(min=1)
+
+
+class TableReadout(Readout):
+    """Logits over the rows of a table; denoised is the expected embedding; the loss is cross-entropy.
+
+    These are the discrete targets of the paper's Eq. 5. Targets are vectors [N, D] or sequences of them [N, T, D].
+
+    Args:
+        table: [C, D] rows of unit length, frozen.
+        kind: how logits are made; see `TableTarget`.
+        context_share: share of the loss that is for the logits without evidence; see `TokenTarget`.
+    """
+
+    def __init__(self, table: Tensor, kind: ReadoutKind, context_share: float = 0.0) -> None:
+        super().__init__()
+        self.kind = kind
+        self.context_share = context_share
+        self.table: Tensor
+        self.register_buffer("table", table, persistent=False)
+        if kind == "cosine":
+            self.log_scale = nn.Parameter(torch.tensor([math.log(16.0)]))  # of shape [1]: FSDP has no scalars
+        else:
+            self.linear = nn.Linear(table.shape[1], table.shape[0])
+
+    def forward(
+        self, estimate: Tensor, output: Tensor, noisy: Tensor, sigma: Tensor, adjust: Adjust | None = None
+    ) -> Prediction:
+        """See `Readout.forward`."""
+        own = self._own_logits(estimate, output)
+        return self.with_evidence(own if adjust is None else adjust(own), noisy, sigma)
+
+    def with_evidence(self, own: Tensor, noisy: Tensor, sigma: Tensor) -> Prediction:
+        """The prediction from what a network says of the context.
+
+        Args:
+            own: [N, C] or [N, T, C] its logits.
+            noisy: [N, *target_shape].
+            sigma: [N].
+        """
+        logits = self._posterior(own, noisy, sigma)
+        return Prediction(logits.softmax(dim=-1) @ self.table, logits)
+
+    def _posterior(self, own: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+        if self.kind != "posterior":
+            return own
+        # Bayes' rule: log p(y | x, z) = log p(y | x) + <z, e_y> / sigma^2 + const, for rows of equal length.
+        return own + (noisy @ self.table.T) / append_axes(sigma, noisy).square()
+
+    def training_loss(self, estimate: Tensor, output: Tensor, noisy: Tensor, sigma: Tensor, clean: Clean) -> Tensor:
+        """See `Readout.training_loss`; the expected embedding is not needed for it."""
+        own, share = self._own_logits(estimate, output), self.context_share
+        if share == 1:
+            return mean_cross_entropy(own, clean.labels)
+        loss = mean_cross_entropy(self._posterior(own, noisy, sigma), clean.labels)
+        return torch.lerp(loss, mean_cross_entropy(own, clean.labels), share) if share else loss
+
+    def _own_logits(self, estimate: Tensor, output: Tensor) -> Tensor:
+        """What the network says, without the evidence of the noisy target."""
+        if self.kind == "cosine":
+            return self.log_scale.exp() * (unit_rows(estimate) @ self.table.T)
+        logits: Tensor = self.linear(output)
+        return logits
+
+    def loss(self, prediction: Prediction, clean: Clean) -> Tensor:
+        """Cross-entropy in nats, of a sequence the mean over its scored tokens."""
+        assert prediction.logits is not None
+        return mean_cross_entropy(prediction.logits, clean.labels)
+
+
+@dataclass(frozen=True)
+class TableTarget(GaussianTarget, ABC):
+    """Denoise a vector that stands for a class or token: one frozen row of unit length for each.
+
+    Args:
+        sigma_data: as in `GaussianTarget`. The paper keeps 0.5 although a coordinate of a unit vector is smaller; so do
+            we.
+        weight: as in `GaussianTarget`. EDM's weight makes cross-entropy at low noise dominate: the default is uniform.
+        dim: D, length of a row.
+        kind: how logits are read. `cosine`: a learned scale (16 at the start) times the cosine of the preconditioned
+            vector with each row. `linear`: a linear layer on the network's output. `posterior`: that plus the evidence
+            `<noisy, row> / sigma^2` of Bayes' rule.
+        table_file: safetensors file with the table to use, e.g. of a trained model; by default rows are orthonormal
+            where C <= dim, else random, from the seed.
+        table_name: name of the tensor [C, dim] in that file.
+    """
+
+    weight: Weight = "uniform"
+    dim: int = 128
+    kind: ReadoutKind = "cosine"
+    table_file: str | None = None
+    table_name: str = "table"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("target.kind", self.kind, get_args(ReadoutKind))
+
+    def make_table(self, data: DataSpec, seed: int) -> Tensor:
+        """[C, dim] rows of unit length."""
+        if self.table_file is not None:
+            return unit_rows(_load_table(self.table_file, self.table_name, (data.num_classes, self.dim)))
+        rows = torch.randn(self.dim, max(data.num_classes, self.dim), generator=generator_for(seed, "table")).double()
+        if data.num_classes <= self.dim:
+            rows = torch.linalg.qr(rows).Q
+        return unit_rows(rows[:, : data.num_classes].T).float().contiguous()
+
+
+def _load_table(path: str, name: str, shape: tuple[int, int]) -> Tensor:
+    if not Path(path).is_file():
+        raise UserError(f"target.table_file {path} does not exist")
+    try:
+        table = load_file(path)[name]
+    except (SafetensorError, KeyError):
+        raise UserError(f"target.table_file {path} is not a safetensors file with a tensor `{name}`") from None
+    if tuple(table.shape) != shape:
+        raise UserError(f"target.table_file {path} has shape {list(table.shape)}, but the target needs {list(shape)}")
+    if not table.norm(dim=1).all():
+        raise UserError(f"target.table_file {path} has a row of zeros, which has no direction")
+    return table.float()

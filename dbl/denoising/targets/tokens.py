@@ -1,0 +1,97 @@
+"""Tokens of text as targets: each one the row of a frozen table, with the tokens before it as the condition.
+
+Position i of a sequence stands for the token that follows token i of the condition.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dbl.data.spec import DataSpec, TextSpec
+from dbl.denoising.targets.base import Batch, Clean
+from dbl.denoising.targets.gaussian import GaussianSpace
+from dbl.denoising.targets.tables import ReadoutKind, TableReadout, TableTarget
+from dbl.utils.errors import UserError
+
+
+def text_spec(data: DataSpec, target: str) -> TextSpec:
+    """The facts about text; UserError if the data are something else."""
+    if not isinstance(data, TextSpec):
+        raise UserError(
+            f"contract.target {target} is for text, but data {data.name} is images: use dbl.PixelTarget or "
+            "dbl.ClassTarget"
+        )
+    return data
+
+
+class TokenSpace(GaussianSpace):
+    """One row of a frozen table for each token.
+
+    Args:
+        table: [C, D] rows of unit length.
+    """
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.table: Tensor
+        self.register_buffer("table", table, persistent=False)
+
+    def encode(self, batch: Batch) -> Clean:
+        """Rows [N, T, D] of the tokens that follow, from `tokens` [N, T + 1]; see `TargetSpace.encode`."""
+        labels = batch["tokens"][:, 1:]
+        return Clean(self.table[labels.clamp(min=0)], batch["tokens"][:, :-1].clamp(min=0), labels)
+
+    def decode(self, denoised: Tensor) -> Tensor:
+        """The tokens [N, T] whose rows are nearest."""
+        return (denoised.float() @ self.table.T).argmax(dim=-1)
+
+
+@dataclass(frozen=True)
+class TokenTarget(TableTarget):
+    """Denoise the row of the token that follows.
+
+    Args:
+        sigma_data: as in `TableTarget`.
+        weight: as in `TableTarget`.
+        dim: as in `TableTarget`.
+        kind: as in `TableTarget`.
+        table_file: as in `TableTarget`.
+        table_name: as in `TableTarget`.
+        context_share: share of the loss, from 0 to 1, that is the cross-entropy of what the network says of the
+            context, without the evidence of the noisy vector. By Bayes' rule both have the same optimum; but at low
+            noise the evidence leaves little to learn from. For the posterior readout only.
+
+    The default readout is the posterior: only the token's own vector is noisy, and Bayes' rule says what it
+    is evidence for.
+
+    Example:
+        >>> import dbl
+        >>> data = dbl.PyDoc(seq_len=64, tokenizer=dbl.Characters(), batch_size=8, eval_batch_size=8)
+        >>> dbl.TokenTarget(dim=128).shape(data.spec)  # one vector for each token of a sequence
+        (64, 128)
+    """
+
+    kind: ReadoutKind = "posterior"
+    context_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.context_share <= 1:
+            raise UserError(f"target.context_share ({self.context_share}) must lie in [0, 1]")
+        if self.context_share and self.kind != "posterior":
+            raise UserError(f"target.context_share needs target.kind posterior, not {self.kind}: it omits evidence")
+
+    def shape(self, data: DataSpec) -> tuple[int, ...]:
+        """See `Target.shape`."""
+        return (text_spec(data, "TokenTarget").seq_len, self.dim)
+
+    def space(self, data: DataSpec, table: Tensor | None) -> TokenSpace:
+        """See `Target.space`."""
+        assert table is not None
+        text_spec(data, "TokenTarget")
+        return TokenSpace(table)
+
+    def readout(self, table: Tensor | None) -> TableReadout:
+        """See `GaussianTarget.readout`."""
+        assert table is not None
+        return TableReadout(table, self.kind, self.context_share)

@@ -1,0 +1,99 @@
+"""Masked diffusion (MD4: Shi et al. 2024, arXiv 2406.04329): hiding tokens, the weight of the loss, the step back.
+
+The level of noise is the probability that a token is hidden, `mask_prob = 1 - alpha`, and takes the place of sigma
+everywhere: a block owns an interval of it, and it decreases from 1 to 0 in sampling. Time t in [0, 1] only says how it
+is spread: `alpha(t)` is 1 at t = 0 and 0 at t = 1.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from dbl.diffusion.gaussian import append_axes
+from dbl.diffusion.noise import NoiseDistribution
+from dbl.utils.errors import UserError, check_choice
+
+MaskSchedule = Literal["linear", "cosine"]
+
+
+def mask_tokens(tokens: Tensor, noise: Tensor, mask_prob: Tensor, mask: int) -> Tensor:
+    """Hide each token independently: [N, T] from tokens [N, T], unit normal noise [N, T] and mask_prob [N].
+
+    Normal noise is turned into uniform numbers by its CDF, so that all targets draw their noise alike.
+    """
+    hidden = torch.special.ndtr(noise) < append_axes(mask_prob, tokens)
+    return tokens.masked_fill(hidden, mask)
+
+
+def unmask(noisy: Tensor, drawn: Tensor, uniform: Tensor, mask_prob: float, mask_prob_next: float, mask: int) -> Tensor:
+    """One step of the ancestral sampler (MD4, Eq. 4): from `mask_prob` down to `mask_prob_next`.
+
+    A hidden token is shown with probability `(alpha' - alpha) / (1 - alpha) = 1 - mask_prob_next / mask_prob`.
+
+    Args:
+        noisy: [N, T] tokens and masks.
+        drawn: [N, T] tokens drawn from what the denoiser expects.
+        uniform: [N, T] numbers in [0, 1).
+        mask_prob: level of `noisy`.
+        mask_prob_next: level of the result.
+        mask: the token that means hidden.
+    """
+    shown = (noisy == mask) & (uniform >= mask_prob_next / mask_prob)
+    return torch.where(shown, drawn, noisy)
+
+
+@dataclass(frozen=True)
+class MaskingNoise(NoiseDistribution):
+    """The law of the masking probability for times drawn evenly; the paper cuts it evenly in alpha (App. D).
+
+    So the partition of the paper, `alpha_b = 1 - b / B`, is `contract.partition.scheme=uniform_sigma`; for the linear
+    schedule `equal_probability` is the same.
+
+    Args:
+        sigma_min: smallest masking probability; what is hidden there is found in one step.
+        sigma_max: largest masking probability, at most 1.
+        schedule: `linear`: alpha = 1 - t; `cosine`: alpha = 1 - cos(pi/2 (1 - t)).
+
+    Example:
+        >>> import dbl
+        >>> partition = dbl.Cut(num_blocks=2, scheme="uniform_sigma").build(dbl.MaskingNoise(0.1), num_layers=4)
+        >>> [round(level, 3) for level in partition.boundaries]
+        [1.0, 0.55, 0.1]
+    """
+
+    sigma_min: float = 0.001
+    sigma_max: float = 1.0
+    schedule: MaskSchedule = "linear"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("noise.schedule", self.schedule, get_args(MaskSchedule))
+        if self.sigma_max > 1:
+            raise UserError(f"noise.sigma_max ({self.sigma_max}) is a probability here and must be at most 1")
+
+    def cdf(self, sigma: Tensor) -> Tensor:
+        """See `NoiseDistribution.cdf`."""
+        low, high = self._time_ends(sigma)
+        return ((self._time(sigma.double()) - low) / (high - low)).clamp(0, 1)
+
+    def quantile(self, q: Tensor) -> Tensor:
+        """See `NoiseDistribution.quantile`."""
+        time = torch.lerp(*self._time_ends(q), q.double())
+        level = time if self.schedule == "linear" else torch.cos(math.pi / 2 * (1 - time))
+        return level.clamp(self.sigma_min, self.sigma_max)
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        """`-alpha'(t) / (1 - alpha(t))` (MD4, Eq. 5; paper, App. D) in terms of the masking probability, any shape."""
+        if self.schedule == "linear":
+            return 1 / sigma
+        return math.pi / 2 * (1 - sigma.square()).clamp(min=0).sqrt() / sigma
+
+    def _time(self, level: Tensor) -> Tensor:
+        return level if self.schedule == "linear" else 1 - 2 / math.pi * torch.acos(level.clamp(0, 1))
+
+    def _time_ends(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        ends = self._time(torch.tensor(self.range, dtype=torch.float64, device=like.device))
+        return ends[0], ends[1]

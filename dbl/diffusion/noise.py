@@ -1,0 +1,242 @@
+"""Noise distributions: how often each noise level is trained.
+
+One object serves three purposes through its inverse CDF: the partition cuts its quantiles, training draws from an
+interval of it, and the quantile schedule of the samplers steps along it. Every distribution is truncated to
+`[sigma_min, sigma_max]`, and `cdf` is that of the truncated law: 0 at `sigma_min`, 1 at `sigma_max`. Levels are
+computed in float64.
+
+`information.py` has the distribution that is measured from a target table.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from dbl.utils.errors import UserError
+
+
+def even_fractions(index: Tensor) -> Tensor:
+    """Numbers in [0, 1) for integers [N]: multiples of the golden ratio, so that any run of them spreads evenly."""
+    return ((index.double() + 0.5) * 0.6180339887498949) % 1
+
+
+class Interval(NamedTuple):
+    """The noise levels from `low` to `high` (standard deviations, in units of the target)."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class NoiseDistribution(ABC):
+    """The law of the noise level sigma, truncated to `[sigma_min, sigma_max]`.
+
+    Args:
+        sigma_min: smallest level, > 0, in units of the target.
+        sigma_max: largest level.
+
+    Raises:
+        UserError: if the range is empty or not positive.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+            raise UserError(
+                f"noise: sigma_min ({self.sigma_min}) must be positive and below sigma_max ({self.sigma_max})"
+            )
+
+    @abstractmethod
+    def cdf(self, sigma: Tensor) -> Tensor:
+        """Share of the levels at or below sigma; any shape, float64, in [0, 1]."""
+
+    @abstractmethod
+    def quantile(self, q: Tensor) -> Tensor:
+        """The level below which a share q lies: the inverse of `cdf`; any shape, float64."""
+
+    @property
+    def range(self) -> Interval:
+        """All levels."""
+        return Interval(self.sigma_min, self.sigma_max)
+
+    def sample(self, interval: Interval, num: int, generator: torch.Generator) -> Tensor:
+        """Draw `num` levels from the part of the law that lies in `interval`.
+
+        Returns:
+            [num] float64 on the generator's device, each within the interval.
+        """
+        uniform = torch.rand(num, generator=generator, dtype=torch.float64, device=generator.device)
+        return self.quantile_within(interval, uniform)
+
+    def quantile_within(self, interval: Interval, uniform: Tensor) -> Tensor:
+        """The quantiles of the part of the law that lies in `interval`: 0 gives its lowest level, 1 its highest."""
+        ends = self.cdf(torch.tensor(interval, dtype=torch.float64, device=uniform.device))
+        return self.quantile(torch.lerp(ends[0], ends[1], uniform)).clamp(interval.low, interval.high)
+
+    def fit(self, table: Tensor | None, frequencies: Tensor) -> "NoiseDistribution":
+        """The law for a target table [C, D] (None for images) with class frequencies [C]; most do not depend on it."""
+        return self
+
+
+@dataclass(frozen=True)
+class LogNormalNoise(NoiseDistribution):
+    """`ln sigma ~ N(p_mean, p_std^2)`, the law of EDM (arXiv 2206.00364, Table 1) and of the paper.
+
+    Args:
+        sigma_min: smallest level.
+        sigma_max: largest level.
+        p_mean: mean of ln sigma.
+        p_std: standard deviation of ln sigma.
+
+    Example:
+        >>> import dbl, torch
+        >>> levels = dbl.LogNormalNoise().quantile(torch.tensor([0.0, 0.5, 1.0]))
+        >>> [round(level, 3) for level in levels.tolist()]
+        [0.002, 0.301, 80.0]
+    """
+
+    p_mean: float = -1.2
+    p_std: float = 1.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.p_std > 0:
+            raise UserError(f"noise: p_std ({self.p_std}) must be positive")
+
+    def cdf(self, sigma: Tensor) -> Tensor:
+        """See `NoiseDistribution.cdf`."""
+        low, high = self._ends(sigma)
+        return ((self._normal_cdf(sigma) - low) / (high - low)).clamp(0, 1)
+
+    def quantile(self, q: Tensor) -> Tensor:
+        """See `NoiseDistribution.quantile`; paper, Sec. 3.3: sigma = exp(P_mean + P_std * Phi^-1(q))."""
+        low, high = self._ends(q)
+        normal = torch.special.ndtri(torch.lerp(low, high, q.double()))
+        return torch.exp(self.p_mean + self.p_std * normal).clamp(self.sigma_min, self.sigma_max)
+
+    def _normal_cdf(self, sigma: Tensor) -> Tensor:
+        return torch.special.ndtr((sigma.double().log() - self.p_mean) / self.p_std)
+
+    def _ends(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        ends = self._normal_cdf(torch.tensor(self.range, dtype=torch.float64, device=like.device))
+        return ends[0], ends[1]
+
+
+@dataclass(frozen=True)
+class UniformNoise(NoiseDistribution):
+    """sigma uniform between `sigma_min` and `sigma_max` (an ablation).
+
+    Example:
+        >>> import dbl, torch
+        >>> levels = dbl.UniformNoise(1.0, 3.0).quantile(torch.tensor([0.0, 0.5, 1.0]))
+        >>> [round(level, 3) for level in levels.tolist()]
+        [1.0, 2.0, 3.0]
+    """
+
+    def cdf(self, sigma: Tensor) -> Tensor:
+        """See `NoiseDistribution.cdf`."""
+        return ((sigma.double() - self.sigma_min) / (self.sigma_max - self.sigma_min)).clamp(0, 1)
+
+    def quantile(self, q: Tensor) -> Tensor:
+        """See `NoiseDistribution.quantile`."""
+        return self.sigma_min + (self.sigma_max - self.sigma_min) * q.double()
+
+
+@dataclass(frozen=True)
+class LogUniformNoise(NoiseDistribution):
+    """ln sigma uniform between its ends (an ablation).
+
+    Example:
+        >>> import dbl, torch
+        >>> levels = dbl.LogUniformNoise(0.01, 100.0).quantile(torch.tensor([0.0, 0.5, 1.0]))
+        >>> [round(level, 3) for level in levels.tolist()]
+        [0.01, 1.0, 100.0]
+    """
+
+    def cdf(self, sigma: Tensor) -> Tensor:
+        """See `NoiseDistribution.cdf`."""
+        return (torch.log(sigma.double() / self.sigma_min) / self._log_width).clamp(0, 1)
+
+    def quantile(self, q: Tensor) -> Tensor:
+        """See `NoiseDistribution.quantile`."""
+        return self.sigma_min * torch.exp(self._log_width * q.double())
+
+    @property
+    def _log_width(self) -> float:
+        return math.log(self.sigma_max / self.sigma_min)
+
+
+@dataclass(frozen=True)
+class TabulatedNoise(NoiseDistribution):
+    """A law given by its CDF at some levels, linear in ln sigma between them.
+
+    Args:
+        sigma_min: smallest level.
+        sigma_max: largest level.
+        sigmas: [G] decreasing levels from `sigma_max` to `sigma_min`.
+        cdf_values: [G] decreasing values of the CDF at these levels, from 1 to 0.
+
+    Raises:
+        UserError: if a list is not strictly decreasing or their ends do not fit the range.
+
+    Example:
+        >>> import dbl, torch
+        >>> noise = dbl.TabulatedNoise(1.0, 4.0, sigmas=(4.0, 2.0, 1.0), cdf_values=(1.0, 0.25, 0.0))
+        >>> noise.quantile(torch.tensor([0.25])).item()
+        2.0
+    """
+
+    sigmas: tuple[float, ...] = ()
+    cdf_values: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "sigmas", tuple(self.sigmas))
+        object.__setattr__(self, "cdf_values", tuple(self.cdf_values))
+        if len(self.sigmas) != len(self.cdf_values) or len(self.sigmas) < 2:
+            raise UserError("noise: sigmas and cdf_values must have the same length, at least 2")
+        for name, values in (("sigmas", self.sigmas), ("cdf_values", self.cdf_values)):
+            if any(first <= second for first, second in pairwise(values)):
+                raise UserError(f"noise: {name} must decrease strictly")
+        if (self.sigmas[0], self.sigmas[-1], self.cdf_values[0], self.cdf_values[-1]) != (*reversed(self.range), 1, 0):
+            raise UserError("noise: sigmas must run from sigma_max to sigma_min and cdf_values from 1 to 0")
+
+    @classmethod
+    def from_density(cls, sigmas: Tensor, density: Tensor) -> Self:
+        """The law whose density per unit of ln sigma is proportional to `density`.
+
+        Args:
+            sigmas: [G] decreasing levels.
+            density: [G] values > 0 at these levels; integrated by the trapezoid rule.
+        """
+        rising = density.double().flip(0)
+        areas = 0.5 * (rising[1:] + rising[:-1]) * sigmas.double().log().flip(0).diff()
+        cdf = torch.cat([areas.new_zeros(1), areas.cumsum(0)])
+        values = (cdf / cdf[-1]).flip(0).tolist()
+        levels = sigmas.double().tolist()
+        return cls(levels[-1], levels[0], tuple(levels), tuple(values))
+
+    def cdf(self, sigma: Tensor) -> Tensor:
+        """See `NoiseDistribution.cdf`."""
+        return _interpolate(sigma.double().log(), [math.log(s) for s in self.sigmas], self.cdf_values)
+
+    def quantile(self, q: Tensor) -> Tensor:
+        """See `NoiseDistribution.quantile`."""
+        logs = _interpolate(q.double(), self.cdf_values, [math.log(s) for s in self.sigmas])
+        return logs.exp().clamp(self.sigma_min, self.sigma_max)
+
+
+def _interpolate(x: Tensor, xs: tuple[float, ...] | list[float], ys: tuple[float, ...] | list[float]) -> Tensor:
+    """Piecewise linear through points given in decreasing order; constant outside."""
+    knots = torch.tensor(xs, dtype=torch.float64, device=x.device).flip(0)
+    values = torch.tensor(ys, dtype=torch.float64, device=x.device).flip(0)
+    right = torch.searchsorted(knots, x.contiguous()).clamp(1, len(knots) - 1)
+    share = ((x - knots[right - 1]) / (knots[right] - knots[right - 1])).clamp(0, 1)
+    return torch.lerp(values[right - 1], values[right], share)

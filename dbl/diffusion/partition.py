@@ -1,0 +1,204 @@
+"""The partition: which block owns which noise levels and which layers.
+
+This is the only place that maps a noise level to a block. Block 0 has the highest noise and the first layers, and runs
+first.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from dbl.diffusion.noise import Interval, NoiseDistribution
+from dbl.utils.errors import UserError, check_choice
+
+# A level that was rounded to float32 still belongs to the interval whose end it is.
+_TOLERANCE = 1e-6
+
+Scheme = Literal["equal_probability", "uniform_sigma", "uniform_log_sigma", "explicit"]
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Noise levels and layers of each block.
+
+    Args:
+        boundaries: [B+1] decreasing levels, from `sigma_max` to `sigma_min`; block b owns `boundaries[b+1]` (excluded,
+            but for the last) to `boundaries[b]` (included).
+        layers: [B] number of layers of each block, in the order in which they run.
+        overlap: fraction of its width in ln sigma by which a block's training interval is widened on each side.
+
+    Raises:
+        UserError: if levels do not decrease, a block has no layer, or overlap is negative.
+
+    Example:
+        >>> import dbl, torch
+        >>> partition = dbl.Partition(boundaries=(10.0, 1.0, 0.1), layers=(3, 3))
+        >>> partition.block_for(torch.tensor([10.0, 5.0, 1.0, 0.1]))
+        tensor([0, 0, 1, 1])
+        >>> partition.layer_range(1)
+        range(3, 6)
+    """
+
+    boundaries: tuple[float, ...]
+    layers: tuple[int, ...]
+    overlap: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "boundaries", tuple(self.boundaries))
+        object.__setattr__(self, "layers", tuple(self.layers))
+        if len(self.boundaries) < 2:
+            raise UserError(f"partition.boundaries {list(self.boundaries)} must have at least 2 levels")
+        if any(high <= low for high, low in pairwise(self.boundaries)) or self.boundaries[-1] <= 0:
+            raise UserError(f"partition.boundaries {list(self.boundaries)} must be positive and decrease strictly")
+        if len(self.layers) != len(self.boundaries) - 1 or min(self.layers) < 1:
+            raise UserError(
+                f"partition.layers {list(self.layers)} must give at least one layer to each of "
+                f"{len(self.boundaries) - 1} blocks"
+            )
+        if not 0 <= self.overlap < math.inf:
+            raise UserError(f"partition.overlap ({self.overlap}) must be 0 or more")
+
+    @property
+    def num_blocks(self) -> int:
+        """B."""
+        return len(self.layers)
+
+    def interval(self, block: int) -> Interval:
+        """The levels that block `block` answers for at inference."""
+        self.check_block(block)
+        return Interval(low=self.boundaries[block + 1], high=self.boundaries[block])
+
+    def training_interval(self, block: int) -> Interval:
+        """The levels that block `block` is trained on: its interval, widened by the overlap (paper, App. C).
+
+        `[low / alpha, high * alpha]` with `alpha = (high / low)^overlap`, clipped to the whole range.
+        """
+        low, high = self.interval(block)
+        alpha = (high / low) ** self.overlap
+        return Interval(low=max(low / alpha, self.boundaries[-1]), high=min(high * alpha, self.boundaries[0]))
+
+    def describe(self, blocks: Iterable[int]) -> str:
+        """Blocks with the levels that they answer for, such as `block 1 (sigma 0.8 to 0.2)`, for messages."""
+        ends = ((block, self.interval(block)) for block in blocks)
+        return ", ".join(f"block {block} (sigma {high:.3g} to {low:.3g})" for block, (low, high) in ends)
+
+    def merged(self) -> "Partition":
+        """The same levels and layers as one block."""
+        return Partition((self.boundaries[0], self.boundaries[-1]), (sum(self.layers),))
+
+    def layer_range(self, block: int) -> range:
+        """Indices of the layers of block `block` in the whole network."""
+        self.check_block(block)
+        ends = [0, *accumulate(self.layers)]
+        return range(ends[block], ends[block + 1])
+
+    def block_for(self, sigma: Tensor) -> Tensor:
+        """The block that owns each level, without overlap: the one rule from level to block.
+
+        Args:
+            sigma: levels of any shape.
+
+        Returns:
+            Block indices (int64) of the same shape.
+
+        Raises:
+            ValueError: if a level lies outside the range.
+        """
+        levels = sigma.double()
+        highest, lowest = self.boundaries[0], self.boundaries[-1]
+        inside = (levels <= highest * (1 + _TOLERANCE)) & (levels >= lowest * (1 - _TOLERANCE))
+        if not inside.all():
+            outside = levels[~inside].flatten()[0].item()
+            raise ValueError(f"noise level {outside:g} lies outside [{lowest:g}, {highest:g}]")
+        inner = torch.tensor(self.boundaries[1:-1], dtype=torch.float64, device=sigma.device)
+        return (levels.unsqueeze(-1) <= inner * (1 + _TOLERANCE)).sum(-1)
+
+    def check_block(self, block: int) -> None:
+        """Raise UserError unless `block` is the index of a block."""
+        if not 0 <= block < self.num_blocks:
+            raise UserError(f"block {block} does not exist: this run has blocks 0 to {self.num_blocks - 1}")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How to cut a network and its noise range into blocks; `build` makes the `Partition`.
+
+    Args:
+        num_blocks: B, blocks that the network and the range of levels are cut into; 1 keeps them whole.
+        scheme: where the levels are cut. `equal_probability`: each interval holds 1/B of the noise distribution (paper,
+            Sec. 3.3); `uniform_sigma`, `uniform_log_sigma`: equal widths in sigma or ln sigma; `explicit`: at
+            `boundaries`.
+        boundaries: [B+1] decreasing levels, for `explicit` only.
+        layers: [B] layers of each block; by default the layers are split evenly.
+        overlap: see `Partition`; the paper uses 0.05 (0.1 for text).
+
+    Example:
+        >>> import dbl
+        >>> partition = dbl.Cut(num_blocks=3, layers=[3, 6, 3]).build(dbl.LogNormalNoise(), num_layers=12)
+        >>> [round(sigma, 3) for sigma in partition.boundaries]
+        [80.0, 0.505, 0.18, 0.002]
+    """
+
+    num_blocks: int = 3
+    scheme: Scheme = "equal_probability"
+    boundaries: list[float] | None = None
+    layers: list[int] | None = None
+    overlap: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.num_blocks < 1:
+            raise UserError(f"partition.num_blocks ({self.num_blocks}) must be at least 1")
+        check_choice("partition.scheme", self.scheme, get_args(Scheme))
+        if (self.scheme == "explicit") != (self.boundaries is not None):
+            raise UserError("partition.boundaries and partition.scheme=explicit go together: give both or neither")
+        if self.boundaries is not None and len(self.boundaries) != self.num_blocks + 1:
+            raise UserError(
+                f"partition.boundaries has {len(self.boundaries)} levels: {self.num_blocks} blocks need "
+                f"{self.num_blocks + 1}"
+            )
+
+    def build(self, noise: NoiseDistribution, num_layers: int) -> Partition:
+        """Cut `num_layers` layers and the range of `noise`.
+
+        Raises:
+            UserError: if the layers cannot be split as asked, or explicit boundaries do not span the range of `noise`.
+        """
+        boundaries = self._levels(noise)
+        if (boundaries[0], boundaries[-1]) != (noise.sigma_max, noise.sigma_min):
+            raise UserError(
+                f"partition.boundaries must run from noise.sigma_max ({noise.sigma_max}) to noise.sigma_min "
+                f"({noise.sigma_min})"
+            )
+        return Partition(tuple(boundaries), tuple(self._split(num_layers)), self.overlap)
+
+    def _levels(self, noise: NoiseDistribution) -> list[float]:
+        if self.boundaries is not None:
+            return list(self.boundaries)
+        q = torch.linspace(1, 0, self.num_blocks + 1, dtype=torch.float64)
+        low, high = noise.range
+        if self.scheme == "equal_probability":
+            inner = noise.quantile(q)
+        elif self.scheme == "uniform_sigma":
+            inner = low + q * (high - low)
+        else:
+            inner = low * (high / low) ** q
+        return [high, *inner[1:-1].tolist(), low]
+
+    def _split(self, num_layers: int) -> list[int]:
+        if self.layers is None:
+            if num_layers % self.num_blocks:
+                raise UserError(
+                    f"{num_layers} layers cannot be split evenly into partition.num_blocks={self.num_blocks}: give "
+                    f"partition.layers, a list of {self.num_blocks} numbers that add up to {num_layers}"
+                )
+            return [num_layers // self.num_blocks] * self.num_blocks
+        if len(self.layers) != self.num_blocks or sum(self.layers) != num_layers:
+            raise UserError(
+                f"partition.layers {self.layers} must be {self.num_blocks} numbers that add up to {num_layers}"
+            )
+        return list(self.layers)

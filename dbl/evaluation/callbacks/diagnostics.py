@@ -1,0 +1,85 @@
+"""Diagnostics of an assembled network after its test."""
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from dbl.data import OrderedData
+from dbl.denoising.targets import MaskTarget
+from dbl.evaluation.diagnostics import diagnose
+from dbl.evaluation.figures import loss_figure, trajectory_figure
+from dbl.inference.stack import BlockStack
+from dbl.utils.errors import UserError
+
+
+class Diagnostics(L.Callback):
+    """Measure what each block of a tested stack does, as `dbl.diagnose` explains. Other models are left alone.
+
+    It costs two network calls of each block for every sample and level, and one sampling of at most 64 images. Masked
+    text, whose only condition is what is not hidden, is left alone too.
+
+    Args:
+        num_samples: test samples that are used, evenly spaced over the split (all if there are fewer); 0 turns the
+            diagnostics off.
+        levels_per_block: noise levels of each block's interval.
+        seed: of the noise.
+
+    Attributes:
+        result: what `dbl.evaluation.diagnostics.diagnose` returns, JSON values; None before a test.
+
+    Raises:
+        UserError: if a number is too small.
+    """
+
+    def __init__(self, num_samples: int = 256, levels_per_block: int = 8, seed: int = 0) -> None:
+        if num_samples < 0 or num_samples == 1:
+            raise UserError(
+                f"diagnostics.num_samples ({num_samples}) must be 0 (off) or at least 2: a sample needs another one"
+            )
+        if levels_per_block < 1:
+            raise UserError(
+                f"diagnostics.levels_per_block ({levels_per_block}) must be at least 1; "
+                "diagnostics.num_samples=0 turns the diagnostics off"
+            )
+        self.num_samples = num_samples
+        self.levels_per_block = levels_per_block
+        self.seed = seed
+        self.result: dict[str, Any] | None = None
+
+    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget the test before."""
+        self.result = None
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure and log."""
+        data = getattr(trainer, "datamodule", None)
+        if not self.num_samples or not isinstance(pl_module, BlockStack) or not isinstance(data, OrderedData):
+            return
+        if isinstance(pl_module.contract.terms.target, MaskTarget):
+            return
+        # Callbacks run outside the context that gives test steps the trainer's precision.
+        with trainer.precision_plugin.test_step_context():
+            self.result = diagnose(pl_module, data, self.num_samples, self.levels_per_block, self.seed)
+        for name, value in _scalars(self.result).items():
+            pl_module.log(f"test/{name}", value)
+        boundaries = [boundary["sigma"] for boundary in self.result["boundaries"]]
+        figures = {"loss over sigma": loss_figure(self.result["levels"], boundaries, self.result["loss_unit"])}
+        if self.result["trajectory"]:
+            figures["trajectory"] = trajectory_figure(self.result["trajectory"], boundaries)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                for name, figure in figures.items():
+                    logger.experiment.add_figure(name, figure)
+
+
+def _scalars(result: dict[str, Any]) -> dict[str, float]:
+    """Rise of each block's loss with another image's condition, share of the nats, disagreement with the next block."""
+    scalars: dict[str, float] = {}
+    for block, (condition, information) in enumerate(zip(result["condition"], result["information"], strict=True)):
+        scalars[f"condition_rise_block_{block}"] = condition["loss_shuffled"] - condition["loss"]
+        scalars[f"information_share_block_{block}"] = information["share"]
+    for boundary in result["boundaries"]:
+        first, second = boundary["blocks"]
+        scalars[f"boundary_difference_block_{first}_{second}"] = boundary["difference"]
+    return scalars

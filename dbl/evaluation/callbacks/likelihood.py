@@ -1,0 +1,243 @@
+"""What a label or a token costs: the likelihood bound of an assembled network, the exact value of a baseline."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from dbl.data.spec import IGNORED
+from dbl.denoising.channels import Channel, GaussianChannel, MaskingChannel
+from dbl.denoising.denoiser import Denoiser
+from dbl.denoising.likelihood import Bound, BoundEstimator, BoundSums
+from dbl.denoising.targets import Batch, MaskTarget, Prediction
+from dbl.evaluation.figures import likelihood_figure
+from dbl.inference.stack import BlockStack
+from dbl.run.contract import Contract
+from dbl.utils.errors import UserError
+
+
+class Likelihood(L.Callback):
+    """Log what a label or token costs, in nats: the bound of `dbl.denoising.likelihood`, in total and for each block.
+
+    For a stack whose targets are discrete, in test and validation; it costs `levels_per_block` network calls of each
+    block for every sample. A module with a method `exact_nats(batch) -> (nats [N], scored labels [N])`, such as the
+    end-to-end baselines of text, has its exact value logged in the same way. Other models are left alone.
+
+    For text there are also the perplexity and the bits per byte that follow, from sums over the whole split.
+
+    Args:
+        levels_per_block: noise levels of each block at which a sample is denoised; 0 turns the bound off.
+        seed: of levels and noise.
+
+    Attributes:
+        result: `Bound` as JSON values: `nats`, `standard_error`, `prior`, `reconstruction`, `blocks`,
+            `num_samples`, `num_scored`, `levels_per_block`, `curve`; `exact`, whether it is a value and no bound; for
+            text `num_bytes`, `perplexity`, `bits_per_byte`, `bits_per_token`, else null (bytes too, where a token
+            stands for unknown text); `own_blocks`, of a committee: the bound of the blocks themselves, each at its own
+            levels, else null. None if there is no bound.
+
+    Raises:
+        UserError: if `levels_per_block` is negative.
+    """
+
+    def __init__(self, levels_per_block: int = 8, seed: int = 0) -> None:
+        if levels_per_block < 0:
+            raise UserError(f"likelihood.levels_per_block ({levels_per_block}) must be 0 (off) or more")
+        self.levels_per_block = levels_per_block
+        self.seed = seed
+        self.result: dict[str, Any] | None = None
+        self._estimator: BoundEstimator | ExactNats | None = None
+        self._own: BoundEstimator | None = None
+        self._bytes: ByteCount | None = None
+
+    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start from nothing."""
+        self._start(trainer, pl_module)
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start from nothing."""
+        self._start(trainer, pl_module)
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Add a batch."""
+        self._add(trainer, pl_module, batch)
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Add a batch."""
+        self._add(trainer, pl_module, batch)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the bound."""
+        self._finish(trainer, pl_module, "test")
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the bound."""
+        self._finish(trainer, pl_module, "val")
+
+    def _start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.result = self._estimator = self._own = None
+        tokenizer = getattr(getattr(trainer, "datamodule", None), "tokenizer", None)
+        self._bytes = None if tokenizer is None else ByteCount(tokenizer.byte_lengths, tokenizer.unknown_id)
+        if not self.levels_per_block:
+            return
+        if hasattr(module, "exact_nats") and not trainer.training:
+            self._estimator = ExactNats()
+        elif isinstance(module, BlockStack) and (channel := channel_of(module.contract)) is not None:
+            noise, partition = module.contract.noise, module.contract.partition
+            self._estimator = BoundEstimator(channel, noise, partition, self.levels_per_block, self.seed)
+            if module.committee is not None:
+                self._own = BoundEstimator(channel, noise, partition, self.levels_per_block, self.seed)
+
+    def _add(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
+        if self._estimator is None:
+            return
+        # Callbacks run outside the context that gives test steps the trainer's precision.
+        with trainer.precision_plugin.test_step_context():
+            if isinstance(self._estimator, ExactNats):
+                self._estimator.add(*module.exact_nats(batch))  # type: ignore[operator]
+            else:
+                assert isinstance(module, BlockStack)
+                add_batch(self._estimator, module, batch, module.answering)
+                if self._own is not None:
+                    add_batch(self._own, module, batch, module.denoiser)
+        if self._bytes is not None:
+            self._bytes.add(batch["tokens"][:, 1:])
+
+    def _finish(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        if self._estimator is None:
+            return
+        if trainer.world_size > 1:
+            sums_of_all = [one.sums for one in (self._estimator, self._own) if one is not None]
+            for sums in (*sums_of_all, self._bytes):
+                if sums is not None:
+                    sums.reduce(lambda part: _total(trainer, part.to(module.device)).cpu())
+        self.result = self._result(self._estimator)
+        for name, value in _scalars(self.result).items():
+            module.log(f"{stage}/{name}", value)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and self.result["curve"]:
+                masked = isinstance(module, BlockStack) and isinstance(module.contract.terms.target, MaskTarget)
+                figure = likelihood_figure(self.result["curve"], "the masking probability" if masked else "sigma")
+                logger.experiment.add_figure("likelihood", figure)
+
+    def _result(self, estimator: "BoundEstimator | ExactNats") -> dict[str, Any]:
+        result = estimator.result().to_plain() | {"exact": isinstance(estimator, ExactNats)}
+        result["own_blocks"] = None if self._own is None else self._own.result().to_plain()
+        if self._bytes is None:
+            return result | dict.fromkeys(("num_bytes", "perplexity", "bits_per_token", "bits_per_byte"))
+        nats, (total, unknown) = result["nats"], self._bytes.total.tolist()
+        num_bytes = None if unknown else int(total)
+        return result | {
+            "num_bytes": num_bytes,
+            "perplexity": math.exp(min(nats, 700)),
+            "bits_per_token": nats / math.log(2),
+            "bits_per_byte": nats * result["num_scored"] / num_bytes / math.log(2) if num_bytes else None,
+        }
+
+
+def add_batch(estimator: BoundEstimator, stack: BlockStack, batch: Batch, denoiser: Callable[[int], Denoiser]) -> None:
+    """Add a raw batch to the estimate of a stack's bound, with the denoiser that answers the levels of each block."""
+    clean = stack.space.encode(batch)
+    read: tuple[Denoiser | None, Any] = (None, None)
+
+    def predict(block: int, noisy: Tensor, sigma: Tensor) -> Prediction:
+        nonlocal read
+        answering = denoiser(block)
+        if answering is not read[0]:
+            # What depends on no level, such as the clean stream of a causal network, is computed once for all levels.
+            extend = getattr(answering.network, "extend", None)
+            read = (answering, clean.cond if extend is None else extend(clean.cond))
+        return answering.predict(noisy, sigma, read[1])
+
+    with torch.no_grad():
+        estimator.add(clean.clean, clean.labels, batch["index"], predict)
+
+
+class ExactNats:
+    """Nats that need no bound, with the same result as `BoundEstimator`, without blocks."""
+
+    def __init__(self) -> None:
+        self.sums = BoundSums(num_blocks=0, num_strata=0)
+
+    def add(self, nats: Tensor, scored: Tensor) -> None:
+        """Add samples: nats [N], summed over the scored labels, and their numbers [N]."""
+        nothing = torch.zeros_like(nats)
+        self.sums.add(nothing, torch.zeros(0, 0, len(nats)), nats, scored)
+
+    def result(self) -> Bound:
+        """The mean over all scored labels, as reconstruction; ValueError if there are none."""
+        return self.sums.bound(levels_per_block=0, curve=[])
+
+
+class ByteCount:
+    """UTF-8 bytes of the scored tokens.
+
+    Args:
+        byte_lengths: [C] of each token.
+        unknown: the token that stands for text of unknown length, if there is one.
+
+    Attributes:
+        total: [2] bytes, and unknown tokens, with which the bytes are not those of the text.
+    """
+
+    def __init__(self, byte_lengths: Tensor, unknown: int | None) -> None:
+        self.byte_lengths = byte_lengths
+        self.unknown = unknown
+        self.total = torch.zeros(2, dtype=torch.float64)
+
+    def add(self, labels: Tensor) -> None:
+        """Add tokens [N, T], IGNORED where they are not scored."""
+        scored = labels[labels != IGNORED].cpu()
+        num_unknown = 0 if self.unknown is None else int((scored == self.unknown).sum())
+        self.total = self.total + torch.tensor([int(self.byte_lengths[scored].sum()), num_unknown])
+
+    def reduce(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Replace the number by its total over all processes."""
+        self.total = total(self.total)
+
+
+def _total(trainer: L.Trainer, part: Tensor) -> Tensor:
+    reduced = trainer.strategy.reduce(part, reduce_op="sum")
+    assert isinstance(reduced, Tensor)
+    return reduced
+
+
+def _scalars(result: dict[str, Any]) -> dict[str, float]:
+    scalars = {"nats": result["nats"], "nats_standard_error": result["standard_error"]}
+    scalars |= {name: result[name] for name in ("perplexity", "bits_per_token", "bits_per_byte") if result[name]}
+    if result["exact"]:
+        return scalars
+    if result["own_blocks"]:
+        scalars["nats_own_blocks"] = result["own_blocks"]["nats"]
+    scalars |= {"nats_prior": result["prior"], "nats_reconstruction": result["reconstruction"]}
+    return scalars | {f"nats_block_{index}": block["nats"] for index, block in enumerate(result["blocks"])}
+
+
+def channel_of(contract: Contract) -> Channel | None:
+    """The channel of a run; None if its targets are continuous and have no such bound."""
+    if isinstance(contract.terms.target, MaskTarget):
+        return MaskingChannel(contract.data.num_classes)
+    if contract.table is None:
+        return None
+    frequencies = torch.tensor(contract.data.class_frequencies, dtype=torch.float64)
+    return GaussianChannel(contract.table, frequencies)

@@ -1,0 +1,202 @@
+"""How good the generated texts are: variety, perplexity under a teacher and MAUVE, beside those of real texts.
+
+Axes: n texts, N batch, P tokens of a prompt, K sequences read at once, T + 1 tokens of a sequence.
+"""
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from dbl.data.splits import evenly_spaced
+from dbl.denoising.decoding import Decoding
+from dbl.evaluation.teachers import Teacher, open_teacher
+from dbl.evaluation.text_metrics import LEAST_TEXTS, check_mauve, distinct_n, mauve_score, unigram_entropy, words
+from dbl.utils.errors import UserError
+
+_NUM_SHOWN = 4
+_READ_AT_ONCE = 4096
+
+
+class TextQuality(L.Callback):
+    """Continue beginnings of test texts at the end of a test and compare the continuations with the real ones.
+
+    For a module that has `text_generator(decoding, num_steps, seed)`, and data with a `tokenizer`; other modules are
+    left alone. All metrics are of the continuations alone, without their prompts, and the real continuations are as
+    many tokens long. Words are what stands between white space.
+
+    Args:
+        num_texts: continued texts, evenly spaced among those test texts that are long enough; 0 turns it off. MAUVE
+            needs at least 20 (usual: 1,000 to 5,000).
+        num_tokens: generated for each text.
+        prompt_tokens: of the beginning of a test text, given to the network.
+        batch_size: texts generated at once.
+        teacher: a causal language model that judges: a run folder, a folder of Hugging Face or a name on its hub, such
+            as `gpt2-large`; null for no perplexity.
+        mauve: also MAUVE, with the teacher's features.
+        temperature: as in `Decoding`.
+        top_k: as in `Decoding`.
+        top_p: as in `Decoding`.
+        num_steps: calls of the sampler for each token (of masked text for all of them); null as in `inference`.
+        seed: of the draws of the generation and of MAUVE's clusters.
+
+    Attributes:
+        result: what the last comparison found, as JSON values: settings, `teacher` (its identity), `metrics` and `real`
+            (by name), `texts` (some prompts with their continuations); None before, and where nothing was compared.
+
+    Raises:
+        UserError: if a number is impossible, or MAUVE is asked for without a teacher or with too few texts.
+    """
+
+    def __init__(
+        self,
+        num_texts: int = 0,
+        num_tokens: int = 64,
+        prompt_tokens: int = 16,
+        batch_size: int = 32,
+        teacher: str | None = None,
+        mauve: bool = False,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        num_steps: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if num_texts < 0:
+            raise UserError(f"text_quality.num_texts ({num_texts}) must be 0 (off) or more")
+        counts = {"num_tokens": num_tokens, "prompt_tokens": prompt_tokens, "batch_size": batch_size}
+        for name, value in (counts | {"num_steps": num_steps}).items():
+            if value is not None and value < 1:
+                raise UserError(f"text_quality.{name} ({value}) must be at least 1")
+        if mauve and teacher is None:
+            raise UserError("text_quality.mauve needs features: set text_quality.teacher, e.g. to gpt2-large")
+        if mauve and 0 < num_texts < LEAST_TEXTS:
+            raise UserError(f"text_quality.num_texts ({num_texts}) must be at least {LEAST_TEXTS} for MAUVE")
+        self.num_texts = num_texts
+        self.num_tokens = num_tokens
+        self.prompt_tokens = prompt_tokens
+        self.batch_size = batch_size
+        self.teacher = teacher
+        self.mauve = mauve
+        self.decoding = Decoding(temperature, top_k, top_p)
+        self.num_steps = num_steps
+        self.seed = seed
+        self.result: dict[str, Any] | None = None
+
+    def prepare(self, data: Any) -> None:
+        """Check, before any training, that texts fit, that the teacher can be loaded, and MAUVE computed.
+
+        Args:
+            data: DataModule that will be tested on; there is nothing to check if it is no text.
+
+        Raises:
+            UserError: if not.
+        """
+        if self.num_texts == 0 or not hasattr(data, "tokenizer"):
+            return
+        self._chosen(data)
+        if self.teacher is None:
+            return
+        if self.mauve:
+            check_mauve()
+        open_teacher(self.teacher)
+
+    @torch.no_grad()
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Generate, compare, log and keep the result."""
+        self.result = None
+        if self.num_texts == 0 or not hasattr(pl_module, "text_generator"):
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not hasattr(data, "tokenizer"):
+            raise UserError("text_quality: the test needs the texts as a DataModule of dbl (TextData)")
+        self.result = self._compare(trainer, pl_module, data)
+        for name, value in self.result["metrics"].items():
+            pl_module.log(f"test/{name}", value)
+
+    def _compare(self, trainer: L.Trainer, pl_module: L.LightningModule, data: Any) -> dict[str, Any]:
+        indices, tokens = self._chosen(data)
+        prompts, endings = tokens[:, : self.prompt_tokens], tokens[:, self.prompt_tokens :]
+        teacher = open_teacher(self.teacher, pl_module.device) if self.teacher is not None else None
+        real = [data.tokenizer.decode(ids) for ids in endings]
+        # The real texts come first: what the teacher cannot read is found before the long generation.
+        real_metrics = _metrics(real, teacher)
+        # Callbacks run outside the context that gives test steps the trainer's precision.
+        with trainer.precision_plugin.test_step_context():
+            continued = self._continued(pl_module, prompts, indices)
+        generated = [data.tokenizer.decode(ids) for ids in continued]
+        metrics = _metrics(generated, teacher)
+        if self.mauve and teacher is not None:
+            metrics["mauve"] = self._mauve(real, generated, teacher)
+        return {
+            **self._settings(),
+            "teacher": teacher.identity if teacher is not None else None,
+            "metrics": metrics,
+            "real": real_metrics,
+            "texts": [
+                {"prompt": data.tokenizer.decode(ids), "generated": text}
+                for ids, text in zip(prompts[:_NUM_SHOWN], generated, strict=False)
+            ],
+        }
+
+    def _chosen(self, data: Any) -> tuple[Tensor, Tensor]:
+        """Indices [n] of the test texts that are continued, and their first tokens [n, prompt + continuation]."""
+        length = self.prompt_tokens + self.num_tokens
+        usable = []
+        for indices in torch.arange(len(data.split("test"))).split(_READ_AT_ONCE):
+            tokens = data.batch("test", indices)["tokens"]  # K, T + 1
+            self._check_length(tokens.shape[1] - 1)
+            usable.append(indices[(tokens[:, :length] >= 0).all(dim=1)])  # padding is negative
+        found = torch.cat(usable) if usable else torch.zeros(0, dtype=torch.long)
+        if len(found) < self.num_texts:
+            raise UserError(
+                f"text_quality.num_texts ({self.num_texts}): only {len(found)} test texts have {length} tokens; reduce "
+                "num_texts, prompt_tokens or num_tokens"
+            )
+        chosen = found[evenly_spaced(len(found), self.num_texts)]
+        return chosen, data.batch("test", chosen)["tokens"][:, :length]
+
+    def _check_length(self, seq_len: int) -> None:
+        if self.prompt_tokens + self.num_tokens > seq_len:
+            raise UserError(
+                f"text_quality: prompt_tokens ({self.prompt_tokens}) and num_tokens ({self.num_tokens}) together "
+                f"exceed the {seq_len} tokens of a sequence; reduce one of them"
+            )
+
+    def _continued(self, pl_module: Any, prompts: Tensor, indices: Tensor) -> Tensor:
+        """[n, num_tokens] on the CPU; draws belong to the index of a text, so `batch_size` does not change them."""
+        generator = pl_module.text_generator(self.decoding, self.num_steps, self.seed)
+        parts = []
+        for rows, places in zip(prompts.split(self.batch_size), indices.split(self.batch_size), strict=True):
+            part = generator.generate(rows.to(pl_module.device), self.num_tokens, places.to(pl_module.device))
+            assert part.shape == (len(rows), self.num_tokens), part.shape
+            parts.append(part.cpu())
+        return torch.cat(parts)
+
+    def _mauve(self, real: list[str], generated: list[str], teacher: Teacher) -> float:
+        # As mauve-text does, empty texts are left out: they have no last token.
+        of_real, of_generated = (teacher.features([text for text in texts if text]) for texts in (real, generated))
+        return mauve_score(of_real, of_generated, self.seed)
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "num_texts": self.num_texts,
+            "num_tokens": self.num_tokens,
+            "prompt_tokens": self.prompt_tokens,
+            "temperature": self.decoding.temperature,
+            "top_k": self.decoding.top_k,
+            "top_p": self.decoding.top_p,
+            "num_steps": self.num_steps,
+            "seed": self.seed,
+        }
+
+
+def _metrics(texts: list[str], teacher: Teacher | None) -> dict[str, float]:
+    """Of some texts, by the names they are logged with."""
+    parts = [words(text) for text in texts]
+    metrics = {"distinct_2": distinct_n(parts, 2), "unigram_entropy": unigram_entropy(parts)}
+    if teacher is not None:
+        score = teacher.nats(texts)
+        metrics |= {"gen_ppl": score.perplexity, "gen_bpb": score.bits_per_byte}
+    return metrics

@@ -1,0 +1,180 @@
+"""What happens at each noise level: likelihood, losses and the sampler's path, from plain values of a report.
+
+In every figure high noise is on the left, as block 0 runs first, and each block has its own colour.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, Any
+
+from dbl.utils.plotting import colour_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# What a level is -> labels of the axes.
+_LEVEL_LABELS = {
+    "sigma": "noise level sigma, in units of the target (high noise first)",
+    "the masking probability": "masking probability m of a token (all hidden first)",
+}
+_NATS_LABELS = {
+    "sigma": "nats per unit of ln sigma",
+    "the masking probability": "nats per unit of ln m",
+}
+
+
+def likelihood_figure(curve: Sequence[dict[str, Any]], level: str = "sigma") -> "Figure":
+    """Where the nats of the likelihood bound lie; the area of a block is its share.
+
+    Args:
+        curve: `sigma_high`, `sigma_low`, `block` and `nats_per_log_sigma` of each stratum, levels decreasing.
+        level: what a level is: "sigma" or "the masking probability".
+    """
+    figure, axes = _level_axes(_LEVEL_LABELS[level])
+    for block, group in groupby(curve, key=lambda step: step["block"]):
+        steps = list(group)
+        edges = [steps[0]["sigma_high"], *(step["sigma_low"] for step in steps)]
+        values = [step["nats_per_log_sigma"] for step in steps]
+        axes.stairs(values, edges, color=colour_of(block), fill=True, alpha=0.6, label=f"block {block}")
+    _draw_boundaries(
+        axes, [after["sigma_high"] for before, after in pairwise(curve) if before["block"] < after["block"]]
+    )
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel(_NATS_LABELS[level])
+    axes.legend(fontsize=8)
+    return figure
+
+
+def loss_figure(levels: Sequence[dict[str, Any]], boundaries: Sequence[float], unit: str) -> "Figure":
+    """Loss with the right condition and with that of another sample.
+
+    Args:
+        levels: `sigma`, `block`, `loss` and `loss_shuffled` of each level, levels decreasing.
+        boundaries: levels between two blocks.
+        unit: of the loss, without the weight.
+    """
+    figure, axes = _level_axes()
+    for block, group in groupby(levels, key=lambda level: level["block"]):
+        rows = list(group)
+        sigmas = [row["sigma"] for row in rows]
+        axes.plot(sigmas, [row["loss"] for row in rows], "o-", color=colour_of(block), ms=3, label=f"block {block}")
+        axes.plot(sigmas, [row["loss_shuffled"] for row in rows], "x--", color=colour_of(block), ms=4)
+    _draw_boundaries(axes, boundaries)
+    if any(row["loss"] > 0 or row["loss_shuffled"] > 0 for row in levels):
+        axes.set_yscale("log")
+    axes.set_ylabel(unit)
+    axes.set_title("loss without weight; dashed: with the condition of another sample", fontsize=9)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def trajectory_figure(trajectory: Sequence[dict[str, Any]], boundaries: Sequence[float]) -> "Figure":
+    """Length of the denoised target along the sampler's path.
+
+    Args:
+        trajectory: `sigma`, `block` and `norm` of each network call, in the order of the calls.
+        boundaries: levels between two blocks.
+    """
+    figure, axes = _level_axes()
+    sigmas = [call["sigma"] for call in trajectory]
+    axes.plot(sigmas, [call["norm"] for call in trajectory], color="0.6", linewidth=1)
+    for block in sorted({call["block"] for call in trajectory}):
+        calls = [call for call in trajectory if call["block"] == block]
+        points = [call["sigma"] for call in calls], [call["norm"] for call in calls]
+        axes.plot(*points, "o", color=colour_of(block), ms=4, label=f"block {block}")
+    axes.axhline(1, color="black", linestyle="--", linewidth=0.8, label="clean targets")
+    _draw_boundaries(axes, boundaries)
+    axes.set_ylim(0, max([1.1, *(1.1 * call["norm"] for call in trajectory)]))
+    axes.set_ylabel("norm of denoised / of clean target")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _level_axes(label: str = _LEVEL_LABELS["sigma"]) -> "tuple[Figure, Axes]":
+    """An empty figure over the logarithm of the level, high noise on the left."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
+
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.invert_xaxis()
+    axes.set_xlabel(label)
+    return figure, axes
+
+
+def _draw_boundaries(axes: "Axes", sigmas: Sequence[float]) -> None:
+    for sigma in sigmas:
+        axes.axvline(sigma, color="black", linestyle=":", linewidth=1)
+
+
+def steps_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]], metric: str, lower_is_better: bool) -> "Figure":
+    """One line for each way to train, with its range over the seeds; on a log axis where lower is better.
+
+    Args:
+        curves: name of the line -> its points: `steps`, and `mean`, `min` and `max` of the metric.
+        metric: its name, for the axis.
+        lower_is_better: as it says.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, points) in enumerate(curves.items()):
+        colour, steps = colour_of(number), [point["steps"] for point in points]
+        axes.plot(steps, [point["mean"] for point in points], "o-", ms=4, color=colour, label=name)
+        low, high = ([point[end] for point in points] for end in ("min", "max"))
+        axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+    ticks = sorted({point["steps"] for points in curves.values() for point in points})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, labels=[str(tick) for tick in ticks])
+    axes.minorticks_off()
+    if lower_is_better:
+        axes.set_yscale("log")
+    axes.set_xlabel("sampler steps")
+    axes.set_ylabel(f"{metric}, {'lower' if lower_is_better else 'higher'} is better")
+    axes.set_title("lines: means; bands: range over training seeds", fontsize=9)
+    axes.legend(fontsize=8)
+    return figure
+
+
+# Bytes are shown in binary units, as memory is sold.
+_UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1))
+
+
+def readable_bytes(size: float, largest: float | None = None) -> str:
+    """A size such as `43.21 MiB`, in the unit that fits `largest` (by default the size itself)."""
+    name, unit = _unit(size if largest is None else largest)
+    return f"{size / unit:.2f} {name}"
+
+
+def memory_figure(rows: Mapping[str, Mapping[str, int]]) -> "Figure":
+    """One bar for each row, one colour for each category; both in the given order, from top to bottom and outwards.
+
+    Args:
+        rows: name of the row -> category -> bytes at the peak.
+    """
+    from matplotlib.figure import Figure
+
+    name, unit = _unit(max(sum(row.values()) for row in rows.values()))
+    figure = Figure(figsize=(8, 1.2 + 0.36 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    ends = dict.fromkeys(rows, 0.0)
+    for number, category in enumerate(next(iter(rows.values()))):
+        widths = [row[category] / unit for row in rows.values()]
+        axes.barh(list(rows), widths, left=list(ends.values()), label=category, color=colour_of(number))
+        ends = {key: end + width for (key, end), width in zip(ends.items(), widths, strict=True)}
+    for place, end in enumerate(ends.values()):
+        axes.text(end, place, f" {end:.2f}", va="center", fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    axes.set_xlabel(f"peak memory of one training step, {name}")
+    axes.legend(fontsize=8, ncols=2)
+    return figure
+
+
+def _unit(size: float) -> tuple[str, int]:
+    return next((name, unit) for name, unit in _UNITS if size >= unit or unit == 1)

@@ -1,0 +1,61 @@
+"""Quality of an assembled network against the number of sampler steps."""
+
+from dataclasses import replace
+from itertools import count, takewhile
+from typing import Any
+
+import torch
+
+from dbl.data import ImageData
+from dbl.evaluation.callbacks.image_quality import ImageQuality
+from dbl.inference.stack import BlockStack
+
+
+def step_numbers(num_blocks: int, num_steps: int) -> list[int]:
+    """1, B, 2B, 4B and so on, up to the sampler's own number of steps and at least up to 4B."""
+    most = max(num_steps, 4 * num_blocks)
+    doublings = takewhile(lambda steps: steps <= most, (num_blocks * 2**power for power in count()))
+    return sorted({1, *doublings})
+
+
+def quality_by_steps(
+    stack: BlockStack, data: ImageData, judge: ImageQuality, numbers: list[int]
+) -> list[dict[str, Any]]:
+    """Sample with each number of steps and judge the result.
+
+    Args:
+        stack: on the device on which it is to run; its other sampler settings are kept.
+        data: the test split is classified, or generated images are compared with real ones.
+        judge: of images; nothing is measured for images if it compares by no features.
+        numbers: of steps.
+
+    Returns:
+        For each number of steps: `steps` and `metrics` (name -> value): the accuracy of a classifier, or the image
+        metrics of the first draw.
+    """
+    own = stack.inference
+    rows = []
+    try:
+        for steps in numbers:
+            stack.inference = replace(own, sampler=replace(own.sampler, num_steps=steps))
+            metrics = _judged(stack, data, judge) if stack.makes_images else {"accuracy": _accuracy(stack, data)}
+            rows.append({"steps": steps, "metrics": metrics})
+    finally:
+        stack.inference = own
+    return [row for row in rows if row["metrics"]]
+
+
+def _judged(stack: BlockStack, data: ImageData, judge: ImageQuality) -> dict[str, float]:
+    return {name: values[0] for name, values in judge.evaluate(stack, data).items()}
+
+
+@torch.no_grad()
+def _accuracy(stack: BlockStack, data: ImageData) -> float:
+    right = total = 0
+    for batch in data.test_dataloader():
+        on_device = {key: value.to(stack.device) for key, value in batch.items() if isinstance(value, torch.Tensor)}
+        clean = stack.space.encode(on_device)
+        found = stack.classify(clean.cond, on_device["index"])
+        right += int((found == clean.labels).sum())
+        total += len(found)
+    return right / total

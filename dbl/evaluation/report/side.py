@@ -1,0 +1,120 @@
+"""One way to train the network, what came of it and what it cost; and how it spreads over seeds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+# Starts of what the tests log beside the figures that say how good a network is.
+_NOT_QUALITY = (
+    *("accuracy_draw_", "loss_block_", "nats_block_", "nats_standard_error", "nats_prior", "nats_reconstruction"),
+    *("nats_own_blocks", "condition_rise_", "information_share_", "boundary_difference_"),
+)
+
+
+@dataclass
+class Side:
+    """Blocks, or the end-to-end network, trained with one seed; values as in `report.json`.
+
+    Args:
+        name: `blocks` or `end_to_end`.
+        parts: what was trained one after another.
+        calls: network calls of each part in one sample.
+        test: metrics of the test split.
+        memory: of each part, as in its `memory.json`; None where it was not measured.
+        image_quality: see `dbl.evaluation.callbacks.image_quality.ImageQuality`.
+        text_quality: see `dbl.evaluation.callbacks.text_quality.TextQuality`.
+        likelihood: see `dbl.evaluation.callbacks.likelihood.Likelihood`.
+        diagnostics: see `dbl.evaluation.callbacks.diagnostics.Diagnostics`.
+        quality_by_steps: see `dbl.evaluation.quality_by_steps`.
+        weights: that were tested, `ema` or `live`.
+    """
+
+    name: str
+    parts: list[dict[str, Any]]
+    calls: list[int]
+    test: dict[str, float]
+    memory: list[dict[str, Any] | None] = field(default_factory=list)
+    image_quality: dict[str, Any] | None = None
+    text_quality: dict[str, Any] | None = None
+    likelihood: dict[str, Any] | None = None
+    diagnostics: dict[str, Any] | None = None
+    quality_by_steps: list[dict[str, Any]] = field(default_factory=list)
+    weights: str = "ema"
+
+    def quality(self) -> dict[str, float]:
+        """The metrics that say how good the network is, without the stage in their names."""
+        named = {key.removeprefix("test/"): value for key, value in self.metrics().items()}
+        # The loss of a network that is no denoiser is its nats, and no denoising loss to compare with that of blocks.
+        skipped = _NOT_QUALITY if self._denoises else (*_NOT_QUALITY, "loss")
+        return {name: value for name, value in named.items() if not name.startswith(skipped)}
+
+    @property
+    def _denoises(self) -> bool:
+        return all(part["sigma_high"] is not None for part in self.parts)
+
+    def metrics(self) -> dict[str, float]:
+        """All metrics of the test, with the mean accuracy of a classifier's draws first."""
+        draws = [value for key, value in self.test.items() if key.startswith("test/accuracy_draw_")]
+        return ({"test/accuracy": fmean(draws)} if draws else {}) | self.test
+
+    def largest_memory(self) -> dict[str, Any] | None:
+        """That of the part which needs most; None if a part was not measured."""
+        measured = [memory for memory in self.memory if memory and peak_of(memory) is not None]
+        if not measured or len(measured) < len(self.parts):
+            return None
+        return max(measured, key=lambda memory: peak_of(memory) or 0)
+
+
+def peak_of(memory: Mapping[str, Any]) -> int | None:
+    """The bytes that were counted; of a compiled network, which nobody can count, those that the GPU allocated."""
+    if memory["peak_bytes"] is not None or not memory.get("cuda"):
+        counted: int | None = memory["peak_bytes"]
+        return counted
+    allocated: int = memory["cuda"]["allocated_bytes"]
+    return allocated
+
+
+def summarise(sides: list[Side]) -> dict[str, Any]:
+    """One side over its seeds, as JSON values: all about the first seed, and how quality spreads over all of them."""
+    first = sides[0]
+    return {
+        "name": first.name,
+        "parts": first.parts,
+        "calls": first.calls,
+        "weights": first.weights,
+        "parameters_at_once": max(part["parameters"] for part in first.parts),
+        "seconds": round(fmean(sum(part["seconds"] for part in side.parts) for side in sides), 1),
+        "layer_passes": round(sum(part["layer_passes"] for part in first.parts)),
+        "memory": first.largest_memory(),
+        "test": first.metrics(),
+        "quality": _quality(sides),
+        "image_quality": first.image_quality,
+        "text_quality": first.text_quality,
+        "likelihood": first.likelihood,
+        "diagnostics": first.diagnostics,
+        "quality_by_steps": _by_steps(sides),
+    }
+
+
+def spread(values: list[float], over: str) -> dict[str, Any]:
+    """Mean and range of values; `over` says what differs between them."""
+    return {"mean": fmean(values), "min": min(values), "max": max(values), "values": values, "over": over}
+
+
+def _quality(sides: list[Side]) -> dict[str, Any]:
+    found = {name: [side.quality()[name] for side in sides] for name in sides[0].quality()}
+    spreads = {name: spread(values, "training seeds") for name, values in found.items()}
+    if len(sides) == 1 and sides[0].image_quality:
+        draws = sides[0].image_quality["metrics"]
+        spreads |= {name: spread(values, "start noises") for name, values in draws.items() if len(values) > 1}
+    return spreads
+
+
+def _by_steps(sides: list[Side]) -> list[dict[str, Any]]:
+    rows = []
+    for place, row in enumerate(sides[0].quality_by_steps):
+        found = {name: [side.quality_by_steps[place]["metrics"][name] for side in sides] for name in row["metrics"]}
+        metrics = {name: spread(values, "training seeds") for name, values in found.items()}
+        rows.append({"steps": row["steps"], "metrics": metrics})
+    return rows

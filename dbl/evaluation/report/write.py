@@ -1,0 +1,78 @@
+"""From the sides of a comparison to the files of the report."""
+
+from typing import Any
+
+from dbl.data.spec import DataSpec, ImageSpec, TextSpec
+from dbl.denoising.sampling import Sampler
+from dbl.evaluation.report.glossary import class_name
+from dbl.evaluation.report.markdown import markdown
+from dbl.evaluation.report.pictures import draw_pictures
+from dbl.evaluation.report.side import Side, summarise
+from dbl.run.contract import Contract
+from dbl.run.folder import RunFolder
+from dbl.utils.files import read_json, write_json, write_text
+from dbl.utils.serialization import to_plain
+
+
+def write_report(
+    run: RunFolder,
+    contract: Contract,
+    sampler: Sampler,
+    sides_of_seeds: dict[int, list[Side]],
+    num_test_samples: int,
+    memory_plan: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write all files into the report folder.
+
+    Args:
+        run: whose folder it is.
+        contract: of the first seed.
+        sampler: settings used.
+        sides_of_seeds: training seed -> the same sides for each.
+        num_test_samples: in the test split.
+        memory_plan: as `dbl plan` writes it.
+
+    Returns:
+        What `report.json` holds; see the package.
+    """
+    report = {
+        "run": run.name,
+        "contract": contract.hash,
+        "network": to_plain(contract.terms.network),
+        "target": to_plain(contract.terms.target),
+        "noise": to_plain(contract.terms.noise),
+        "partition": to_plain(contract.terms.partition),
+        "data": {
+            **_facts(contract.data),
+            "tokenizer": _tokenizer(run, contract.data, list(sides_of_seeds)),
+            "num_test_samples": num_test_samples,
+        },
+        "seeds": list(sides_of_seeds),
+        "sides": [summarise(list(seeds)) for seeds in zip(*sides_of_seeds.values(), strict=True)],
+        "sampler": to_plain(sampler)["init_args"],
+        "memory_plan": memory_plan,
+        "samples": "samples.png" if (run.report / "samples.png").is_file() else None,
+    }
+    report["pictures"] = draw_pictures(report, run.report)
+    write_json(run.report / "report.json", report)
+    write_text(run.report / "report.md", "\n".join(markdown(report)) + "\n")
+    return report
+
+
+def _facts(data: DataSpec) -> dict[str, Any]:
+    """What the data are; `tokens` of one sequence, null for images."""
+    facts = {"name": data.name, "num_classes": data.num_classes}
+    if isinstance(data, ImageSpec):
+        return facts | {"kind": "images", "shape": list(data.shape), "tokens": None}
+    assert isinstance(data, TextSpec)
+    return facts | {"kind": "text", "shape": [data.seq_len], "tokens": data.seq_len}
+
+
+def _tokenizer(run: RunFolder, data: DataSpec, seeds: list[int]) -> str | None:
+    """The class of the tokenizer, from the run or, in a comparison over seeds, from the run of one of them."""
+    runs = [run, *(RunFolder(f"seed_{seed}", str(run.path)) for seed in seeds)]
+    path = next((run.tokenizer for run in runs if run.tokenizer.is_file()), None)
+    if path is None or not isinstance(data, TextSpec):
+        return None
+    stored = read_json(path)
+    return class_name(stored) if stored.get("identity") == data.tokenizer else None

@@ -1,0 +1,125 @@
+"""Teachers of Hugging Face, such as GPT-2 or Llama 2, from a folder or from the hub."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dbl.evaluation.teachers.teacher import EncodedText, Teacher
+from dbl.utils.errors import UserError
+
+_MOST_CONTEXT = 4096  # of longer contexts the logits alone take gigabytes
+
+
+class HuggingFaceTeacher(Teacher):
+    """A causal language model that `transformers` can load; code of the hub is never run.
+
+    Args:
+        path_or_name: a folder, or a name on the hub such as `gpt2-large`; a folder is looked for first. With
+            HF_HUB_OFFLINE only what was downloaded before is found.
+        device: that it runs on.
+
+    Raises:
+        UserError: if transformers is missing, or the model cannot be loaded or is not a causal language model.
+    """
+
+    def __init__(self, path_or_name: str, device: torch.device | str = "cpu") -> None:
+        self.name = path_or_name
+        self.device = torch.device(device)
+        self._tokenizer, self._network = _load(path_or_name)
+        self._network.to(self.device).requires_grad_(False)  # already in evaluation mode
+        self.start_token = self._tokenizer.bos_token_id
+        self.context = min(getattr(self._network.config, "max_position_embeddings", _MOST_CONTEXT), _MOST_CONTEXT)
+        self.identity = f"{path_or_name}@{_version(path_or_name, self._network)}"
+        self._check_causal()
+
+    def encode(self, text: str) -> EncodedText:
+        """See `Teacher.encode`; a text that spells out a special token is read letter by letter."""
+        found = self._tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+        )
+        tokens, places = found["input_ids"], found["offset_mapping"]
+        self._check_known(text, tokens, places)
+        if self.start_token is not None:
+            return EncodedText(torch.tensor(tokens, dtype=torch.long), 0, len(text.encode()))
+        given = _first_characters(places)
+        rest = text[places[given - 1][1] :] if given else ""
+        return EncodedText(torch.tensor(tokens, dtype=torch.long), given, len(rest.encode()))
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """See `Teacher.logits`."""
+        logits: Tensor = self._network(tokens, use_cache=False).logits
+        return logits
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """See `Teacher.hidden`."""
+        hidden: Tensor = self._network.base_model(tokens, use_cache=False).last_hidden_state
+        return hidden
+
+    def _check_known(self, text: str, tokens: list[int], places: list[tuple[int, int]]) -> None:
+        unknown = self._tokenizer.unk_token_id
+        if unknown is None or unknown not in tokens:
+            return
+        found = {text[start:end] for token, (start, end) in zip(tokens, places, strict=True) if token == unknown}
+        raise UserError(
+            f"teacher {self.name}: it does not know {', '.join(map(repr, sorted(found)))}, which the texts contain; "
+            "name a teacher whose tokenizer covers them"
+        )
+
+    @torch.no_grad()
+    def _check_causal(self) -> None:
+        """Masked language models load like causal ones, and would be told the tokens that they are to predict."""
+        tokens = torch.zeros(2, min(self.context, 8), dtype=torch.long, device=self.device)
+        tokens[1, -1] = 1
+        first, second = self.logits(tokens)[:, :-1].float()
+        if (first - second).abs().max() > 1e-4 * first.abs().max():
+            raise UserError(f"teacher {self.name}: it sees later tokens; name a causal language model such as gpt2")
+
+
+def _load(name: str) -> tuple[Any, Any]:
+    """Tokenizer and network, with all weights from the files and in float32 whatever they are stored in."""
+    try:
+        from huggingface_hub import is_offline_mode
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError as error:
+        raise UserError(f"teacher {name}: transformers cannot be imported ({error}): pip install dbl[text]") from None
+    options: dict[str, Any] = {
+        "local_files_only": Path(name).is_dir() or is_offline_mode(),
+        "trust_remote_code": False,
+    }
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, **options
+        )
+    except Exception as error:  # transformers raises many kinds for what is missing, damaged or unreachable
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"teacher {name}: it cannot be loaded ({reason[:160]}); name a folder with a causal language model of "
+            "Hugging Face, or a model of its hub that can be reached or was downloaded before"
+        ) from None
+    network, facts = loaded
+    absent = sorted(facts["missing_keys"]) + sorted(map(str, facts["mismatched_keys"]))
+    if absent:
+        raise UserError(f"teacher {name}: its files lack weights of a causal language model, such as {absent[0]}")
+    if not tokenizer.is_fast:
+        raise UserError(f"teacher {name}: its tokenizer has no fast form of `tokenizers`; name another teacher")
+    return tokenizer, network
+
+
+def _first_characters(places: list[tuple[int, int]]) -> int:
+    """Least number of tokens, at least 1 if there is one, that end where a character ends."""
+    return next((i for i in range(1, len(places)) if places[i][0] >= places[i - 1][1]), len(places))
+
+
+def _version(name: str, network: Any) -> str:
+    """The commit on the hub, or a digest of all files of a folder."""
+    if not Path(name).is_dir():
+        return str(network.config._commit_hash)
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(path for path in Path(name).iterdir() if path.is_file()):
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

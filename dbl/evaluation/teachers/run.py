@@ -1,0 +1,81 @@
+"""Teachers that `dbl` has trained: the end-to-end causal language model of a run."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dbl.evaluation.teachers.teacher import EncodedText, Teacher
+from dbl.utils.errors import UserError
+
+
+class RunTeacher(Teacher):
+    """An end-to-end causal language model of a run; it has no start token, so first tokens are not scored.
+
+    Args:
+        run_folder: of the run.
+        device: that it runs on.
+
+    Raises:
+        UserError: if the run has no such model.
+    """
+
+    def __init__(self, run_folder: str, device: torch.device | str = "cpu") -> None:
+        from dbl.training.baselines.causal_lm import load_causal_lm
+
+        self.name = run_folder
+        self.device = torch.device(device)
+        self._network, self._tokenizer = load_causal_lm(Path(run_folder))
+        self.identity = f"{Path(run_folder).name}@{_digest(self._network, self._tokenizer.identity)}"
+        self._network.to(self.device).eval().requires_grad_(False)
+        self.context = self._network.seq_len
+        self.start_token = None
+
+    def encode(self, text: str) -> EncodedText:
+        """See `Teacher.encode`; a text that its tokenizer would read as another text is refused as well."""
+        try:
+            tokens: Tensor = self._tokenizer.encode(text).cpu()
+        except UserError as error:
+            raise self._unknown(text, error) from None
+        read = self._tokenizer.decode(tokens)
+        if read != text:
+            raise UserError(
+                f"teacher {self.name}: its tokenizer reads {text[:40]!r} as {read[:40]!r}; name a teacher that keeps "
+                "the texts as they are"
+            )
+        # The first token alone is given: nothing stands before it.
+        num_bytes = int(self._tokenizer.byte_lengths[tokens[1:]].sum())
+        return EncodedText(tokens, min(len(tokens), 1), num_bytes)
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """See `Teacher.logits`."""
+        logits: Tensor = self._network.logits(tokens)
+        return logits
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """See `Teacher.hidden`."""
+        hidden: Tensor = self._network.features(tokens)
+        return hidden
+
+    def _unknown(self, text: str, error: UserError) -> UserError:
+        """The fault with the characters in it, which each fail alone as well."""
+        found = [repr(character) for character in sorted(set(text)) if not self._knows(character)]
+        what = f"it does not know {', '.join(found)}, which the texts contain" if found else str(error)
+        return UserError(f"teacher {self.name}: {what}; name a teacher whose tokenizer covers the texts")
+
+    def _knows(self, character: str) -> bool:
+        try:
+            self._tokenizer.encode(character)
+        except UserError:
+            return False
+        return True
+
+
+def _digest(network: nn.Module, tokenizer: str) -> str:
+    """Of all weights and their names, and the identity of a tokenizer."""
+    digest = hashlib.blake2b(tokenizer.encode(), digest_size=8)
+    for name, weights in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(weights.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

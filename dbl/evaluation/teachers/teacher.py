@@ -1,0 +1,194 @@
+"""What every teacher has in common: a causal language model that judges the texts of others.
+
+Axes: N windows in a batch, T tokens of a window, C vocabulary, D width, n texts.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from dbl.data.spec import IGNORED
+from dbl.utils.errors import UserError
+
+_TOKENS_PER_PASS = 2048  # their logits take 0.4 GB with the vocabulary of GPT-2
+
+
+@dataclass(frozen=True)
+class TeacherScore:
+    """Sums over texts; ratios are taken from them at the end.
+
+    Args:
+        nats: negative log-likelihood of all scored tokens.
+        tokens: that were scored, of the teacher's own tokenizer.
+        bytes: of the UTF-8 text of these tokens.
+    """
+
+    nats: float
+    tokens: int
+    bytes: int
+
+    @property
+    def perplexity(self) -> float:
+        """Per token of the teacher.
+
+        Raises:
+            UserError: if nothing was scored.
+        """
+        return math.exp(self.nats / self._scored(self.tokens))
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits per byte of UTF-8, which may be compared across teachers.
+
+        Raises:
+            UserError: if nothing was scored.
+        """
+        return self.nats / math.log(2) / self._scored(self.bytes)
+
+    def _scored(self, count: int) -> int:
+        if count == 0:
+            raise UserError("teacher: no token was scored; the texts are empty or have one token each")
+        return count
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedText:
+    """A text as a teacher reads it.
+
+    Args:
+        tokens: [n] int64, of the text alone.
+        num_given: tokens at its beginning that are given and not scored; 0 if there is a start token before them.
+        num_bytes: of the UTF-8 text that is scored.
+    """
+
+    tokens: Tensor
+    num_given: int
+    num_bytes: int
+
+
+class Teacher(ABC):
+    """A causal language model with a tokenizer of its own, frozen and in float32.
+
+    Attributes:
+        name: for people and in faults.
+        identity: changes with anything that changes the numbers.
+        context: most tokens that its network takes.
+        start_token: put before each text; None if it has none, then the first token of a text is not scored.
+        device: of its network.
+    """
+
+    name: str
+    identity: str
+    context: int
+    start_token: int | None
+    device: torch.device
+
+    @abstractmethod
+    def encode(self, text: str) -> EncodedText:
+        """Read a text.
+
+        Raises:
+            UserError: if the text has characters that the teacher does not know.
+        """
+
+    @abstractmethod
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Scores [N,T,C] of the token after each of `tokens` [N,T], T at most `context`; causal."""
+
+    @abstractmethod
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """Last hidden states [N,T,D] of `tokens` [N,T], T at most `context`; causal."""
+
+    @torch.no_grad()
+    def nats(self, texts: Sequence[str]) -> TeacherScore:
+        """Negative log-likelihood of the texts, each by itself; every token is scored once.
+
+        Texts longer than the context are read in windows that overlap by half, so all scored tokens but those at the
+        beginning of a text have at least half of the context before them.
+
+        Raises:
+            UserError: if a text has characters that the teacher does not know, or the sum is not finite.
+        """
+        encoded = [self.encode(text) for text in texts]
+        found = [window for text in encoded for window in self._windows_of(text)]
+        total = sum(self._nats_of([found[place] for place in batch]) for batch in _batches([len(x) for x, _ in found]))
+        if not math.isfinite(total):
+            raise UserError(f"teacher {self.name}: its likelihood of the texts is not finite; check its weights")
+        num_tokens = sum(int((labels != IGNORED).sum()) for _, labels in found)
+        return TeacherScore(float(total), num_tokens, sum(text.num_bytes for text in encoded))
+
+    @torch.no_grad()
+    def features(self, texts: Sequence[str]) -> np.ndarray:
+        """Hidden state [n, D] float32 at the last token of each text, without start token, as mauve-text takes it.
+
+        Of a text longer than the context, only its beginning is read.
+
+        Raises:
+            UserError: if there is no text, or one is empty or has characters that the teacher does not know.
+        """
+        rows = [self.encode(text).tokens[: self.context] for text in texts]
+        if not rows or not all(map(len, rows)):
+            raise UserError(f"teacher {self.name}: no text, or an empty text, has no features; leave it out")
+        found: dict[int, Tensor] = {}
+        for batch in _batches([len(row) for row in rows]):
+            hidden = self.hidden(_padded([rows[place] for place in batch], 0).to(self.device))  # N, T, D
+            found |= {place: hidden[i, len(rows[place]) - 1].float().cpu() for i, place in enumerate(batch)}
+        return torch.stack([found[place] for place in range(len(rows))]).numpy()
+
+    def _windows_of(self, text: EncodedText) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.start_token is None:
+            return windows(text.tokens, text.num_given, self.context)
+        return windows(F.pad(text.tokens, (1, 0), value=self.start_token), text.num_given + 1, self.context)
+
+    def _nats_of(self, batch: Sequence[tuple[Tensor, Tensor]]) -> float:
+        # Padding on the right changes nothing for a causal network.
+        logits = self.logits(_padded([inputs for inputs, _ in batch], 0).to(self.device)).float()  # N, T, C
+        labels = _padded([labels for _, labels in batch], IGNORED).to(self.device)
+        nats = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+        return float(nats.double().sum())
+
+
+def windows(tokens: Tensor, num_given: int, context: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cut a text into windows in which each token is scored once.
+
+    Args:
+        tokens: [n] int64.
+        num_given: tokens at the beginning that are not scored, at least 1.
+        context: most tokens of a window.
+
+    Yields:
+        Inputs [T] and labels [T] of a window, T at most `context`: label i is the token after input i, or -100 if it
+        is not scored here.
+    """
+    inputs, labels = tokens[:-1], tokens[1:].clone()
+    labels[: num_given - 1] = IGNORED
+    stop = 0
+    while stop < len(inputs):
+        scored, stop = stop, min(stop + (max(context // 2, 1) if stop else context), len(inputs))
+        start = max(stop - context, 0)
+        new = labels[start:stop].clone()
+        new[: scored - start] = IGNORED
+        yield inputs[start:stop], new
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Places of rows of like lengths, at most `_TOKENS_PER_PASS` tokens with their padding, or one row."""
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) + 1) * lengths[place] > _TOKENS_PER_PASS:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
+
+
+def _padded(rows: Sequence[Tensor], fill: int) -> Tensor:
+    return pad_sequence(list(rows), batch_first=True, padding_value=fill)

@@ -1,0 +1,1 @@
+"""The assembled network: routing by noise level, sampling images, writing text."""

@@ -1,0 +1,80 @@
+"""How an assembled network is used, and what a network of a contract cannot do."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dbl.denoising.sampling import Sampler
+from dbl.denoising.targets import MaskTarget, PixelTarget, TokenTarget
+from dbl.networks import CausalLM
+from dbl.run.contract import Contract
+from dbl.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How an assembled network is used.
+
+    Args:
+        sampler: method, levels and guidance.
+        resident: `all` keeps every block in memory, `one` only the active block; the output is the same.
+        draws: start noises for each test image of a classifier; the accuracy of each draw is reported.
+        num_images: images in a sample grid.
+        committee: let all blocks together answer each noise level, for causal language models with the clean stream
+            alone; see `dbl.inference.committee`.
+        seed: of the start noise.
+
+    Example:
+        >>> import dbl
+        >>> inference = dbl.Inference(dbl.Sampler(method="heun", num_steps=20), resident="one")
+        >>> inference.sampler.num_steps
+        20
+    """
+
+    sampler: Sampler = field(default_factory=Sampler)
+    resident: Literal["all", "one"] = "all"
+    draws: int = 3
+    num_images: int = 100
+    committee: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("draws", "num_images"):
+            if getattr(self, name) < 1:
+                raise UserError(f"inference.{name} ({getattr(self, name)}) must be at least 1")
+
+    def check(self, contract: Contract) -> None:
+        """Refuse what a network of this contract cannot do.
+
+        Raises:
+            UserError: if guidance is asked for where no condition was dropped in training, or the sampler is for
+                another kind of target.
+        """
+        drops = (
+            isinstance(contract.terms.target, PixelTarget) and getattr(contract.terms.network, "cond_dropout", 0) > 0
+        )
+        if self.sampler.guidance_scale != 1 and not drops:
+            raise UserError(
+                f"inference.sampler.guidance_scale ({self.sampler.guidance_scale}) must be 1: guidance needs a network "
+                "for images that was trained with cond_dropout above 0"
+            )
+        if self.committee and not _reads_context_alone(contract):
+            raise UserError(
+                "inference.committee needs contract.network CausalLM with streams=clean and contract.target.kind "
+                "posterior: other blocks know their own noise levels only"
+            )
+        if self.committee and self.resident != "all":
+            raise UserError("inference.committee asks all blocks at once: set inference.resident=all")
+        is_masked = isinstance(contract.terms.target, MaskTarget)
+        if (self.sampler.method == "ancestral") != is_masked:
+            raise UserError(
+                f"inference.sampler.method ({self.sampler.method}) does not fit: `ancestral` is for masked text, and "
+                "masked text has no other"
+            )
+        if is_masked and self.sampler.schedule != "quantile":
+            raise UserError("inference.sampler.schedule must be quantile for masked text: even steps of time")
+
+
+def _reads_context_alone(contract: Contract) -> bool:
+    network, target = contract.terms.network, contract.terms.target
+    is_clean = isinstance(network, CausalLM) and network.streams == "clean"
+    return is_clean and isinstance(target, TokenTarget) and target.kind == "posterior"

@@ -1,0 +1,180 @@
+"""From the checkpoints of separately trained blocks to one model folder, with checks; `model_folder` reads it."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dbl.run.contract import Contract
+from dbl.run.folder import RunFolder
+from dbl.run.model_folder import Weights, file_hash, load_into, plain_hash, stamp
+from dbl.utils.errors import UserError
+from dbl.utils.files import read_checkpoint, write_json, write_tensors
+
+
+@dataclass(frozen=True)
+class PartState:
+    """What a checkpoint says of a trained part.
+
+    Args:
+        step: optimizer steps done.
+        max_steps: optimizer steps asked for.
+        samples: consumed in training, over all resumes.
+        layer_passes: passes through a layer for one sample in a training step.
+        seconds: wall time spent in training, over all resumes.
+        weights: names and tensors of the trained module.
+    """
+
+    step: int
+    max_steps: int
+    samples: int
+    layer_passes: float
+    seconds: float
+    weights: dict[str, Tensor]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the training came to its end."""
+        return self.step >= self.max_steps
+
+    def facts(self) -> dict[str, Any]:
+        """Steps, samples consumed, compute, seconds and number of parameters, for reports."""
+        return {
+            "steps": self.step,
+            "samples": self.samples,
+            "layer_passes": self.samples * self.layer_passes,
+            "seconds": round(self.seconds, 1),
+            "parameters": sum(tensor.numel() for tensor in self.weights.values()),
+        }
+
+
+def read_part(path: Path, part: str, contract: Contract, prefix: str, weights: Weights = "ema") -> PartState:
+    """Read a checkpoint and check that it belongs where it lies.
+
+    Args:
+        path: of the checkpoint.
+        part: the part that it must be of, such as `block_0`.
+        contract: the contract that it must carry.
+        prefix: of the trained module's names, such as `denoiser.`.
+        weights: the average or the live weights.
+
+    Raises:
+        UserError: if the file is absent, damaged, or of another part or contract.
+    """
+    checkpoint = read_checkpoint(path)
+    stamp = checkpoint.get("dbl")
+    if not isinstance(stamp, dict) or "layer_passes" not in stamp or "state_dict" not in checkpoint:
+        raise UserError(f"{path} is not a checkpoint of dbl")
+    if stamp["part"] != part:
+        raise UserError(
+            f"{path} holds {stamp['part']}, not {part}: put each checkpoint into the folder of its own block"
+        )
+    if stamp["contract"] != contract.hash:
+        raise UserError(
+            f"{path} was trained under another contract ({stamp['contract'][:12]}, this run has {contract.hash[:12]}): "
+            f"train {part} in this run"
+        )
+    state = checkpoint["state_dict"]
+    if weights == "live":
+        state = checkpoint.get("current_model_state", state)
+    return PartState(
+        step=checkpoint["global_step"],
+        max_steps=stamp["max_steps"],
+        samples=stamp["samples"],
+        layer_passes=stamp["layer_passes"],
+        seconds=_training_seconds(checkpoint),
+        weights={name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)},
+    )
+
+
+def _training_seconds(checkpoint: dict[str, Any]) -> float:
+    timer = checkpoint.get("callbacks", {}).get("Timer", {})
+    return float(timer.get("time_elapsed", {}).get("train", 0.0))
+
+
+def read_block(run: RunFolder, contract: Contract, block: int, weights: Weights = "ema") -> PartState:
+    """The checkpoint of one block; errors as in `read_part`."""
+    part = f"block_{block}"
+    return read_part(run.checkpoint(part), part, contract, "denoiser.", weights)
+
+
+def unfinished_blocks(run: RunFolder, contract: Contract) -> list[int]:
+    """Blocks of a run that have no checkpoint yet, or one that is not at its end."""
+    return [
+        block
+        for block in range(contract.partition.num_blocks)
+        if not (run.checkpoint(f"block_{block}").is_file() and read_block(run, contract, block).complete)
+    ]
+
+
+def assemble(run: RunFolder, weights: Weights = "ema", allow_partial: bool = False) -> Path:
+    """Check the blocks of a run and write its model folder; an older one is replaced only when the new one is whole.
+
+    The same weights give the same bytes, so a block that is trained anew changes its own file and `config.json` alone.
+
+    Args:
+        run: the run folder.
+        weights: the average (`ema`) or the live weights.
+        allow_partial: leave out blocks that are not finished; at least one must be.
+
+    Returns:
+        The model folder: `block_<b>.safetensors`, `table.safetensors` if there is a table, `tokenizer.json` for text,
+        and `config.json`: `contract`; `weights`; `blocks`, facts of each block or null for one that was left out;
+        `files`, the SHA-256 of each other file; `sha256` of all these.
+
+    Raises:
+        UserError: if a checkpoint is absent, damaged, unfinished, or of another contract or block.
+    """
+    contract = run.load_contract()
+    temporary = run.path / ".model.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        blocks = [
+            _store_block(run, contract, block, weights, temporary, allow_partial)
+            for block in range(contract.partition.num_blocks)
+        ]
+        if not any(blocks):
+            raise UserError(f"{run.path} has no finished block: train one with dbl train")
+        if contract.table is not None:
+            write_tensors(temporary / "table.safetensors", {"table": contract.table})
+        if run.tokenizer.is_file():
+            shutil.copy2(run.tokenizer, temporary / run.tokenizer.name)
+        files = {path.name: file_hash(path) for path in sorted(temporary.iterdir())}
+        config = {"contract": contract.to_plain(), "weights": weights, "blocks": blocks, "files": files}
+        write_json(temporary / "config.json", config | {"sha256": plain_hash(config)})
+        _replace_folder(run.model, temporary)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return run.model
+
+
+def _replace_folder(folder: Path, new: Path) -> None:
+    """Put `new` where `folder` is or will be; the old one is removed last."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _store_block(
+    run: RunFolder, contract: Contract, block: int, weights: Weights, folder: Path, allow_partial: bool
+) -> dict[str, Any] | None:
+    """Write the weights of one block; its facts, or None if it may be left out and is not finished."""
+    path = run.checkpoint(f"block_{block}")
+    if allow_partial and not path.is_file():
+        return None
+    state = read_block(run, contract, block, weights)
+    if not state.complete:
+        if allow_partial:
+            return None
+        raise UserError(
+            f"{path} is at step {state.step} of {state.max_steps}: finish this block with dbl train, or leave it out "
+            "with --allow-partial"
+        )
+    load_into(contract.denoiser(block), state.weights, path)
+    write_tensors(folder / f"block_{block}.safetensors", state.weights, stamp(contract, block, weights))
+    return state.facts()

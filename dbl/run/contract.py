@@ -1,0 +1,180 @@
+"""The contract: all that the blocks of a run agree on, frozen before the first step.
+
+`Terms` is what a user chooses; `settle` adds what follows from the data (statistics, the target table, the fitted noise
+distribution, the boundaries) and gives the `Contract`. Every block checkpoint and every assembled file carries its
+hash.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dbl.data.spec import DataSpec
+from dbl.denoising.denoiser import Denoiser, make_denoiser
+from dbl.denoising.targets import PixelTarget, Target, TargetSpace
+from dbl.diffusion.noise import LogNormalNoise, NoiseDistribution
+from dbl.diffusion.partition import Cut, Partition
+from dbl.networks import Architecture, DiT
+from dbl.utils.errors import UserError
+from dbl.utils.seeding import seeded
+from dbl.utils.serialization import from_plain, to_plain
+
+# Raised when the meaning of a stored contract changes; an older one is refused.
+VERSION = 3
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What all blocks agree on, as the user chooses it.
+
+    Args:
+        network: architecture and its sizes.
+        target: what is denoised and how the answer is read.
+        noise: distribution of the noise levels.
+        partition: how layers and levels are cut into blocks.
+        seed: of initial weights, data order, noise and the target table.
+
+    Example:
+        >>> import dbl
+        >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
+        >>> terms = dbl.Terms(
+        ...     network=dbl.DiT(num_layers=6, width=32, num_heads=2),
+        ...     target=dbl.PixelTarget(),
+        ...     noise=dbl.LogNormalNoise(),
+        ...     partition=dbl.Cut(num_blocks=2),
+        ... )
+        >>> terms.settle(data.spec).partition.layers
+        (3, 3)
+    """
+
+    network: Architecture = field(default_factory=DiT)
+    target: Target = field(default_factory=PixelTarget)
+    noise: NoiseDistribution = field(default_factory=LogNormalNoise)
+    partition: Cut = field(default_factory=Cut)
+    seed: int = 0
+
+    def settle(self, data: DataSpec) -> "Contract":
+        """The contract for a data set.
+
+        Raises:
+            UserError: if noise, partition and target do not fit each other.
+        """
+        self.target.check(self.noise)
+        self.target.shape(data)  # says if the data are of another kind
+        table = self.target.make_table(data, self.seed)
+        noise = self.noise.fit(table, torch.tensor(data.class_frequencies))
+        partition = self.partition.build(noise, self.network.num_layers)
+        return Contract(self, data, noise, partition, table)
+
+
+class Contract:
+    """Terms and what follows from them for one data set.
+
+    Args:
+        terms: as chosen.
+        data: shape, classes and statistics of the data.
+        noise: the distribution, fitted to the table if it depends on one.
+        partition: boundaries and layers of the blocks.
+        table: [C, D] frozen target rows, or None for pixels.
+
+    Example:
+        >>> import dbl
+        >>> from dataclasses import replace
+        >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
+        >>> terms = dbl.Terms(dbl.DiT(6, width=32, num_heads=2), dbl.PixelTarget(), seed=0)
+        >>> contract = terms.settle(data.spec)
+        >>> contract.partition.num_blocks
+        3
+        >>> contract.hash == replace(terms, seed=1).settle(data.spec).hash  # kept in every checkpoint of its blocks
+        False
+    """
+
+    def __init__(
+        self,
+        terms: Terms,
+        data: DataSpec,
+        noise: NoiseDistribution,
+        partition: Partition,
+        table: Tensor | None = None,
+    ) -> None:
+        self.terms = terms
+        self.data = data
+        self.noise = noise
+        self.partition = partition
+        self.table = table
+
+    def to_plain(self) -> dict[str, Any]:
+        """The contract as JSON values; the table is represented by its hash."""
+        return {
+            "version": VERSION,
+            "terms": to_plain(self.terms),
+            "data": to_plain(self.data),
+            "noise": to_plain(self.noise),
+            "partition": to_plain(self.partition),
+            "table_sha256": None if self.table is None else _tensor_hash(self.table),
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any], table: Tensor | None, source: str) -> "Contract":
+        """The contract that `to_plain` described.
+
+        Args:
+            plain: the JSON values.
+            table: the table that was stored beside them.
+            source: file name for error messages.
+
+        Raises:
+            UserError: if the file is of another version, lacks a field, or does not belong to the table.
+        """
+        if plain.get("version") != VERSION:
+            raise UserError(
+                f"{source} has contract version {plain.get('version')}, this dbl reads version {VERSION}: train the "
+                "run again in a new folder (--run.name), or use the dbl that wrote it"
+            )
+        try:
+            contract = cls(
+                terms=from_plain(plain["terms"], Terms),
+                data=from_plain(plain["data"], DataSpec),
+                noise=from_plain(plain["noise"], NoiseDistribution),  # type: ignore[type-abstract]
+                partition=from_plain(plain["partition"], Partition),
+                table=table,
+            )
+            stored_table = plain["table_sha256"]
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{source} is not a contract ({error}): restore the file or start a new run") from None
+        if contract.to_plain()["table_sha256"] != stored_table:
+            raise UserError(f"{source} was made with another target table than the table.safetensors beside it")
+        return contract
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of everything above; what a checkpoint carries."""
+        return hashlib.sha256(json.dumps(self.to_plain(), sort_keys=True).encode()).hexdigest()
+
+    def denoiser(self, block: int) -> Denoiser:
+        """A new denoiser for one block, its weights a function of (seed, block) alone.
+
+        Raises:
+            UserError: if there is no such block.
+        """
+        num_layers = len(self.partition.layer_range(block))
+        terms = self.terms
+        with seeded(terms.seed, "weights", block):
+            network = terms.network.build(self.data, terms.target.shape(self.data), num_layers, self.table)
+            return make_denoiser(network, terms.target, self.table, self.noise, self.data.num_classes)
+
+    def space(self) -> TargetSpace:
+        """The target space: from raw batches to clean targets and back."""
+        return self.terms.target.space(self.data, self.table)
+
+
+def _tensor_hash(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()

@@ -1,0 +1,182 @@
+"""The run folder: where each file of a run lies, and the contract that is written there once.
+
+runs/<name>/  config.yaml  contract.json  table.safetensors  tokenizer.json
+block_<b>/   checkpoints/{last,previous,replaced}.ckpt  config.yaml  memory.json  metrics.csv  events…
+             status.json  train.log  lock
+model/       config.json  block_<b>.safetensors  table.safetensors
+report/      report.md  report.json  samples.png
+baseline/    a run folder of its own for the end-to-end network
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+from dbl.data.spec import DataSpec, TextSpec
+from dbl.data.text.tokenizer import Tokenizer, load_tokenizer
+from dbl.run.checkpoints import Checkpoints
+from dbl.run.contract import Contract, Terms
+from dbl.utils.errors import UserError
+from dbl.utils.files import read_json, read_tensors, write_json, write_tensors
+from dbl.utils.serialization import first_difference, to_plain
+
+STATUS = "status.json"
+LOG = "train.log"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps its files.
+
+    Args:
+        name: of the run; its folder is `<root>/<name>`.
+        root: folder of all runs.
+    """
+
+    name: str = "run"
+    root: str = "runs"
+
+    @classmethod
+    def at(cls, path: str | Path) -> "RunFolder":
+        """The run in an existing folder.
+
+        Raises:
+            UserError: if there is no run.
+        """
+        folder = Path(path)
+        if not (folder / "contract.json").is_file():
+            raise UserError(f"{folder} is not a run folder: it has no contract.json")
+        return cls(name=folder.name, root=str(folder.parent))
+
+    @property
+    def path(self) -> Path:
+        """The folder itself."""
+        return Path(self.root) / self.name
+
+    @property
+    def config(self) -> Path:
+        """The resolved config of the run."""
+        return self.path / "config.yaml"
+
+    @property
+    def model(self) -> Path:
+        """Folder of the assembled network."""
+        return self.path / "model"
+
+    @property
+    def report(self) -> Path:
+        """Folder of the report."""
+        return self.path / "report"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer of a run of text."""
+        return self.path / "tokenizer.json"
+
+    def part(self, name: str) -> Path:
+        """Folder of one trained part, such as `block_0` or `end_to_end`."""
+        return self.path / name
+
+    def checkpoint(self, part: str) -> Path:
+        """The last checkpoint of a trained part."""
+        return self.part(part) / "checkpoints" / "last.ckpt"
+
+    def checkpoints(self, part: str) -> Checkpoints:
+        """All checkpoints of a trained part."""
+        return Checkpoints(self.checkpoint(part))
+
+    def status(self, part: str) -> Path:
+        """How far the training of a part is."""
+        return self.part(part) / STATUS
+
+    def lock(self, part: str) -> Path:
+        """Lock of the process that trains a part."""
+        return self.part(part) / "lock"
+
+    @property
+    def launcher(self) -> Path:
+        """Lock of the command that trains the parts of this run."""
+        return self.path / "lock"
+
+    def memory(self, part: str) -> Path:
+        """The measured memory of a trained part."""
+        return self.part(part) / "memory.json"
+
+    def baseline(self) -> "RunFolder":
+        """The run folder of the end-to-end baseline, inside this one."""
+        return RunFolder(name="baseline", root=str(self.path))
+
+    def load_contract(self) -> Contract:
+        """The contract of this run; UserError if it is absent or damaged."""
+        return load_contract(self.path)
+
+    def settle(self, terms: Terms, data: DataSpec) -> Contract:
+        """The contract of this run: the stored one if it was made with these terms and data, else a new one.
+
+        The stored one goes first because what is fitted and drawn can differ in the last digit between machines. A new
+        one is not yet written.
+
+        Raises:
+            UserError: if parts were trained under a contract with other terms or other data.
+        """
+        if not (self.path / "contract.json").is_file() and not self._has_trained_parts():
+            return terms.settle(data)
+        stored = self.load_contract()
+        difference = first_difference(_chosen(terms, data), _chosen(stored.terms, stored.data))
+        if difference is None:
+            return stored
+        if self._has_trained_parts():
+            key, ours, theirs = (shorten(str(part), 80) for part in difference)  # lists can be long
+            raise UserError(
+                f"{key} is {ours} here but {theirs} in {self.path / 'contract.json'}, on which the blocks of this run "
+                "agreed: put it back, or start another run with --run.name"
+            )
+        return terms.settle(data)
+
+    def _has_trained_parts(self) -> bool:
+        return any(any(self.path.glob(f"*/checkpoints/{name}.ckpt")) for name in ("last", "previous"))
+
+    def write_contract(self, contract: Contract) -> None:
+        """Write the contract, unless a block was trained under the one that is there."""
+        if not self._has_trained_parts():
+            save_contract(self.path, contract)
+
+
+def _chosen(terms: Terms, data: DataSpec) -> dict[str, Any]:
+    """What a user can change, as plain values under the names of the config."""
+    return {"contract": to_plain(terms)["init_args"], "data": to_plain(data)["init_args"]}
+
+
+def save_contract(folder: Path, contract: Contract) -> None:
+    """Write `contract.json`, and `table.safetensors` before it if there is a table."""
+    if contract.table is not None:
+        write_tensors(folder / "table.safetensors", {"table": contract.table})
+    write_json(folder / "contract.json", {**contract.to_plain(), "sha256": contract.hash})
+
+
+def load_contract(folder: Path) -> Contract:
+    """Read the contract that `save_contract` wrote; UserError if it is absent, damaged or edited."""
+    if not (folder / "contract.json").is_file():
+        raise UserError(
+            f"{folder} has trained parts but no contract.json: restore it, or start another run (--run.name)"
+        )
+    source = folder / "contract.json"
+    plain = read_json(source)
+    table = folder / "table.safetensors"
+    needs_table = isinstance(plain, dict) and plain.get("table_sha256")
+    contract = Contract.from_plain(plain, read_tensors(table)["table"] if needs_table else None, source=str(source))
+    if plain.get("sha256") != contract.hash:
+        raise UserError(f"{source} was changed after it was written: restore it, or start another run (--run.name)")
+    return contract
+
+
+def run_tokenizer(run: RunFolder) -> Tokenizer:
+    """The tokenizer of a run; UserError if it is absent or not the one that the run was trained with."""
+    if not run.tokenizer.is_file():
+        raise UserError(f"{run.tokenizer} does not exist: copy it from the machine on which the run was trained")
+    tokenizer = load_tokenizer(run.tokenizer)
+    data = run.load_contract().data
+    if not isinstance(data, TextSpec) or tokenizer.identity != data.tokenizer:
+        raise UserError(f"{run.tokenizer} is not the tokenizer that this run was trained with: restore the file")
+    return tokenizer

@@ -1,0 +1,141 @@
+"""Assembled models on the Hugging Face hub: safetensors and JSON, checked before they leave and when they come."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from dbl.denoising.targets import MaskTarget
+from dbl.run.model_folder import ModelFolder
+from dbl.utils.errors import UserError, optional_package
+
+_REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_PATTERNS = ["*.json", "*.safetensors"]
+# What an earlier upload may have left and this one lacks; a user's own files stay.
+_OURS = ["block_*.safetensors", "table.safetensors", "tokenizer.json"]
+
+
+def hub_library() -> ModuleType:
+    """The module `huggingface_hub`, which is imported only where it is needed.
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    return optional_package("huggingface_hub", "hub", "a model on the hub")
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Raise UserError unless `repo_id` has the form `owner/name`."""
+    if not _REPO_ID.fullmatch(repo_id):
+        raise UserError(f"{repo_id!r} is not the name of a model on the hub: write owner/name")
+
+
+def find_model(name: str | Path, revision: str | None = None) -> Path:
+    """The folder of a model, downloaded if it is not on this machine.
+
+    Args:
+        name: a folder; if there is none, a string `owner/name` is looked up on the hub. A `Path` is always a folder.
+        revision: branch, tag or commit on the hub; by default its main branch.
+
+    Raises:
+        UserError: if the hub has no such model or cannot be reached, or a revision of a folder is asked for.
+    """
+    if Path(name).is_dir() or not isinstance(name, str) or not _REPO_ID.fullmatch(name):
+        if revision is not None:
+            raise UserError(
+                f"revision ({revision}) is for models on the hub, named owner/name: leave it out for {name}"
+            )
+        return Path(name)
+    with _reaching(f"there is no folder {name}, and the model {name} could not be read from the hub"):
+        return Path(hub_library().snapshot_download(name, revision=revision, allow_patterns=_PATTERNS))
+
+
+def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
+    """Upload a model folder and a model card.
+
+    Files of an earlier upload that this model lacks are removed there; the history of the repository keeps them.
+
+    Args:
+        folder: written by `dbl assemble`.
+        repo_id: `owner/name`; made if it does not exist.
+        private: whether only its owner may read it.
+
+    Returns:
+        The address of the model.
+
+    Raises:
+        UserError: if the folder is no whole model, the repository is public although `private` is asked for, or the
+            hub cannot be reached.
+
+    Example:
+        >>> import dbl
+        >>> dbl.push_to_hub("runs/digits_dit/model", "somebody/digits-dit")  # doctest: +SKIP
+        'https://huggingface.co/somebody/digits-dit'
+        >>> dbl.push_to_hub("runs/digits_dit/model", "digits-dit")
+        Traceback (most recent call last):
+            ...
+        dbl.utils.errors.UserError: 'digits-dit' is not the name of a model on the hub: write owner/name
+    """
+    check_repo_id(repo_id)
+    model, library = ModelFolder(folder), hub_library()
+    api = library.HfApi()
+    with _reaching(f"{repo_id} could not be written to the hub"):
+        address = str(api.create_repo(repo_id, private=private, exist_ok=True))
+        # An existing repository keeps its visibility, whatever was asked for.
+        if private and not api.model_info(repo_id).private:
+            raise UserError(f"{repo_id} exists on the hub and is public: make it private there or choose another name")
+        files = ["config.json", *model.config["files"]]
+        api.upload_folder(repo_id=repo_id, folder_path=str(model.path), allow_patterns=files, delete_patterns=_OURS)
+        card = model_card(model, repo_id).encode()
+        api.upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id=repo_id)
+    return address
+
+
+@contextmanager
+def _reaching(failure: str) -> Iterator[None]:
+    """Turn a fault of the hub or of the network into one line that begins with `failure`."""
+    errors = hub_library().errors
+    # The bases are the errors of the HTTP library, which is another one in each major version of huggingface_hub.
+    faults = (OSError, errors.HFValidationError, *errors.HfHubHTTPError.__bases__)
+    try:
+        yield
+    except faults as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UserError(
+            f"{failure} ({type(error).__name__}: {reason}): check the name, the network, and `hf auth login` for what "
+            "is private"
+        ) from None
+
+
+def model_card(model: ModelFolder, repo_id: str) -> str:
+    """What the model is, the contract of its blocks and how to load it, as the README.md of a repository."""
+    contract = model.contract
+    terms, partition = contract.terms, contract.partition
+    masked = isinstance(terms.target, MaskTarget)
+    inference = ', Inference(sampler=Sampler(method="ancestral", schedule="quantile"))' if masked else ""
+    imports = "from dbl import BlockStack, Inference, Sampler" if masked else "from dbl import BlockStack"
+    return f"""---
+library_name: dbl
+tags: [diffusion-blocks, pytorch-lightning]
+---
+# {repo_id.split("/")[1]}
+
+A residual network whose blocks were trained apart, each as a denoiser for its own noise levels (DiffusionBlocks, \
+arXiv 2506.14202), assembled by `dbl`.
+
+- network: {type(terms.network).__name__}, {sum(partition.layers)} layers
+- target: {type(terms.target).__name__}
+- data: {contract.data.name}
+- weights: {"exponential moving average" if model.config["weights"] == "ema" else "live"}
+- blocks, of {partition.num_blocks}: {partition.describe(model.available)}
+- contract: `{contract.hash}`
+
+```python
+{imports}
+
+stack = BlockStack.from_pretrained("{repo_id}"{inference}).eval()
+```
+
+`config.json` holds the contract and the SHA-256 of every file, which are compared when the model is loaded.
+"""

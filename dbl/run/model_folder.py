@@ -1,0 +1,144 @@
+"""The assembled network on disk: nothing that is damaged or was changed since it was assembled gets into a denoiser."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from dbl.denoising.denoiser import Denoiser
+from dbl.diffusion.partition import Partition
+from dbl.run.contract import Contract
+from dbl.utils.errors import UserError
+from dbl.utils.files import read_json, read_metadata, read_tensors
+
+Weights = Literal["ema", "live"]
+
+_KEYS = {"contract", "weights", "blocks", "files", "sha256"}
+
+
+class ModelFolder:
+    """An assembled network on disk; what is damaged or was changed since it was assembled is refused.
+
+    Args:
+        path: folder written by `assemble`.
+
+    Attributes:
+        config: what `config.json` holds; see `assemble`.
+        contract: what the blocks agree on.
+        available: the blocks that are there, all but for a partial model.
+
+    Raises:
+        UserError: if it is not a model, a file is not the one that was assembled, or its parts do not belong together.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self._read_config()
+        self._verified: dict[str, tuple[int, int]] = {}
+        for name in self.config["files"]:
+            self._verify(name)
+        plain = self.config["contract"]
+        table = read_tensors(self.path / "table.safetensors")["table"] if plain["table_sha256"] else None
+        self.contract = Contract.from_plain(plain, table, source=str(self.path / "config.json"))
+        self.available = tuple(block for block, facts in enumerate(self.config["blocks"]) if facts is not None)
+        for block in self.available:
+            self._check(block)
+
+    def _read_config(self) -> dict[str, Any]:
+        path = self.path / "config.json"
+        if not path.is_file():
+            raise UserError(
+                f"{self.path} is not an assembled model: it has no config.json; run dbl assemble on its run"
+            )
+        config = read_json(path)
+        if not isinstance(config, dict) or config.keys() != _KEYS:
+            raise UserError(f"{path} has no checksums of a model that was assembled: run dbl assemble again")
+        if config["sha256"] != plain_hash({key: value for key, value in config.items() if key != "sha256"}):
+            raise UserError(f"{path} was changed or is damaged (SHA-256 differs): run dbl assemble again")
+        return config
+
+    def _verify(self, name: str) -> None:
+        """Compare a file with its SHA-256; once only while the file keeps its time and size."""
+        path = self.path / name
+        if not path.is_file():
+            raise UserError(f"{path} does not exist: run dbl assemble again")
+        status = path.stat()
+        seen = status.st_mtime_ns, status.st_size
+        if self._verified.get(name) == seen:
+            return
+        if file_hash(path) != self.config["files"][name]:
+            raise UserError(
+                f"{path} is damaged or was changed (its SHA-256 is not that in config.json): run dbl assemble again"
+            )
+        self._verified[name] = seen
+
+    def _check(self, block: int) -> None:
+        path = self.path / f"block_{block}.safetensors"
+        if read_metadata(path) != stamp(self.contract, block, self.config["weights"]):
+            raise UserError(f"{path} is of another block or another contract: run dbl assemble again")
+
+    def denoiser(self, block: int) -> Denoiser:
+        """Load the denoiser of one block, for inference; UserError if it is not there."""
+        require_blocks(self.contract.partition, self.available, [block], "loading")
+        path = self.path / f"block_{block}.safetensors"
+        self._verify(path.name)
+        return load_into(self.contract.denoiser(block), read_tensors(path), path).eval().requires_grad_(False)
+
+
+def stamp(contract: Contract, block: int, weights: str) -> dict[str, str]:
+    """Metadata of a block's file. One entry: safetensors writes several in an order that differs from call to call."""
+    return {"dbl": json.dumps({"contract": contract.hash, "block": block, "weights": weights})}
+
+
+def load_into(denoiser: Denoiser, weights: dict[str, Tensor], path: Path) -> Denoiser:
+    """Load weights that have the names, types and shapes of the contract's network; UserError if they have not."""
+    expected = denoiser.state_dict()
+    for name in [*expected, *(name for name in weights if name not in expected)]:
+        found, wanted = _form(weights, name), _form(expected, name)
+        if found != wanted:
+            raise UserError(
+                f"{path} does not fit the network of the contract: tensor {name} is {found} here and {wanted} there; "
+                "train this block anew"
+            )
+    denoiser.load_state_dict(weights)
+    return denoiser
+
+
+def _form(tensors: Mapping[str, Tensor], name: str) -> str:
+    if name not in tensors:
+        return "absent"
+    return f"{str(tensors[name].dtype).removeprefix('torch.')} {list(tensors[name].shape)}"
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def plain_hash(plain: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def require_blocks(partition: Partition, available: Iterable[int], needed: Iterable[int], purpose: str) -> None:
+    """Refuse what needs a block that a partial model lacks.
+
+    Args:
+        partition: levels of all blocks.
+        available: blocks of the model.
+        needed: blocks that are asked for.
+        purpose: what they are asked for, the subject of the message.
+
+    Raises:
+        UserError: if a block is needed and not available; it names all such blocks, their levels and the remedy.
+    """
+    missing = sorted(set(needed) - set(available))
+    if missing:
+        raise UserError(
+            f"{purpose} needs {partition.describe(missing)}, which this partial model lacks: train with dbl train "
+            f"--blocks {','.join(map(str, missing))} and run dbl assemble again"
+        )

@@ -1,0 +1,21 @@
+"""What blocks are compared with: the whole network, trained through all layers at once."""
+
+from dbl.networks import Architecture, CausalLM, RecurrentLM, ViT
+from dbl.training.baselines.causal_lm import EndToEndCausalLM
+from dbl.training.baselines.recurrent_lm import EndToEndRecurrentLM
+from dbl.training.baselines.vit import EndToEndViT
+from dbl.training.module import TrainedPart
+
+_BASELINES: dict[type[Architecture], type[TrainedPart]] = {
+    CausalLM: EndToEndCausalLM,
+    RecurrentLM: EndToEndRecurrentLM,
+    ViT: EndToEndViT,
+}
+
+
+def baseline_of(network: Architecture) -> type[TrainedPart] | None:
+    """The end-to-end form of an architecture; None if it is the denoiser in one block (B = 1)."""
+    return _BASELINES.get(type(network))
+
+
+__all__ = ["EndToEndCausalLM", "EndToEndRecurrentLM", "EndToEndViT", "baseline_of"]

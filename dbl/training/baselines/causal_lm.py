@@ -1,0 +1,102 @@
+"""The causal language model trained end to end with plain cross-entropy."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from dbl.data.spec import TextSpec
+from dbl.data.text.tokenizer import Tokenizer
+from dbl.denoising.decoding import Decoding
+from dbl.inference.generation import CausalGenerator, LanguageModel, TextGenerator
+from dbl.networks import CausalLM
+from dbl.networks.causal_lm import CausalNetwork, Context
+from dbl.run.assembly import read_part
+from dbl.run.contract import Contract
+from dbl.run.folder import RunFolder, run_tokenizer
+from dbl.training.baselines.text import EndToEndText
+from dbl.training.module import Recipe
+from dbl.utils.errors import UserError
+from dbl.utils.seeding import seeded
+
+
+class CausalModel(nn.Module):
+    """The clean stream of all layers, with a linear readout.
+
+    Args:
+        sizes: of the blocks that it is compared with.
+        data: vocabulary and length of the sequences.
+        target_shape: [T, D] of the blocks' targets, so that both sides have the same readout.
+        table: [C, D] frozen, for networks that embed their input by it.
+    """
+
+    def __init__(self, sizes: CausalLM, data: TextSpec, target_shape: tuple[int, ...], table: Tensor | None) -> None:
+        super().__init__()
+        self.seq_len = data.seq_len
+        self.body: CausalNetwork = replace(sizes, streams="clean").build(data, target_shape, sizes.num_layers, table)
+        self.head = nn.Linear(target_shape[1], data.num_classes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """The same as `logits`."""
+        return self.logits(tokens)
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Logits [N, T, C] of the tokens after those given [N, T]."""
+        logits: Tensor = self.head(self.features(tokens))
+        return logits
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """[N, T, D] what the logits are read from."""
+        features: Tensor = self.body(None, None, tokens)
+        return features
+
+    def extend(self, tokens: Tensor, context: Context | None = None) -> Context:
+        """Read further tokens [N, S]; see `CausalNetwork.extend`."""
+        return self.body.extend(tokens, context)
+
+    def last_logits(self, context: Context) -> Tensor:
+        """Logits [N, C] of the token after all that was read."""
+        assert context.outputs is not None
+        logits: Tensor = self.head(context.outputs[:, -1])
+        return logits
+
+
+class EndToEndCausalLM(EndToEndText):
+    """All layers of a run of `CausalLM` as one language model; arguments as in `EndToEndText`."""
+
+    network: CausalModel
+
+    def __init__(self, contract: Contract, recipe: Recipe | None = None) -> None:
+        super().__init__(contract, recipe)
+        sizes = contract.terms.network
+        if not isinstance(sizes, CausalLM):
+            raise UserError(f"EndToEndCausalLM needs contract.network CausalLM, not {type(sizes).__name__}")
+        with seeded(contract.terms.seed, "weights", "end_to_end"):
+            self.network = CausalModel(sizes, self.text, self.target_shape, contract.table)
+
+    def logits(self, tokens: Tensor, training: bool) -> Tensor:
+        """See `EndToEndText.logits`."""
+        return self.network.logits(tokens)
+
+    def text_generator(self, decoding: Decoding, num_steps: int | None = None, seed: int = 0) -> TextGenerator:
+        """See `EndToEndText.text_generator`."""
+        return CausalGenerator(LanguageModel(self.network, decoding), self.text.seq_len, seed)
+
+
+def load_causal_lm(path: str | Path) -> tuple[CausalModel, Tokenizer]:
+    """The end-to-end language model of a run, and its tokenizer.
+
+    Args:
+        path: run folder that `dbl compare` trained, or the folder `baseline` inside.
+
+    Raises:
+        UserError: if there is no such model in it.
+    """
+    run = RunFolder.at(path)
+    run = run if run.checkpoint("end_to_end").is_file() else run.baseline()
+    if not run.checkpoint("end_to_end").is_file():
+        raise UserError(f"{path} has no end-to-end language model: make one with dbl compare")
+    part = EndToEndCausalLM(run.load_contract())
+    state = read_part(run.checkpoint("end_to_end"), "end_to_end", part.contract, "network.")
+    part.network.load_state_dict(state.weights)
+    return part.network.eval().requires_grad_(False), run_tokenizer(run)

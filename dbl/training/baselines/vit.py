@@ -1,0 +1,60 @@
+"""The ViT trained end to end with plain cross-entropy."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics.classification import MulticlassAccuracy
+
+from dbl.denoising.targets import Batch
+from dbl.networks import ViT
+from dbl.run.contract import Contract
+from dbl.training.module import Losses, Recipe, TrainedPart
+from dbl.utils.errors import UserError
+from dbl.utils.seeding import seeded
+
+
+class EndToEndViT(TrainedPart):
+    """The same layers as the blocks of a ViT run, trained through all at once: a sibling of `DiffusionBlock`.
+
+    Args:
+        contract: of the run that it is compared with; network sizes, data and seed are taken from it.
+        recipe: how to train it.
+    """
+
+    def __init__(self, contract: Contract, recipe: Recipe | None = None) -> None:
+        super().__init__("end_to_end", 0, contract, recipe)
+        network = contract.terms.network
+        if not isinstance(network, ViT):
+            raise UserError(f"EndToEndViT needs contract.network ViT, not {type(network).__name__}")
+        self.space = contract.space()
+        with seeded(contract.terms.seed, "weights", "end_to_end"):
+            self.network = network.build_classifier(contract.data)
+        self.accuracy = MulticlassAccuracy(contract.data.num_classes, average="micro")
+
+    @property
+    def trained(self) -> nn.Module:
+        """The classifier."""
+        return self.network
+
+    @property
+    def raw_network(self) -> nn.Module:
+        """The classifier."""
+        return self.network
+
+    def losses(self, batch: Batch) -> Losses:
+        """Cross-entropy of each sample in nats."""
+        clean = self.space.encode(batch)
+        return Losses(F.cross_entropy(self.network(clean.cond).float(), clean.labels, reduction="none"))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Accuracy and cross-entropy in nats over every test image."""
+        clean = self.space.encode(batch)
+        logits = self.network(clean.cond)
+        self.accuracy(logits, clean.labels)
+        self.log("test/accuracy", self.accuracy, batch_size=len(clean.labels))
+        nats = F.cross_entropy(logits.float(), clean.labels)
+        self.log("test/nats", nats, batch_size=len(clean.labels), sync_dist=True)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Predicted labels [N]."""
+        return torch.argmax(self.network(self.space.encode(batch).cond), dim=1)

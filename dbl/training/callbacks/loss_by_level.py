@@ -1,0 +1,72 @@
+"""Training loss split by noise level."""
+
+from itertools import pairwise
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from dbl.diffusion.plot import partition_figure
+from dbl.training.block import DiffusionBlock
+from dbl.utils.errors import UserError
+
+
+class LossByLevel(L.Callback):
+    """Log the training loss of each of several bins of a block's training interval.
+
+    The bins hold equal shares of the noise distribution; the metric names give their ends. Losses include the weight.
+
+    Args:
+        num_bins: bins of the interval.
+    """
+
+    def __init__(self, num_bins: int = 4) -> None:
+        if num_bins < 1:
+            raise UserError(f"loss_by_level.num_bins ({num_bins}) must be at least 1")
+        self.num_bins = num_bins
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Place the bins."""
+        if isinstance(pl_module, DiffusionBlock):
+            q = torch.linspace(0, 1, self.num_bins + 1, dtype=torch.float64)
+            edges = pl_module.contract.noise.quantile_within(pl_module.interval, q)
+            self._inner = edges[1:-1].to(pl_module.device, torch.float32)
+            self._names = [f"train/loss_at_{low:.3g}_to_{high:.3g}" for low, high in pairwise(edges.tolist())]
+            self._clear(pl_module.device)
+
+    def _clear(self, device: torch.device) -> None:
+        self._sums = torch.zeros(self.num_bins, device=device, dtype=torch.float32)
+        self._counts = torch.zeros(self.num_bins, device=device, dtype=torch.float32)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Add a batch; log and start again every `trainer.log_every_n_steps` steps."""
+        if not isinstance(pl_module, DiffusionBlock):
+            return
+        self._add(outputs["sigma"], outputs["per_sample"].float())
+        if pl_module.between_steps and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            for name, total, count in zip(self._names, self._sums.tolist(), self._counts.tolist(), strict=True):
+                if count:
+                    pl_module.log(name, total / count)
+            self._clear(pl_module.device)
+
+    def _add(self, sigma: Tensor, losses: Tensor) -> None:
+        bins = torch.bucketize(sigma, self._inner)
+        self._sums.scatter_add_(0, bins, losses)
+        self._counts.scatter_add_(0, bins, torch.ones_like(losses))
+
+
+class PartitionFigure(L.Callback):
+    """Log the noise distribution with the blocks' intervals once, when the training of a block starts."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw and log."""
+        if not isinstance(pl_module, DiffusionBlock):
+            return
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                figure = partition_figure(pl_module.contract.noise, pl_module.contract.partition, pl_module.index)
+                logger.experiment.add_figure("partition", figure, global_step=trainer.global_step)

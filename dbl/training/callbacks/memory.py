@@ -1,0 +1,109 @@
+"""Measured memory of a training step, by category."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from dbl.training.callbacks.ema import EMA
+from dbl.training.distributed import ShardedStrategy
+from dbl.training.memory.tracker import MemoryTracker
+from dbl.training.module import TrainedPart
+from dbl.utils.errors import UserError
+from dbl.utils.files import write_json
+
+
+class Memory(L.Callback):
+    """Measure the peak of one training step, forward to optimizer, and write it to `memory.json` of the part.
+
+    Bytes by category are counted tensor by tensor, in the same way on every device (see `MemoryTracker`); on CUDA the
+    allocator's own peak stands beside them, of what is allocated and of what it holds in reserve. The measured step
+    is slower; all others are as without the callback.
+
+    Keys of `memory.json`: `step`, `device`, `batch_size`, `bytes` (category -> bytes at the peak; null if the network
+    is compiled or sharded: nobody sees its inner tensors), `peak_bytes` (their sum), `cuda` (null, or
+    `allocated_bytes` and `reserved_bytes`).
+
+    Args:
+        path: of the file.
+        step: optimizer step of this call that is measured, counted from 1; at least 2, so that the optimizer has its
+            state.
+    """
+
+    def __init__(self, path: str, step: int = 3) -> None:
+        if step < 2:
+            raise UserError(f"memory.step ({step}) must be at least 2: the optimizer has no state before")
+        self.path = path
+        self.step = step
+        self._first_step = 0
+        self._tracker: MemoryTracker | None = None
+        self._active = ExitStack()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count steps from here: a resumed training is measured anew, and nothing is left of another training."""
+        self._first_step = trainer.global_step
+        if trainer.global_step == 0 and trainer.is_global_zero:
+            Path(self.path).unlink(missing_ok=True)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Begin the measurement if this batch ends the step that is asked for."""
+        assert isinstance(pl_module, TrainedPart)
+        ends_step = (pl_module.position + 1) % pl_module.recipe.accumulate == 0
+        if not ends_step or trainer.global_step - self._first_step != self.step - 1:
+            return
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
+        self._tracker = MemoryTracker()
+        if _sees_tensors(trainer, pl_module):
+            self._tracker.watch(pl_module, trainer.optimizers[0], _average(trainer), batch)
+            self._active.enter_context(self._tracker)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """End the measurement and write it."""
+        assert isinstance(pl_module, TrainedPart)
+        if self._tracker is None:
+            return
+        self._active.close()
+        peak = self._tracker.peak if _sees_tensors(trainer, pl_module) else None
+        self._tracker = None
+        if trainer.is_global_zero:
+            facts = {
+                "step": trainer.global_step,
+                "device": pl_module.device.type,
+                "batch_size": len(outputs["per_sample"]),
+                "bytes": peak,
+                "peak_bytes": None if peak is None else sum(peak.values()),
+                "cuda": _cuda_peak(pl_module.device),
+            }
+            write_json(Path(self.path), facts)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Leave no mode behind."""
+        self._active.close()
+        self._tracker = None
+
+
+def _sees_tensors(trainer: L.Trainer, part: TrainedPart) -> bool:
+    return not (part.recipe.compile or isinstance(trainer.strategy, ShardedStrategy))
+
+
+def _average(trainer: L.Trainer) -> list[Tensor]:
+    averages = [callback.average for callback in trainer.callbacks if isinstance(callback, EMA)]  # type: ignore[attr-defined]
+    return [tensor for module in averages if module for tensor in (*module.parameters(), *module.buffers())]
+
+
+def _cuda_peak(device: torch.device) -> dict[str, int] | None:
+    if device.type != "cuda":
+        return None
+    return {
+        "allocated_bytes": torch.cuda.max_memory_allocated(device),
+        "reserved_bytes": torch.cuda.max_memory_reserved(device),
+    }

@@ -1,0 +1,236 @@
+"""Memory of a training step before any training: the step is run with fake tensors, which have no data.
+
+The same operations run as in training, on tensors that know their shape only, and are counted as `tracker` counts
+the real ones. So a plan costs seconds and no memory, whatever the network.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.optim import Adafactor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dbl.data.spec import DataSpec
+from dbl.diffusion.noise import NoiseDistribution
+from dbl.diffusion.partition import Cut
+from dbl.networks.layers import layers_of
+from dbl.run.contract import Contract, Terms
+from dbl.training.baselines import baseline_of
+from dbl.training.block import DiffusionBlock
+from dbl.training.memory.synthetic_step import BareStep
+from dbl.training.module import Recipe, TrainedPart
+
+# A line through two small sizes may be almost flat: no guess goes farther beyond what fits than by this factor.
+_FARTHEST = 4096
+
+
+def largest_within(size_of: Callable[[int], int], limit: int, near: int) -> int:
+    """The largest n >= 1 with `size_of(n) <= limit`; 0 if there is none.
+
+    Each guess is where the line through the last two sizes meets the limit: four calls where the growth is linear, a
+    few more where it is linear in pieces. Every sixth guess halves what remains, so that the search ends soon for
+    any growth.
+
+    Args:
+        size_of: grows with n, in the end beyond every limit; it may be slow.
+        limit: of the size.
+        near: where the search begins.
+    """
+    low, high = 0, math.inf  # the first fits or is 0, the second does not fit
+    seen: list[tuple[int, int]] = []
+    guess = max(near // 2, 1)
+    while True:
+        seen.append((guess, size_of(guess)))
+        low, high = (max(low, guess), high) if seen[-1][1] <= limit else (low, min(high, guess))
+        if high - low <= 1:
+            return low
+        if len(seen) % 6 == 0 and high < math.inf:
+            guess = (low + int(high)) // 2
+        else:
+            guess = _crossing(seen[-2], seen[-1], limit) if len(seen) > 1 else 2 * guess
+        guess = int(min(max(guess, low + 1), high - 1 if high < math.inf else _FARTHEST * low))
+
+
+def _crossing(earlier: tuple[int, int], latest: tuple[int, int], limit: int) -> int:
+    """Where the line through two (n, size) reaches the limit."""
+    slope = (latest[1] - earlier[1]) / (latest[0] - earlier[0])
+    return int(latest[0] + (limit - latest[1]) / max(slope, 1e-9))
+
+
+MakePart = Callable[[], TrainedPart]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to train.
+
+    Args:
+        name: for people.
+        num_blocks: B, or None end to end.
+        num_layers: layers that are in memory at once.
+        make_part: what is trained.
+    """
+
+    name: str
+    num_blocks: int | None
+    num_layers: int
+    make_part: MakePart
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans training steps for one config, without `torch.compile`, whose inner tensors nobody sees.
+
+    Args:
+        terms: what the blocks agree on; its partition is replaced by the one that is planned.
+        data: shape and classes.
+        recipe: how a part is trained.
+        precision: of the trainer, `32-true` or `bf16-mixed`.
+        device: whose kernels are planned, `cpu` or `cuda`.
+    """
+
+    terms: Terms
+    data: DataSpec
+    recipe: Recipe
+    precision: str = "32-true"
+    device: str = "cpu"
+
+    def end_to_end(self, recipe: Recipe) -> MakePart:
+        """The baseline: all layers at once."""
+        baseline = baseline_of(self.terms.network)
+        if baseline is not None:
+            contract = self._contract(Cut(num_blocks=1))
+            return lambda: baseline(contract, replace(recipe, compile=False))  # type: ignore[arg-type, call-arg]
+        return self.block(Cut(num_blocks=1), recipe)
+
+    def block(self, cut: Cut, recipe: Recipe) -> MakePart:
+        """The block with the most layers of a partition."""
+        contract = self._contract(cut)
+        layers = contract.partition.layers
+        return lambda: DiffusionBlock(contract, layers.index(max(layers)), replace(recipe, compile=False))
+
+    def rows(self, numbers_of_blocks: list[int]) -> list["Row"]:
+        """What a user could train instead of another: end to end and in blocks, with activation checkpointing or not.
+
+        The optimizer is that of the recipe; Adafactor stands for optimizers with a smaller state. A network that does
+        not show its layers cannot be checkpointed and has no such rows.
+        """
+        saving = replace(self.recipe, activation_checkpointing=True)
+        recipes = {
+            "": replace(saving, activation_checkpointing=False),
+            ", checkpointing": saving,
+            ", checkpointing, Adafactor": replace(saving, optimizer=Adafactor),
+        }
+        if not self._has_layers():
+            recipes = {"": recipes[""]}
+        layers = self.terms.network.num_layers
+        rows = [Row(f"end to end{how}", None, layers, self.end_to_end(recipe)) for how, recipe in recipes.items()]
+        for num in numbers_of_blocks:
+            cut, name = self.cut(num), f"{num} block" + "s" * (num > 1)
+            largest = max(self._contract(cut).partition.layers)
+            rows += [Row(name + how, num, largest, self.block(cut, recipe)) for how, recipe in recipes.items()]
+        return rows
+
+    def _has_layers(self) -> bool:
+        """Whether the network can be checkpointed at all."""
+        make_part = self.end_to_end(self.recipe)
+        with self._without_data():
+            return layers_of(make_part().raw_network) is not None
+
+    def cut(self, num_blocks: int) -> Cut:
+        """The config's own partition for its own number of blocks, an even one for others."""
+        own = self.terms.partition
+        return own if num_blocks == own.num_blocks else Cut(num_blocks=num_blocks, overlap=own.overlap)
+
+    def _contract(self, cut: Cut) -> Contract:
+        return replace(self.terms, partition=cut, noise=self._noise).settle(self.data)
+
+    @cached_property
+    def _noise(self) -> NoiseDistribution:
+        """The law, fitted once for all partitions."""
+        table = self.terms.target.make_table(self.data, self.terms.seed)
+        return self.terms.noise.fit(table, torch.tensor(self.data.class_frequencies))
+
+    def peak(self, make_part: MakePart, batch_size: int) -> dict[str, int]:
+        """Category -> bytes at the peak of one training step, the optimizer's state being there."""
+        with self._without_data():
+            part = make_part()
+            _move_constants(part, self.device)
+            return BareStep(part, self.data, batch_size, self.precision).peak()
+
+    @contextmanager
+    def _without_data(self) -> Iterator[None]:
+        """Tensors that are made inside have a shape and a device and nothing else."""
+        with ExitStack() as active:
+            fake = FakeTensorMode(allow_non_fake_inputs=True)
+            for mode in (fake, _StandInScalars(), _CopiesOfTensors(), torch.device(self.device)):
+                active.enter_context(mode)
+            yield
+
+    def largest_batch(self, make_part: MakePart, limit_bytes: int, near: int) -> int:
+        """The largest batch whose step fits into `limit_bytes`, sought from `near` on; 0 if one image does not."""
+        return largest_within(lambda size: sum(self.peak(make_part, size).values()), limit_bytes, near)
+
+
+def plan_rows(
+    planner: Planner, numbers_of_blocks: list[int], batch_size: int, limit_bytes: int | None = None
+) -> list[dict[str, Any]]:
+    """The rows of `Planner.rows` as JSON values.
+
+    Args:
+        planner: of a config.
+        numbers_of_blocks: B of the rows in blocks.
+        batch_size: samples in a step.
+        limit_bytes: also find the largest batch within this memory.
+
+    Returns:
+        For each row `name`, `num_blocks` (null end to end), `num_layers` (in memory at once), `bytes` (category ->
+        bytes at the peak), `peak_bytes`, `ratio` (to the first row) and, with a limit, `largest_batch`.
+    """
+    found: list[dict[str, Any]] = []
+    for row in planner.rows(numbers_of_blocks):
+        peak = planner.peak(row.make_part, batch_size)
+        total = sum(peak.values())
+        facts = {"name": row.name, "num_blocks": row.num_blocks, "num_layers": row.num_layers, "bytes": peak}
+        first_total = found[0]["peak_bytes"] if found else total
+        found.append(facts | {"peak_bytes": total, "ratio": round(total / first_total, 4)})
+        if limit_bytes is not None:
+            found[-1]["largest_batch"] = planner.largest_batch(row.make_part, limit_bytes, batch_size)
+    return found
+
+
+def _move_constants(part: TrainedPart, device: str) -> None:
+    """Put tables that existed before on the device that is planned; a part's weights were made there."""
+    for module in part.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+
+
+class _StandInScalars(TorchDispatchMode):
+    """Answers 1 where an optimizer asks for a number, which a fake tensor does not have."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return 1.0 if args[0].is_floating_point() else 1
+        return func(*args, **(kwargs or {}))
+
+
+class _CopiesOfTensors(TorchFunctionMode):
+    """Copies a tensor alone: torch's deep copy of a fake one takes in the whole mode, and frees its memory twice.
+
+    Metrics copy their start values, and networks are often made of copies of one layer.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not Tensor.__deepcopy__:
+            return func(*args, **(kwargs or {}))
+        tensor, memo = args
+        return memo.setdefault(id(tensor), tensor.detach().clone().requires_grad_(tensor.requires_grad))

@@ -1,0 +1,90 @@
+"""The noise wrapper of a DataModule: from clean batches to `(z_sigma, sigma)` for one block."""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from dbl.data.module import OrderedData
+from dbl.denoising.targets import Batch
+from dbl.diffusion.noise import even_fractions
+from dbl.training.block import DiffusionBlock, NoisyBatch
+from dbl.utils.seeding import SampleDraws, generator_for
+
+
+class NoisyData(L.LightningDataModule):
+    """Wraps a clean DataModule for the training of one block.
+
+    Noise is made on the device, after the batch was moved there. In training it is a function of (seed, block,
+    position, rank); in validation each sample has the same level and noise every time, on any number of ranks.
+
+    Args:
+        data: the clean DataModule.
+        block: the block to train; gives the target space, the interval of levels and the position.
+
+    Example:
+        >>> import dbl
+        >>> import lightning as L
+        >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
+        >>> contract = dbl.Terms(dbl.DiT(3, width=32, num_heads=2), dbl.PixelTarget()).settle(data.spec)
+        >>> block = dbl.DiffusionBlock(contract, block=2)
+        >>> trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+        >>> (losses,) = trainer.validate(block, dbl.NoisyData(data, block), verbose=False)
+        >>> losses["val/loss"] > 0
+        True
+    """
+
+    def __init__(self, data: OrderedData, block: DiffusionBlock) -> None:
+        super().__init__()
+        self.data = data
+        self.block = block
+
+    def bind(self, block: int, start: Callable[[], int]) -> None:
+        """Pass on; see `OrderedData.bind`."""
+        self.data.bind(block, start)
+
+    def prepare_data(self) -> None:
+        """Pass on."""
+        self.data.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Pass on, with the trainer, from which the clean DataModule learns rank and world size."""
+        self.data.trainer = self.trainer
+        self.data.setup(stage)
+
+    def train_dataloader(self) -> Any:
+        """Clean training batches."""
+        return self.data.train_dataloader()
+
+    def val_dataloader(self) -> Any:
+        """Clean validation batches."""
+        return self.data.val_dataloader()
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> NoisyBatch:
+        """Draw levels and noise for a batch that is on the device, and corrupt it."""
+        clean = self.block.space.encode(batch)
+        assert self.trainer is not None
+        like = clean.clean.new_empty(clean.clean.shape, dtype=torch.float32)
+        draw = self._random_draws if self.trainer.training else self._fixed_draws
+        sigma, noise = draw(batch, like)
+        sigma = sigma.to(like.device, torch.float32)
+        return NoisyBatch(clean, self.block.space.corrupt(clean.clean, noise, sigma), sigma)
+
+    def _random_draws(self, batch: Batch, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Levels [N] and unit noise with the shape and device of `like`, of this position and rank."""
+        assert self.trainer is not None
+        purpose = ("noise", self.block.index, int(batch["position"]), self.trainer.global_rank)
+        # Drawn on the CPU in float64, so that every device trains the same levels.
+        levels = generator_for(self.block.seed, "levels", *purpose)
+        sigma = self.block.contract.noise.sample(self.block.interval, len(like), levels)
+        generator = generator_for(self.block.seed, *purpose, device=like.device)
+        return sigma, torch.randn(like.shape, generator=generator, device=like.device)
+
+    def _fixed_draws(self, batch: Batch, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of each sample, however samples are spread over batches and ranks."""
+        index = batch["index"].cpu()
+        sigma = self.block.contract.noise.quantile_within(self.block.interval, even_fractions(index))
+        draws = SampleDraws(self.block.seed, ("validation noise", self.block.index), index)
+        return sigma, draws.normal(like)

@@ -1,0 +1,348 @@
+"""From checkpoints to a model folder that can be trusted: checksums, partial models, copied and retrained blocks."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from toy import Stripes, fit, recipe
+from toy_text import known_denoiser, text_contract, text_sampler
+
+from dbl.denoising.decoding import Decoding
+from dbl.denoising.sampling import Sampler
+from dbl.inference.settings import Inference
+from dbl.inference.stack import BlockStack
+from dbl.run.assembly import assemble
+from dbl.run.contract import Contract
+from dbl.run.folder import RunFolder
+from dbl.run.model_folder import ModelFolder, plain_hash
+from dbl.training.block import DiffusionBlock
+from dbl.utils.errors import UserError
+from dbl.utils.files import read_tensors
+
+Change = Callable[[dict[str, torch.Tensor], str], None]
+# A weight of every block of the toy network.
+WEIGHT = "network.patches.project.weight"
+
+
+def _train(contract: Contract, root: Path, name: str, blocks: tuple[int, ...] = (0, 1, 2)) -> RunFolder:
+    run = RunFolder(name, str(root))
+    run.write_contract(contract)
+    for block in blocks:
+        fit(DiffusionBlock(contract, block, recipe()), run.path)
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs(dit_contract: Contract, vit_contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two trained and assembled runs: `dit`, and `vit` with a table."""
+    root = tmp_path_factory.mktemp("runs")
+    for name, contract in {"dit": dit_contract, "vit": vit_contract}.items():
+        assemble(_train(contract, root, name))
+    return root
+
+
+@pytest.fixture
+def run(runs: Path, tmp_path: Path) -> RunFolder:
+    """A copy of the DiT run that a test may damage."""
+    shutil.copytree(runs / "dit", tmp_path / "dit")
+    return RunFolder("dit", str(tmp_path))
+
+
+@pytest.fixture
+def partial_run(run: RunFolder) -> RunFolder:
+    """A run of which block 1 is missing, assembled without it."""
+    run.checkpoint("block_1").unlink()
+    assemble(run, allow_partial=True)
+    return run
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+# Checksums
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.99])
+@pytest.mark.parametrize("name", [*(f"block_{block}.safetensors" for block in range(3)), "table.safetensors"])
+def test_a_flipped_bit_is_refused_when_the_folder_is_opened(
+    name: str, place: float, runs: Path, tmp_path: Path
+) -> None:
+    """Catches a file that is read without its checksum: most flipped bits of a weight load without a word."""
+    shutil.copytree(runs / "vit" / "model", tmp_path / "model")
+    path = tmp_path / "model" / name
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * place)] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} is damaged or was changed"):
+        ModelFolder(tmp_path / "model")
+
+
+def test_a_file_that_is_gone_is_named(run: RunFolder) -> None:
+    """Catches a traceback, and a model that opens with a hole that its config does not record."""
+    (run.model / "block_2.safetensors").unlink()
+    with pytest.raises(UserError, match=r"block_2.safetensors does not exist"):
+        ModelFolder(run.model)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"weights": "ema"', '"weights": "live"'),
+        ('"overlap": 0.05', '"overlap": 0.06'),
+        ('"steps": 6', '"steps": 7'),
+        ('"sha256": "', '"sha512": "'),
+    ],
+)
+def test_a_config_edited_by_hand_is_refused(old: str, new: str, run: RunFolder) -> None:
+    """Catches a field of config.json that no checksum covers, and a checksum that can be left out."""
+    path = run.model / "config.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(UserError, match=r"model/config.json .*run dbl assemble again"):
+        ModelFolder(run.model)
+
+
+def test_a_config_laid_out_anew_is_accepted(run: RunFolder) -> None:
+    """Catches a checksum of the text instead of the values, which any formatter of JSON would break."""
+    path = run.model / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True))
+    assert ModelFolder(run.model).available == (0, 1, 2)
+
+
+def test_a_file_that_is_replaced_under_an_open_folder_is_refused(run: RunFolder) -> None:
+    """Catches checksums that hold at the start only: with `resident: one` a block is loaded again much later."""
+    model = ModelFolder(run.model)
+    model.denoiser(0)
+    shutil.copy(run.model / "block_1.safetensors", run.model / "block_0.safetensors")
+    with pytest.raises(UserError, match=r"block_0.safetensors is damaged or was changed"):
+        model.denoiser(0)
+
+
+def test_a_file_is_hashed_once_while_it_stays_the_same(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a stack with one resident block that hashes a file at every step."""
+    model = ModelFolder(run.model)
+    monkeypatch.setattr("dbl.run.model_folder.file_hash", lambda path: pytest.fail(f"{path} is hashed again"))
+    for block in (0, 1, 0, 1):
+        model.denoiser(block)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"seed": 0', '"seed": 1'),
+        ('"width": 16', '"width": 32'),
+        ('"cond_dropout": 0.3', '"cond_dropout": 0.2'),
+        ('"overlap": 0.05', '"overlap": 0.06'),
+    ],
+)
+def test_a_contract_of_a_run_edited_by_hand_is_refused(old: str, new: str, run: RunFolder) -> None:
+    """Catches a hash that is stored and not compared with what the file says."""
+    path = run.path / "contract.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(UserError, match=r"contract\.json was changed after it was written"):
+        assemble(run)
+
+
+# Tensors that do not fit
+
+
+def _reshape(state: dict[str, torch.Tensor], name: str) -> None:
+    state[name] = state[name].unsqueeze(0)
+
+
+def _round(state: dict[str, torch.Tensor], name: str) -> None:
+    state[name] = state[name].bfloat16()
+
+
+def _drop(state: dict[str, torch.Tensor], name: str) -> None:
+    del state[name]
+
+
+def _add(state: dict[str, torch.Tensor], name: str) -> None:
+    state[f"{name}_2"] = torch.zeros(3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_reshape, rf"tensor {WEIGHT} is float32 \[1, 16, \d+.*\] here and float32 \[16, \d+.*\] there"),
+        (_round, rf"tensor {WEIGHT} is bfloat16 \[16, .*\] here and float32 \[16, .*\] there"),
+        (_drop, rf"tensor {WEIGHT} is absent here and float32 .* there"),
+        (_add, rf"tensor {WEIGHT}_2 is float32 \[3\] here and absent there"),
+    ],
+)
+def test_tensors_of_another_form_are_refused(change: Change, message: str, run: RunFolder) -> None:
+    """Catches weights that are rounded in silence, and a page of names where one line is due."""
+    path = run.checkpoint("block_1")
+    stored = torch.load(path, weights_only=True)
+    change(stored["state_dict"], f"denoiser.{WEIGHT}")
+    torch.save(stored, path)
+    with pytest.raises(UserError, match=message) as caught:
+        assemble(run)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# Partial models
+
+
+def test_a_partial_model_has_its_finished_blocks(partial_run: RunFolder, runs: Path) -> None:
+    """Catches blocks that move up to fill the hole, and a config that does not say which blocks are there."""
+    model, whole = ModelFolder(partial_run.model), ModelFolder(runs / "dit" / "model")
+    assert model.available == (0, 2)
+    assert [facts is None for facts in model.config["blocks"]] == [False, True, False]
+    assert not (partial_run.model / "block_1.safetensors").exists()
+    for block in (0, 2):
+        expected = whole.denoiser(block).state_dict()
+        assert all(torch.equal(value, expected[name]) for name, value in model.denoiser(block).state_dict().items())
+
+
+@pytest.mark.parametrize("resident", ["all", "one"])
+def test_a_partial_stack_serves_its_own_levels_alone(resident: str, partial_run: RunFolder) -> None:
+    """Catches a neighbour that answers for a missing block, and blocks that are counted instead of named."""
+    stack = BlockStack.from_pretrained(partial_run.model, Inference(resident=resident)).eval()  # type: ignore[arg-type]
+    partition = stack.contract.partition
+    noisy, cond = torch.randn(2, 1, 4, 6), torch.tensor([0, 2])
+    for block in (0, 2):
+        high = torch.tensor(partition.interval(block).high, dtype=torch.float64)
+        expected = ModelFolder(partial_run.model).denoiser(block)(noisy, high.float().expand(2), cond)
+        assert torch.equal(stack(noisy, high, cond), expected)
+    low, high = partition.interval(1)
+    with pytest.raises(UserError, match=rf"block 1 \(sigma {high:.3g} to {low:.3g}\).*dbl train --blocks 1 "):
+        stack(noisy, torch.tensor((low * high) ** 0.5), cond)
+
+
+def test_a_schedule_that_visits_a_missing_block_is_refused_before_any_work(partial_run: RunFolder) -> None:
+    """Catches a sampler that runs the first steps and then finds the hole, and one that refuses what it can do."""
+    labels, indices = torch.tensor([0, 1]), torch.arange(2)
+    stack = BlockStack.from_pretrained(partial_run.model, Inference(Sampler(num_steps=7)))
+    stack.register_forward_hook(lambda *_: pytest.fail("a block was called"))
+    with pytest.raises(UserError, match=r"sampling with 7 karras steps needs block 1 \(sigma .*partial model lacks"):
+        stack.generate(labels, indices)
+    short = BlockStack.from_pretrained(partial_run.model, Inference(Sampler(num_steps=1)))
+    assert short.generate(labels, indices).isfinite().all()  # its only step is at the levels of block 0
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_a_partial_stack_is_not_evaluated(stage: str, partial_run: RunFolder) -> None:
+    """Catches a loss over the levels of some blocks that is reported as that of the network."""
+    stack = BlockStack.from_pretrained(partial_run.model, Inference(Sampler(num_steps=7)))
+    trainer = L.Trainer(logger=False, enable_progress_bar=False, accelerator="cpu", enable_checkpointing=False)
+    with pytest.raises(UserError, match=r"needs block 1 \(sigma"):
+        getattr(trainer, stage)(stack, Stripes().test_dataloader())
+
+
+def test_a_committee_needs_every_member() -> None:
+    """Catches a committee of the blocks that happen to be there, without a word."""
+    with pytest.raises(UserError, match=r"inference.committee needs block 1 \(sigma .*partial model lacks"):
+        BlockStack(text_contract("clean"), lambda block: known_denoiser(), Inference(committee=True), available=[0, 2])
+
+
+@pytest.mark.parametrize("kind", ["clean", "masked"])
+def test_a_partial_stack_writes_no_text(kind: str) -> None:
+    """Catches a text that is begun and breaks off at the missing block."""
+    contract, inference = text_contract(kind), Inference(text_sampler(kind))
+    stack = BlockStack(contract, lambda block: contract.denoiser(block), inference, available=[0, 1])
+    with pytest.raises(UserError, match=r"writing text needs block 2 \(sigma"):
+        stack.text_generator(Decoding())
+
+
+def test_a_later_assembly_replaces_a_partial_one(partial_run: RunFolder, dit_contract: Contract, runs: Path) -> None:
+    """Catches files of the old model that stay, and folders that are left behind by the exchange."""
+    fit(DiffusionBlock(dit_contract, 1, recipe()), partial_run.path)
+    assemble(partial_run)
+    assert ModelFolder(partial_run.model).available == (0, 1, 2)
+    assert {path.name for path in partial_run.model.iterdir()} == {path.name for path in (runs / "dit/model").iterdir()}
+    assert not list(partial_run.path.glob(".model*"))
+
+
+def test_a_stopped_block_is_left_out_of_a_partial_model(run: RunFolder) -> None:
+    """Catches a partial model with a block that was only begun."""
+    path = run.checkpoint("block_2")
+    stored = torch.load(path, weights_only=True)
+    stored["dbl"]["max_steps"] = 99
+    torch.save(stored, path)
+    with pytest.raises(UserError, match=r"block_2/.* is at step 6 of 99: .*--allow-partial"):
+        assemble(run)
+    assemble(run, allow_partial=True)
+    assert ModelFolder(run.model).available == (0, 1)
+
+
+def test_a_partial_model_without_blocks_is_refused(run: RunFolder) -> None:
+    """Catches an empty model that takes the place of a good one."""
+    before = _contents(run.model)
+    for block in range(3):
+        run.checkpoint(f"block_{block}").unlink()
+    with pytest.raises(UserError, match="has no finished block"):
+        assemble(run, allow_partial=True)
+    assert _contents(run.model) == before
+
+
+def test_a_damaged_checkpoint_is_not_left_out_in_silence(run: RunFolder) -> None:
+    """Catches `allow_partial` that hides a fault: a damaged block is not one that is yet to be trained."""
+    run.checkpoint("block_1").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"block_1/checkpoints/last.ckpt is damaged"):
+        assemble(run, allow_partial=True)
+
+
+# Blocks that come from elsewhere or are trained anew
+
+
+def test_a_block_trained_elsewhere_is_added_by_copying_its_folder(
+    run: RunFolder, dit_contract: Contract, tmp_path: Path
+) -> None:
+    """Catches weights that depend on the run folder in which a block was trained."""
+    before = read_tensors(run.model / "block_1.safetensors")
+    elsewhere = _train(dit_contract, tmp_path / "elsewhere", "another_name", blocks=(1,))
+    shutil.rmtree(run.part("block_1"))
+    shutil.copytree(elsewhere.part("block_1"), run.part("block_1"))
+    assemble(run)
+    after = read_tensors(run.model / "block_1.safetensors")
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_copied_block_of_another_contract_is_refused(run: RunFolder, dit_contract: Contract, tmp_path: Path) -> None:
+    """Catches a folder that is taken in because its shapes fit."""
+    other = replace(dit_contract.terms, seed=7).settle(dit_contract.data)
+    elsewhere = _train(other, tmp_path / "elsewhere", "other", blocks=(1,))
+    shutil.rmtree(run.part("block_1"))
+    shutil.copytree(elsewhere.part("block_1"), run.part("block_1"))
+    before = _contents(run.model)
+    for allow_partial in (False, True):
+        with pytest.raises(UserError, match=r"block_1/checkpoints/last.ckpt was trained under another contract"):
+            assemble(run, allow_partial=allow_partial)
+    assert _contents(run.model) == before
+
+
+def test_a_block_file_in_the_place_of_another_is_refused(run: RunFolder) -> None:
+    """Catches files that are told apart by their names alone: here the checksums were made to fit the exchange."""
+    shutil.copy(run.model / "block_0.safetensors", run.model / "block_1.safetensors")
+    config = json.loads((run.model / "config.json").read_text())
+    config["files"]["block_1.safetensors"] = config["files"]["block_0.safetensors"]
+    del config["sha256"]
+    (run.model / "config.json").write_text(json.dumps(config | {"sha256": plain_hash(config)}))
+    with pytest.raises(UserError, match=r"block_1.safetensors is of another block"):
+        ModelFolder(run.model)
+
+
+def test_a_retrained_block_changes_its_own_file_alone(run: RunFolder, dit_contract: Contract) -> None:
+    """Catches a merge that touches other blocks, and files whose bytes differ from call to call."""
+    before = _contents(run.model)
+    assemble(run)
+    assert _contents(run.model) == before
+    fit(DiffusionBlock(dit_contract, 1, recipe(warmup_steps=4)), run.path)
+    assemble(run)
+    after = _contents(run.model)
+    assert {name for name in after if after[name] != before[name]} == {"block_1.safetensors", "config.json"}
+    old, new = (json.loads(content["config.json"])["files"] for content in (before, after))
+    assert {name for name in new if new[name] != old[name]} == {"block_1.safetensors"}
