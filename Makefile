@@ -36,7 +36,7 @@ lint: $(READY) ## check style and format
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-format: $(READY) ## mend style and format where that can be done automatically
+format: $(READY) ## fix style and format where that can be done automatically
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 

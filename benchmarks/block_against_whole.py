@@ -18,18 +18,18 @@ from typing import Any
 import torch
 
 from dbl.commands.run_config import RunCLI
-from dbl.data import OrderedData
+from dbl.data import ResumableDataModule
 from dbl.data.spec import ImageSpec, TextSpec
 from dbl.denoising.decoding import Decoding
 from dbl.denoising.targets import PixelTarget
-from dbl.diffusion.partition import Cut
+from dbl.diffusion.partition import PartitionConfig
 from dbl.inference.generation import TextGenerator
-from dbl.inference.settings import Inference
+from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.run.contract import Contract
 from dbl.training.baselines.text import EndToEndText
 from dbl.training.memory.planner import Planner
-from dbl.training.memory.synthetic_step import BareStep
+from dbl.training.memory.synthetic_step import SyntheticStep
 from dbl.utils.files import write_json
 
 Call = Callable[[], object]
@@ -39,15 +39,15 @@ def main() -> None:
     """Measure, print, and write JSON."""
     options = _options()
     cli = RunCLI(["--config", options.config])
-    planner = Planner(cli.terms, cli.data.spec, cli.recipe)
-    cut = planner.cut(options.blocks or cli.terms.partition.num_blocks)
+    planner = Planner(cli.contract_config, cli.data.spec, cli.recipe)
+    partition = planner.partition_config(options.blocks or cli.contract_config.partition.num_blocks)
     results: dict[str, Any] = {
         "config": options.config,
-        "blocks": cut.num_blocks,
+        "blocks": partition.num_blocks,
         "batch": options.batch,
         "threads": torch.get_num_threads(),
-        **training(planner, cut, options.batch, options.repeats),
-        "sampling": ratio(*samplings(cli, planner, cut, options.samples), 1),
+        **training(planner, partition, options.batch, options.repeats),
+        "sampling": ratio(*samplings(cli, planner, partition, options.samples), 1),
         "data_samples_per_second": round(samples_per_second(cli.data)),
         "help_seconds": round(help_seconds(), 2),
     }
@@ -74,11 +74,11 @@ def _readable(value: Any) -> str:
     return "   ".join(f"{name} {number:.4g}" for name, number in value.items())
 
 
-def training(planner: Planner, cut: Cut, batch: int, repeats: int) -> dict[str, dict[str, float]]:
+def training(planner: Planner, partition: PartitionConfig, batch: int, repeats: int) -> dict[str, dict[str, float]]:
     """Time and peak memory of a training step: a block against the whole, and against the whole with checkpointing."""
     saving = replace(planner.recipe, activation_checkpointing=True)
-    parts = planner.block(cut, planner.recipe), planner.end_to_end(planner.recipe), planner.end_to_end(saving)
-    block, whole, checkpointed = (BareStep(make(), planner.data, batch) for make in parts)
+    parts = planner.block(partition, planner.recipe), planner.end_to_end(planner.recipe), planner.end_to_end(saving)
+    block, whole, checkpointed = (SyntheticStep(make(), planner.data, batch) for make in parts)
     peaks = [sum(step.peak().values()) for step in (block, whole, checkpointed)]
     return {
         "training_step": ratio(block, whole, repeats),
@@ -103,13 +103,15 @@ def seconds(call: Call) -> float:
     return time.perf_counter() - start
 
 
-def samplings(cli: RunCLI, planner: Planner, cut: Cut, samples: int) -> tuple[Call, Call]:
+def samplings(cli: RunCLI, planner: Planner, partition: PartitionConfig, samples: int) -> tuple[Call, Call]:
     """Answers of untrained blocks and of the untrained whole: the time does not depend on the weights."""
     whole = planner.end_to_end(planner.recipe)()
     if not isinstance(whole, EndToEndText):
-        return sampling(cli, planner, cut, samples), sampling(cli, planner, Cut(num_blocks=1), samples)
+        return sampling(cli, planner, partition, samples), sampling(
+            cli, planner, PartitionConfig(num_blocks=1), samples
+        )
     num_tokens = min(samples, whole.text.seq_len - 1)
-    return sampling(cli, planner, cut, num_tokens), writing(whole.eval().text_generator(Decoding()), num_tokens)
+    return sampling(cli, planner, partition, num_tokens), writing(whole.eval().text_generator(Decoding()), num_tokens)
 
 
 def writing(generator: TextGenerator, num_tokens: int) -> Call:
@@ -117,22 +119,22 @@ def writing(generator: TextGenerator, num_tokens: int) -> Call:
     return lambda: generator.generate(torch.zeros(1, 1, dtype=torch.int64), num_tokens, torch.arange(1))
 
 
-def sampling(cli: RunCLI, planner: Planner, cut: Cut, samples: int) -> Call:
+def sampling(cli: RunCLI, planner: Planner, partition: PartitionConfig, samples: int) -> Call:
     """Answer with an untrained stack: images, classes or tokens."""
-    contract: Contract = replace(cli.terms, partition=cut).settle(planner.data)
-    inference: Inference = cli.inference
+    contract: Contract = replace(cli.contract_config, partition=partition).build(planner.data)
+    inference: InferenceConfig = cli.inference
     stack = BlockStack(contract, lambda block: contract.denoiser(block).eval(), inference).eval()
     if isinstance(contract.data, TextSpec):
         return writing(stack.text_generator(Decoding()), min(samples, contract.data.seq_len - 1))
     indices = torch.arange(samples)
-    if isinstance(contract.terms.target, PixelTarget):
+    if isinstance(contract.config.target, PixelTarget):
         return lambda: stack.generate(indices % contract.data.num_classes, indices)
     assert isinstance(contract.data, ImageSpec)
     pictures = torch.zeros(samples, *contract.data.shape)
     return lambda: stack.classify(pictures, indices)
 
 
-def samples_per_second(data: OrderedData, budget_s: float = 3.0) -> float:
+def samples_per_second(data: ResumableDataModule, budget_s: float = 3.0) -> float:
     """Training samples that the loader gives, with its augmentations, without a network."""
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < budget_s:

@@ -35,9 +35,9 @@ from dbl.diffusion.noise import (
     TabulatedNoise as TabulatedNoise,
     UniformNoise as UniformNoise,
 )
-from dbl.diffusion.partition import Cut as Cut, Partition as Partition
+from dbl.diffusion.partition import Partition as Partition, PartitionConfig as PartitionConfig
 from dbl.evaluation.diagnostics import diagnose as diagnose
-from dbl.inference.settings import Inference as Inference
+from dbl.inference.settings import InferenceConfig as InferenceConfig
 from dbl.inference.stack import BlockStack as BlockStack
 from dbl.networks import (
     Architecture as Architecture,
@@ -47,9 +47,9 @@ from dbl.networks import (
     RecurrentLM as RecurrentLM,
     ViT as ViT,
 )
-from dbl.run.contract import Contract as Contract, Terms as Terms
+from dbl.run.contract import Contract as Contract, ContractConfig as ContractConfig
 from dbl.run.hub import push_to_hub as push_to_hub
 from dbl.training.block import DiffusionBlock as DiffusionBlock
-from dbl.training.module import Recipe as Recipe
+from dbl.training.module import TrainingConfig as TrainingConfig
 from dbl.training.noisy_data import NoisyData as NoisyData
 from dbl.utils.errors import UserError as UserError

@@ -8,8 +8,8 @@ from toy import DIT, VIT, Stripes
 from dbl.data.spec import ImageSpec
 from dbl.denoising.targets import ClassTarget, PixelTarget
 from dbl.diffusion.information import InformationNoise
-from dbl.diffusion.partition import Cut
-from dbl.run.contract import Contract, Terms
+from dbl.diffusion.partition import PartitionConfig
+from dbl.run.contract import Contract, ContractConfig
 
 
 @pytest.fixture
@@ -33,13 +33,17 @@ def stripes() -> Stripes:
 
 @pytest.fixture(scope="session")
 def dit_contract(stripes: Stripes) -> Contract:
-    return Terms(network=DIT, target=PixelTarget(), partition=Cut(num_blocks=3)).settle(stripes.spec)
+    return ContractConfig(network=DIT, target=PixelTarget(), partition=PartitionConfig(num_blocks=3)).build(
+        stripes.spec
+    )
 
 
 @pytest.fixture(scope="session")
 def vit_contract(stripes: Stripes) -> Contract:
-    terms = Terms(network=VIT, target=ClassTarget(dim=8), noise=InformationNoise(), partition=Cut(num_blocks=3))
-    return terms.settle(stripes.spec)
+    config = ContractConfig(
+        network=VIT, target=ClassTarget(dim=8), noise=InformationNoise(), partition=PartitionConfig(num_blocks=3)
+    )
+    return config.build(stripes.spec)
 
 
 @pytest.fixture

@@ -11,21 +11,23 @@ from dbl.denoising.denoiser import Denoiser
 from dbl.denoising.sampling import Sampler
 from dbl.denoising.targets import ClassTarget, PixelTarget
 from dbl.diffusion.information import InformationNoise
-from dbl.diffusion.partition import Cut
-from dbl.inference.settings import Inference
+from dbl.diffusion.partition import PartitionConfig
+from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
-from dbl.run.contract import Contract, Terms
+from dbl.run.contract import Contract, ContractConfig
 from dbl.utils.seeding import generator_for
 
 _TERMS = {
-    "dit": Terms(network=DIT, target=PixelTarget(), partition=Cut(num_blocks=3)),
-    "vit": Terms(network=VIT, target=ClassTarget(dim=8), noise=InformationNoise(), partition=Cut(num_blocks=3)),
+    "dit": ContractConfig(network=DIT, target=PixelTarget(), partition=PartitionConfig(num_blocks=3)),
+    "vit": ContractConfig(
+        network=VIT, target=ClassTarget(dim=8), noise=InformationNoise(), partition=PartitionConfig(num_blocks=3)
+    ),
 }
 
 
 def toy_contract(kind: str) -> Contract:
     """The contract of a DiT for images (`dit`) or a ViT for classes (`vit`) on `Stripes`, in three blocks."""
-    return _TERMS[kind].settle(Stripes().spec)
+    return _TERMS[kind].build(Stripes().spec)
 
 
 def random_denoiser(contract: Contract, block: int) -> Denoiser:
@@ -40,7 +42,7 @@ def random_denoiser(contract: Contract, block: int) -> Denoiser:
 def toy_stack(kind: str, **options: object) -> BlockStack:
     """A stack of such blocks, with a sampler of six steps."""
     contract = toy_contract(kind)
-    inference = Inference(sampler=Sampler(num_steps=6, schedule="quantile"), num_images=4, **options)  # type: ignore[arg-type]
+    inference = InferenceConfig(sampler=Sampler(num_steps=6, schedule="quantile"), num_images=4, **options)  # type: ignore[arg-type]
     return BlockStack(contract, lambda block: random_denoiser(contract, block), inference).eval()
 
 

@@ -10,7 +10,7 @@ from dbl.networks import DiT, ViT
 from dbl.training.block import DiffusionBlock
 from dbl.training.callbacks.checkpoint import LastCheckpoint
 from dbl.training.callbacks.ema import EMA
-from dbl.training.module import Recipe, TrainedPart
+from dbl.training.module import TrainingConfig, TrainingModule
 from dbl.training.noisy_data import NoisyData
 
 
@@ -36,7 +36,7 @@ DIT = DiT(num_layers=3, width=16, num_heads=2, patch_size=2, cond_dropout=0.3)
 VIT = ViT(num_layers=3, width=16, num_heads=2, patch_size=2, mlp_width=32, dropout=0.2)
 
 
-def fit(part: TrainedPart, folder: Path, steps: int = 6, resume: bool = False, **trainer: object) -> L.Trainer:
+def fit(part: TrainingModule, folder: Path, steps: int = 6, resume: bool = False, **trainer: object) -> L.Trainer:
     """Train a part on `Stripes` and keep its checkpoint at `folder`/<part>/checkpoints/last.ckpt."""
     path = folder / part.part / "checkpoints" / "last.ckpt"
     data = Stripes(seed=part.seed)
@@ -60,9 +60,9 @@ def fit(part: TrainedPart, folder: Path, steps: int = 6, resume: bool = False, *
     return loop
 
 
-def recipe(**changes: object) -> Recipe:
+def recipe(**changes: object) -> TrainingConfig:
     """A recipe with a learning rate that moves tiny networks."""
-    return Recipe(optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-2), **changes)  # type: ignore[arg-type]
+    return TrainingConfig(optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-2), **changes)  # type: ignore[arg-type]
 
 
 def checkpoint(folder: Path, part: str) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Text whose law is known, tiny networks for it, and networks that know the law.
+"""Text whose distribution is known, tiny networks for it, and networks that know the distribution.
 
 C = 5 characters, T = 6 tokens of a sequence, D = 8 of a target vector.
 """
@@ -17,17 +17,17 @@ from dbl.denoising.sampling import Sampler
 from dbl.denoising.targets import MaskTarget, TableReadout, TokenTarget
 from dbl.diffusion.information import InformationNoise
 from dbl.diffusion.masking import MaskingNoise
-from dbl.diffusion.partition import Cut
-from dbl.inference.settings import Inference
+from dbl.diffusion.partition import PartitionConfig
+from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.networks import CausalLM, MaskedLM, RecurrentLM
 from dbl.networks.causal_lm import Context
-from dbl.run.contract import Contract, Terms
+from dbl.run.contract import Contract, ContractConfig
 from dbl.training.baselines import EndToEndCausalLM
 from dbl.training.block import DiffusionBlock
 from dbl.training.callbacks.checkpoint import LastCheckpoint
 from dbl.training.callbacks.ema import EMA
-from dbl.training.module import TrainedPart
+from dbl.training.module import TrainingModule
 from dbl.training.noisy_data import NoisyData
 
 ALPHABET = "aböd\n"  # one of them has two bytes
@@ -82,21 +82,21 @@ class ChainText(TextData):
 _SMALL = {"num_layers": 3, "width": 16, "num_heads": 2}
 _TOKENS = {"target": TokenTarget(dim=DIM), "noise": InformationNoise(0.1, 40.0, num_draws=512)}
 _TERMS = {
-    "clean": Terms(CausalLM(**_SMALL, mlp_width=24, streams="clean"), **_TOKENS, partition=Cut(3)),  # type: ignore[arg-type]
-    "two": Terms(CausalLM(**_SMALL, mlp_width=24, streams="two"), **_TOKENS, partition=Cut(3)),  # type: ignore[arg-type]
-    "recurrent": Terms(
+    "clean": ContractConfig(CausalLM(**_SMALL, mlp_width=24, streams="clean"), **_TOKENS, partition=PartitionConfig(3)),  # type: ignore[arg-type]
+    "two": ContractConfig(CausalLM(**_SMALL, mlp_width=24, streams="two"), **_TOKENS, partition=PartitionConfig(3)),  # type: ignore[arg-type]
+    "recurrent": ContractConfig(
         RecurrentLM(**_SMALL, mlp_width=24, prelude=1, coda=1, mean_iterations=4, backprop_iterations=2),  # type: ignore[arg-type]
         **_TOKENS,  # type: ignore[arg-type]
-        partition=Cut(1),
+        partition=PartitionConfig(1),
     ),
-    "masked": Terms(MaskedLM(**_SMALL, mlp_width=24), MaskTarget(), MaskingNoise(), Cut(3)),  # type: ignore[arg-type]
+    "masked": ContractConfig(MaskedLM(**_SMALL, mlp_width=24), MaskTarget(), MaskingNoise(), PartitionConfig(3)),  # type: ignore[arg-type]
 }
 
 
 @cache
 def text_contract(kind: str) -> Contract:
     """The contract of a `CausalLM` (`clean`, `two`), a `RecurrentLM` (`recurrent`) or a `MaskedLM` (`masked`)."""
-    return _TERMS[kind].settle(ChainText().spec)
+    return _TERMS[kind].build(ChainText().spec)
 
 
 def text_sampler(kind: str, num_steps: int = 6) -> Sampler:
@@ -107,20 +107,20 @@ def text_sampler(kind: str, num_steps: int = 6) -> Sampler:
 def text_stack(kind: str, **options: object) -> BlockStack:
     """A stack of blocks with random weights."""
     contract = text_contract(kind)
-    inference = Inference(sampler=text_sampler(kind), **options)  # type: ignore[arg-type]
+    inference = InferenceConfig(sampler=text_sampler(kind), **options)  # type: ignore[arg-type]
     return BlockStack(contract, lambda block: random_denoiser(contract, block), inference).eval()
 
 
 class KnownNetwork(nn.Module):
-    """A clean stream that says the logarithm of a law of the next token given the last one.
+    """A clean stream that says the logarithm of a distribution of the next token given the last one.
 
     Args:
-        law: [C, C] probabilities.
+        distribution: [C, C] probabilities.
     """
 
-    def __init__(self, law: Tensor = TRANSITIONS) -> None:
+    def __init__(self, distribution: Tensor = TRANSITIONS) -> None:
         super().__init__()
-        self.rows = nn.functional.pad(law.log().float(), (0, DIM - NUM_TOKENS))
+        self.rows = nn.functional.pad(distribution.log().float(), (0, DIM - NUM_TOKENS))
 
     def extend(self, tokens: Tensor, context: Context | None = None) -> Context:
         outputs = self.rows[tokens]
@@ -141,31 +141,31 @@ def say_as_it_is(linear: nn.Linear) -> None:
         linear.bias.zero_()
 
 
-def known_denoiser(law: Tensor = TRANSITIONS) -> GaussianDenoiser:
-    """A block whose network knows the law, under the posterior readout: the best denoiser of any level."""
+def known_denoiser(distribution: Tensor = TRANSITIONS) -> GaussianDenoiser:
+    """A block whose network knows the distribution, under the posterior readout: the best denoiser of any level."""
     denoiser = text_contract("clean").denoiser(0)
     assert isinstance(denoiser, GaussianDenoiser)
     assert isinstance(denoiser.readout, TableReadout)
     say_as_it_is(denoiser.readout.linear)
-    denoiser.network = KnownNetwork(law)
+    denoiser.network = KnownNetwork(distribution)
     return denoiser.eval().requires_grad_(False)
 
 
 def known_stack(**options: object) -> BlockStack:
-    """Three blocks that know the law of the text."""
-    inference = Inference(sampler=text_sampler("clean", num_steps=24), **options)  # type: ignore[arg-type]
+    """Three blocks that know the distribution of the text."""
+    inference = InferenceConfig(sampler=text_sampler("clean", num_steps=24), **options)  # type: ignore[arg-type]
     return BlockStack(text_contract("clean"), lambda block: known_denoiser(), inference).eval()
 
 
 def known_baseline() -> EndToEndCausalLM:
-    """An end-to-end language model that knows the law of the text."""
+    """An end-to-end language model that knows the distribution of the text."""
     part = EndToEndCausalLM(text_contract("clean"))
     part.network.body = KnownNetwork()  # type: ignore[assignment]
     say_as_it_is(part.network.head)
     return part.eval()
 
 
-def randomised(part: TrainedPart) -> TrainedPart:
+def randomised(part: TrainingModule) -> TrainingModule:
     """A part whose weights are all random: as built, some are zeros that hide what they stand behind."""
     generator = torch.Generator().manual_seed(7)
     for parameter in part.trained.parameters():
@@ -173,7 +173,7 @@ def randomised(part: TrainedPart) -> TrainedPart:
     return part.eval()
 
 
-def fit_text(part: TrainedPart, folder: Path, steps: int = 6, resume: bool = False, *callbacks: L.Callback) -> None:
+def fit_text(part: TrainingModule, folder: Path, steps: int = 6, resume: bool = False, *callbacks: L.Callback) -> None:
     """Train a part on `ChainText` and keep its checkpoint at `folder`/<part>/checkpoints/last.ckpt."""
     path = folder / part.part / "checkpoints" / "last.ckpt"
     data = ChainText(seed=part.seed)

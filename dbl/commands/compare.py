@@ -36,7 +36,7 @@ class CompareCLI(LaunchCLI):
         """The run of each seed: this one without `--seeds`, else one for each in a folder `seed_<s>` of its own."""
         text = self.config.seeds
         if text is None:
-            return {self.terms.seed: self}
+            return {self.contract_config.seed: self}
         try:
             seeds = list(dict.fromkeys(int(seed) for seed in str(text).split(",")))
         except ValueError:
@@ -102,7 +102,7 @@ def _end_to_end(cli: LaunchCLI, steps: list[int]) -> Side:
     options = ["--config", str(run.config), *cli.scratch_option]
     config["run"] = {"name": run.name, "root": run.root}
     config["trainer"]["max_steps"] = _steps_of_baseline(cli)
-    baseline = baseline_of(cli.contract.terms.network)
+    baseline = baseline_of(cli.contract.config.network)
     if baseline is not None:
         del config["model"]["block"]
         write_text(run.config, yaml.safe_dump(config, sort_keys=False))
@@ -118,15 +118,15 @@ def _end_to_end(cli: LaunchCLI, steps: list[int]) -> Side:
 
 def _steps_of_baseline(cli: RunCLI) -> int:
     """As many steps as make the same number of passes through layers as all blocks together."""
-    network = cli.contract.terms.network
+    network = cli.contract.config.network
     of_blocks = sum(network.layer_passes(layers) for layers in cli.contract.partition.layers)
     return max(1, round(cli.config.trainer.max_steps * of_blocks / network.baseline_passes()))
 
 
 def _memory_plan(cli: RunCLI) -> dict[str, Any]:
     """Memory of what a user could train instead, with the batch of this run."""
-    planner = Planner(cli.terms, cli.data.spec, cli.recipe, str(cli.config.trainer.precision), cli.device)
-    rows = plan_rows(planner, [cli.terms.partition.num_blocks], cli.data.batch_size)
+    planner = Planner(cli.contract_config, cli.data.spec, cli.recipe, str(cli.config.trainer.precision), cli.device)
+    rows = plan_rows(planner, [cli.contract_config.partition.num_blocks], cli.data.batch_size)
     return {"batch_size": cli.data.batch_size, "precision": planner.precision, "device": planner.device, "rows": rows}
 
 

@@ -16,7 +16,7 @@ from dbl.run.assembly import read_part
 from dbl.run.folder import RunFolder
 from dbl.run.model_folder import ModelFolder
 from dbl.training.baselines import baseline_of
-from dbl.training.module import TrainedPart
+from dbl.training.module import TrainingModule
 from dbl.utils.files import read_json
 
 
@@ -56,12 +56,12 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
 def evaluate_baseline(run: RunFolder) -> Side:
     """Test an end-to-end network that is no denoiser (`dbl test` on its checkpoint), in its own run folder."""
     contract, checkpoint = run.load_contract(), run.checkpoint("end_to_end")
-    kind = baseline_of(contract.terms.network)
+    kind = baseline_of(contract.config.network)
     assert kind is not None
     cli = BlockCLI(["test", "--config", str(run.config), "--ckpt_path", str(checkpoint)], kind)
     part = {
         "part": "end_to_end",
-        "layers": contract.terms.network.num_layers,
+        "layers": contract.config.network.num_layers,
         "sigma_high": None,
         "sigma_low": None,
         **read_part(checkpoint, "end_to_end", contract, "network.").facts(),
@@ -77,16 +77,16 @@ def evaluate_baseline(run: RunFolder) -> Side:
     )
 
 
-def load_baseline(run: RunFolder) -> TrainedPart:
+def load_baseline(run: RunFolder) -> TrainingModule:
     """An end-to-end network that is no denoiser, with its trained weights.
 
     Raises:
         UserError: if it was not trained.
     """
     contract, checkpoint = run.load_contract(), run.checkpoint("end_to_end")
-    kind = baseline_of(contract.terms.network)
+    kind = baseline_of(contract.config.network)
     assert kind is not None
-    part: TrainedPart = kind(contract)  # type: ignore[call-arg, arg-type]
+    part: TrainingModule = kind(contract)  # type: ignore[call-arg, arg-type]
     part.trained.load_state_dict(read_part(checkpoint, "end_to_end", contract, "network.").weights)
     return part
 

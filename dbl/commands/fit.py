@@ -14,10 +14,10 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from dbl.commands.schema import EVALUATION, add_run_groups, add_training_groups
-from dbl.data.module import OrderedData
+from dbl.data.module import ResumableDataModule
 from dbl.data.text.module import TextData
 from dbl.inference.stack import BlockStack
-from dbl.run.checkpoints import Saved, already_trained, read_saved
+from dbl.run.checkpoints import CheckpointInfo, already_trained, read_checkpoint_info
 from dbl.run.folder import RunFolder
 from dbl.training.block import DiffusionBlock
 from dbl.training.callbacks.loss_by_level import PartitionFigure
@@ -26,7 +26,7 @@ from dbl.training.callbacks.status import Status
 from dbl.training.distributed import check_strategy
 from dbl.training.guard import guarding
 from dbl.training.loggers import part_loggers
-from dbl.training.module import TrainedPart
+from dbl.training.module import TrainingModule
 from dbl.training.noisy_data import NoisyData
 from dbl.utils.errors import DblWarning, UserError
 from dbl.utils.files import write_tensors, write_text
@@ -55,13 +55,13 @@ class BlockCLI(LightningCLI):
         UserError: if the command line or a config file is wrong.
     """
 
-    def __init__(self, arguments: list[str], part: type[TrainedPart] = DiffusionBlock, run: bool = True) -> None:
+    def __init__(self, arguments: list[str], part: type[TrainingModule] = DiffusionBlock, run: bool = True) -> None:
         self.part = part
         self.results: list[Mapping[str, float]] = []
         options = {"parser_mode": "omegaconf+", "exit_on_error": False}
         super().__init__(
             model_class=part,
-            datamodule_class=OrderedData,
+            datamodule_class=ResumableDataModule,
             subclass_mode_data=True,
             save_config_callback=None,
             seed_everything_default=False,  # everything random is a function of contract.seed
@@ -111,7 +111,7 @@ class BlockCLI(LightningCLI):
         """
         parser = LightningArgumentParser(exit_on_error=False)
         add_run_groups(parser)
-        parser.add_lightning_class_args(OrderedData, "data", subclass_mode=True)
+        parser.add_lightning_class_args(ResumableDataModule, "data", subclass_mode=True)
         parser.add_lightning_class_args(L.Trainer, "trainer")
         config = self.config[self.subcommand] if self.subcommand else self.config
         groups = {group: config[group] for group in ("run", "contract", "inference", *EVALUATION, "data", "trainer")}
@@ -123,7 +123,7 @@ class BlockCLI(LightningCLI):
 
     def _stack(self) -> BlockStack:
         stack = BlockStack.from_pretrained(self.run.model, self._get(self.config_init, "inference"))
-        contract = self.run.settle(self._get(self.config_init, "contract"), self.datamodule.spec)
+        contract = self.run.load_or_build_contract(self._get(self.config_init, "contract"), self.datamodule.spec)
         if stack.contract.hash != contract.hash:
             raise UserError(f"{self.run.model} was assembled under another contract: run dbl assemble {self.run.path}")
         stack.setup(str(self.subcommand))  # refuses a model without all of its blocks before any data is read
@@ -162,7 +162,7 @@ class BlockCLI(LightningCLI):
         check_strategy(config["strategy"], training=self.subcommand == "fit")
         return L.Trainer(**config)
 
-    def fit(self, model: TrainedPart, datamodule: OrderedData, **options: Any) -> None:
+    def fit(self, model: TrainingModule, datamodule: ResumableDataModule, **options: Any) -> None:
         """Train one part, from its newest good checkpoint if there is one, while no other process does."""
         status = self.callback(Status)
         with guarding(self.run, model.part, self.trainer, status):
@@ -195,9 +195,9 @@ class BlockCLI(LightningCLI):
         if not self.run.config.is_file():
             write_text(self.run.config, text)
 
-    def _checkpoint_to_resume(self, chosen: str | None) -> Saved | None:
+    def _checkpoint_to_resume(self, chosen: str | None) -> CheckpointInfo | None:
         if chosen:
-            return read_saved(Path(chosen))
+            return read_checkpoint_info(Path(chosen))
         files = self.run.checkpoints(self.model.part)
         if self._get(self.config, "from_scratch"):
             kept = files.set_aside() if self.trainer.is_global_zero else None

@@ -47,11 +47,13 @@ class PlanCLI(RunCLI):
 
     def numbers_of_blocks(self) -> list[int]:
         """Those of `--num-blocks`; by default the config's and those up to 6 that split the layers evenly."""
-        text, layers = self.config["num_blocks"], self.terms.network.num_layers
-        if text is None and not self.terms.network.can_be_cut:
+        text, layers = self.config["num_blocks"], self.contract_config.network.num_layers
+        if text is None and not self.contract_config.network.can_be_partitioned:
             return [1]
         if text is None:
-            return sorted({self.terms.partition.num_blocks, *(num for num in (2, 3, 4, 6) if layers % num == 0)})
+            return sorted(
+                {self.contract_config.partition.num_blocks, *(num for num in (2, 3, 4, 6) if layers % num == 0)}
+            )
         try:
             return [int(number) for number in text.split(",")]
         except ValueError:
@@ -78,7 +80,9 @@ class PlanCLI(RunCLI):
             raise UserError(
                 f"--device {device} cannot be planned here: choose cpu, or run dbl plan where there is a GPU"
             )
-        return Planner(self.terms, self.data.declared_spec, self.recipe, str(self.config.trainer.precision), device)
+        return Planner(
+            self.contract_config, self.data.declared_spec, self.recipe, str(self.config.trainer.precision), device
+        )
 
 
 def main(arguments: list[str]) -> None:

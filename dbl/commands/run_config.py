@@ -8,15 +8,15 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from dbl.commands.fit import BlockCLI
-from dbl.data import OrderedData
+from dbl.data import ResumableDataModule
 from dbl.data.spec import ImageSpec, TextSpec
 from dbl.denoising.targets import PixelTarget
 from dbl.evaluation.callbacks.image_quality import ImageQuality
 from dbl.evaluation.callbacks.text_quality import TextQuality
-from dbl.inference.settings import Inference
-from dbl.run.contract import Contract, Terms
+from dbl.inference.settings import InferenceConfig
+from dbl.run.contract import Contract, ContractConfig
 from dbl.run.folder import RunFolder
-from dbl.training.module import Recipe, check_precision
+from dbl.training.module import TrainingConfig, check_precision
 from dbl.utils.errors import UserError
 from dbl.utils.files import write_text
 
@@ -29,7 +29,7 @@ class RunCLI(BlockCLI):
 
     Attributes:
         run: where the files go.
-        terms: what the blocks agree on, as chosen.
+        contract_config: what the blocks agree on, as chosen.
         data: the clean DataModule; nothing is read before it is asked for.
         inference: how the assembled network is used.
         image_quality: how generated images are judged.
@@ -43,26 +43,26 @@ class RunCLI(BlockCLI):
         super().__init__(arguments, run=False)
         built = self.without_part()
         self.run: RunFolder = built.run
-        self.terms: Terms = built.contract
-        self.data: OrderedData = built.data
-        self.inference: Inference = built.inference
+        self.contract_config: ContractConfig = built.contract
+        self.data: ResumableDataModule = built.data
+        self.inference: InferenceConfig = built.inference
         self.image_quality: ImageQuality = built.image_quality
         self.text_quality: TextQuality = built.text_quality
 
     @cached_property
     def contract(self) -> Contract:
         """What the blocks agree on; UserError if it differs from that of blocks that are trained already."""
-        return self.run.settle(self.terms, self.data.spec)
+        return self.run.load_or_build_contract(self.contract_config, self.data.spec)
 
     @cached_property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> TrainingConfig:
         """How a part is trained."""
         if self.config.model.get("recipe") is None:
-            return Recipe()
+            return TrainingConfig()
         parser = LightningArgumentParser(exit_on_error=False)
-        parser.add_class_arguments(Recipe, "recipe")
+        parser.add_class_arguments(TrainingConfig, "recipe")
         built = parser.instantiate_classes(parser.parse_object({"recipe": self.config.model.recipe}))
-        return cast(Recipe, built.recipe)
+        return cast(TrainingConfig, built.recipe)
 
     @property
     def device(self) -> Literal["cuda", "cpu"]:
@@ -92,7 +92,7 @@ class RunCLI(BlockCLI):
                 "trainer.limit_test_batches would leave test samples out of the report: use it with dbl test"
             )
         self.inference.check(self.contract)
-        self.image_quality.prepare(self.data, isinstance(self.terms.target, PixelTarget))
+        self.image_quality.prepare(self.data, isinstance(self.contract_config.target, PixelTarget))
         self.text_quality.prepare(self.data)
         self.inference.sampler.calls_per_block(self.contract.noise, self.contract.partition)  # warns
         self.run.write_contract(self.contract)

@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> None:
     folders = (Path(argument) for argument in arguments[1:] if not argument.startswith("-"))
     run = next((folder for folder in folders if (folder / "contract.json").is_file()), None)
     if run is not None and _writes_text(run):
-        auto_cli(sample_text, args=arguments[1:], as_positional=True, set_defaults=_defaults(run, "committee"))
+        auto_cli(sample_text, args=arguments[1:], as_positional=True, set_defaults=_defaults(run, "ensemble"))
     else:
         auto_cli(sample_images, args=arguments[1:], as_positional=True, set_defaults=_defaults(run))
 

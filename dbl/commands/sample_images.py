@@ -8,7 +8,7 @@ import torch
 from dbl.denoising.sampling import Sampler
 from dbl.denoising.targets import image_spec
 from dbl.inference.grid import image_grid, save_picture
-from dbl.inference.settings import Inference
+from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.run.folder import RunFolder
 from dbl.utils.errors import UserError
@@ -22,7 +22,7 @@ def sample_images(
     num_images: int = 64,
     seed: int = 0,
     batch_size: int = 64,
-    resident: Literal["all", "one"] = "all",
+    keep_in_memory: Literal["all", "one"] = "all",
     output: Path | None = None,
     device: str | None = None,
 ) -> None:
@@ -35,7 +35,7 @@ def sample_images(
         num_images: how many.
         seed: of the start noise; image i is the same for any number of images and any batch size.
         batch_size: images drawn together.
-        resident: keep all blocks in memory, or one at a time.
+        keep_in_memory: keep all blocks in memory, or one at a time.
         output: PNG file; by default samples.png in the run folder. Latents are also saved as safetensors beside it.
         device: such as cpu or cuda:0; by default an accelerator if there is one.
     """
@@ -43,7 +43,9 @@ def sample_images(
         if number < 1:
             raise UserError(f"--{name} ({number}) must be at least 1")
     folder = RunFolder.at(run)
-    stack = BlockStack.from_pretrained(folder.model, Inference(sampler=sampler, resident=resident, seed=seed))
+    stack = BlockStack.from_pretrained(
+        folder.model, InferenceConfig(sampler=sampler, keep_in_memory=keep_in_memory, seed=seed)
+    )
     if not stack.makes_images:
         raise UserError(f"{run} classifies images and draws none: use dbl test or dbl predict")
     stack.to(device_of(device)).eval()

@@ -13,7 +13,7 @@ from dbl.data.text.tokenizer import Tokenizer
 from dbl.denoising.decoding import Decoding
 from dbl.denoising.sampling import Sampler
 from dbl.inference.generation import CausalGenerator, MaskedGenerator, TextGenerator
-from dbl.inference.settings import Inference
+from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.run.folder import RunFolder, run_tokenizer
 from dbl.training.baselines import EndToEndCausalLM, EndToEndRecurrentLM, baseline_of
@@ -35,7 +35,7 @@ def sample_text(
     top_p: float = 1.0,
     stop: str = "",
     sampler: Sampler = Sampler(),  # noqa: B008 - frozen
-    committee: bool = False,
+    ensemble: bool = False,
     baseline: bool = False,
     seed: int = 0,
     output: Path | None = None,
@@ -55,7 +55,7 @@ def sample_text(
         top_p: only the most probable tokens that together have this probability.
         stop: one token that ends a text; if empty, the end of a document, where the tokenizer has one.
         sampler: method, and number of steps or iterations; by default those of the run's config.
-        committee: let all blocks answer together; by default as in the run's config. See `dbl.Inference`.
+        ensemble: let all blocks answer together; by default as in the run's config. See `dbl.InferenceConfig`.
         baseline: write with the end-to-end network of `dbl compare` instead of the blocks. One that reads from
             left to right uses of `sampler` only the number of steps, as iterations of recurrent depth.
         seed: of all draws; text i is the same for any number of texts.
@@ -69,7 +69,7 @@ def sample_text(
         raise UserError("--template goes without --prompt, --stop and --num_tokens: it says by itself what to fill")
     folder, decoding = RunFolder.at(run), Decoding(temperature, top_k, top_p)
     tokenizer = run_tokenizer(folder)
-    inference = Inference(sampler=sampler, committee=committee, seed=seed)
+    inference = InferenceConfig(sampler=sampler, ensemble=ensemble, seed=seed)
     generator, place = _writer(folder, inference, decoding, device, baseline)
     indices = torch.arange(num_texts, device=place)
     if template:
@@ -87,14 +87,14 @@ def sample_text(
 
 
 def _writer(
-    run: RunFolder, inference: Inference, decoding: Decoding, device: str | None, baseline: bool
+    run: RunFolder, inference: InferenceConfig, decoding: Decoding, device: str | None, baseline: bool
 ) -> tuple[TextGenerator, torch.device]:
     place, seed = device_of(device), inference.seed
     if baseline:
         run = run.baseline()
         if not (run.path / "contract.json").is_file():
             raise UserError(f"{run.path} does not exist: train the end-to-end network with dbl compare")
-        if baseline_of(run.load_contract().terms.network) is not None:
+        if baseline_of(run.load_contract().config.network) is not None:
             part = load_baseline(run)
             assert isinstance(part, EndToEndCausalLM | EndToEndRecurrentLM)
             return part.to(place).eval().text_generator(decoding, inference.sampler.num_steps, seed), place

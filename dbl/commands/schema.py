@@ -2,19 +2,19 @@
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from dbl.data.module import OrderedData
+from dbl.data.module import ResumableDataModule
 from dbl.evaluation.callbacks.diagnostics import Diagnostics
 from dbl.evaluation.callbacks.image_quality import ImageQuality
 from dbl.evaluation.callbacks.likelihood import Likelihood
 from dbl.evaluation.callbacks.text_quality import TextQuality
-from dbl.inference.settings import Inference
-from dbl.run.contract import Contract, Terms
+from dbl.inference.settings import InferenceConfig
+from dbl.run.contract import Contract, ContractConfig
 from dbl.run.folder import RunFolder
 from dbl.training.callbacks.checkpoint import LastCheckpoint
 from dbl.training.callbacks.ema import EMA
 from dbl.training.callbacks.loss_by_level import LossByLevel
 from dbl.training.callbacks.memory import Memory
-from dbl.training.module import TrainedPart
+from dbl.training.module import TrainingModule
 
 # Evaluation of an assembled network: config group and callback.
 EVALUATION = {
@@ -28,8 +28,8 @@ EVALUATION = {
 def add_run_groups(parser: LightningArgumentParser) -> None:
     """The groups of a run, which need nothing that is trained."""
     parser.add_class_arguments(RunFolder, "run")
-    parser.add_class_arguments(Terms, "contract")
-    parser.add_class_arguments(Inference, "inference")
+    parser.add_class_arguments(ContractConfig, "contract")
+    parser.add_class_arguments(InferenceConfig, "inference")
     for group, callback in EVALUATION.items():
         parser.add_class_arguments(callback, group)
 
@@ -47,18 +47,18 @@ def add_training_groups(parser: LightningArgumentParser) -> None:
         help="Train anew what has been trained already; the old checkpoint is kept as replaced.ckpt.",
     )
     parser.link_arguments("contract.seed", "data.init_args.seed")
-    parser.link_arguments(("contract", "data", "run"), "model.contract", _settle, apply_on="instantiate")
+    parser.link_arguments(("contract", "data", "run"), "model.contract", _contract, apply_on="instantiate")
     parser.link_arguments(("run", "model"), "checkpoint.path", _checkpoint_path, apply_on="instantiate")
     parser.link_arguments(("run", "model"), "memory.path", _memory_path, apply_on="instantiate")
 
 
-def _settle(terms: Terms, data: OrderedData, run: RunFolder) -> Contract:
-    return run.settle(terms, data.spec)
+def _contract(config: ContractConfig, data: ResumableDataModule, run: RunFolder) -> Contract:
+    return run.load_or_build_contract(config, data.spec)
 
 
-def _checkpoint_path(run: RunFolder, part: TrainedPart) -> str:
+def _checkpoint_path(run: RunFolder, part: TrainingModule) -> str:
     return str(run.checkpoint(part.part))
 
 
-def _memory_path(run: RunFolder, part: TrainedPart) -> str:
+def _memory_path(run: RunFolder, part: TrainingModule) -> str:
     return str(run.memory(part.part))

@@ -62,6 +62,6 @@ def _finish(run: RunFolder) -> None:
         )
         return
     assemble(run)
-    sides = {cli.terms.seed: [evaluate_stack(run, "blocks")]}
+    sides = {cli.contract_config.seed: [evaluate_stack(run, "blocks")]}
     write_report(run, cli.contract, cli.inference.sampler, sides, len(cli.data.split("test")))
     print(f"report: {run.report / 'report.md'}")

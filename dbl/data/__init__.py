@@ -10,7 +10,7 @@ from dbl.data.images.hub import HubImages
 from dbl.data.images.latents import Latents
 from dbl.data.images.module import ImageData
 from dbl.data.images.sets import ImageBatch, ImageBatches, Images, ImageSet
-from dbl.data.module import OrderedData, Split
+from dbl.data.module import ResumableDataModule, Split
 from dbl.data.order import BatchIndex, EvaluationOrder, TrainingOrder
 from dbl.data.text.documents import Documents
 from dbl.data.text.files import TextFiles
@@ -38,11 +38,11 @@ __all__ = [
     "ImageSet",
     "Images",
     "Latents",
-    "OrderedData",
     "Packing",
     "PaddedCrop",
     "PyDoc",
     "RandAugment",
+    "ResumableDataModule",
     "Split",
     "TextBatch",
     "TextBatches",

@@ -15,7 +15,7 @@ from dbl.data.spec import DataSpec
 Split = Literal["train", "validation", "test"]
 
 
-class OrderedData(LightningDataModule, ABC):
+class ResumableDataModule(LightningDataModule, ABC):
     """Samples in three disjoint splits. `ImageData` and `TextData` are the two kinds.
 
     A kind gives `spec`, `split` and `batches`.

@@ -40,7 +40,7 @@ Predict = Callable[[int, Tensor, Tensor], Prediction]
 
 
 def strata(noise: NoiseDistribution, interval: Interval, num_strata: int) -> Tensor:
-    """The ends of the parts of an interval that hold equal shares of the law: [num_strata + 1] decreasing levels."""
+    """[num_strata + 1] decreasing levels that cut an interval into parts of equal probability."""
     q = torch.linspace(1, 0, num_strata + 1, dtype=torch.float64)
     ends = noise.quantile_within(interval, q)
     ends[0], ends[-1] = interval.high, interval.low
@@ -184,7 +184,7 @@ class BoundEstimator:
 
     Args:
         channel: the kind of noise.
-        noise: the law that places the strata.
+        noise: the distribution that places the strata.
         partition: whose blocks own them; its overlap does not matter.
         levels_per_block: S, strata of each block's interval.
         seed: of levels and noise, which are functions of (seed, block, stratum, index of the sample).

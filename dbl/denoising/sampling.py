@@ -36,7 +36,7 @@ def karras_levels(num_steps: int, sigma_min: float, sigma_max: float, rho: float
 
 
 def quantile_levels(num_steps: int, noise: NoiseDistribution) -> Tensor:
-    """[K+1] decreasing levels at the quantiles 1 - k/K of the training law, then 0.
+    """[K+1] decreasing levels at the quantiles 1 - k/K of the training distribution, then 0.
 
     With K = B and an equal-probability partition these are the upper ends of the blocks' intervals: one call of each
     block.
@@ -103,7 +103,7 @@ class Sampler:
     Args:
         method: `euler` (one call a step), `heun` (two calls a step), `dpmpp_2m` (one call a step); `ancestral` for
             masked text, whose steps are `dbl.inference.generation.MaskedGenerator`'s.
-        schedule: levels of the steps; `karras`: EDM's; `quantile`: equal shares of the training law.
+        schedule: levels of the steps; `karras`: EDM's; `quantile`: equal shares of the training distribution.
         num_steps: K, levels at which the network is asked; `heun` asks twice at each but the last.
         rho: of the Karras schedule; larger puts more steps at low noise.
         guidance_scale: 1 samples the model as it is; larger values follow the class more closely (two calls for each
@@ -118,7 +118,7 @@ class Sampler:
         >>> sampler = dbl.Sampler(schedule="quantile", num_steps=3)
         >>> [round(level, 3) for level in sampler.levels(noise).tolist()]
         [80.0, 0.505, 0.18, 0.0]
-        >>> sampler.calls_per_block(noise, dbl.Cut(num_blocks=3).build(noise, num_layers=6))
+        >>> sampler.calls_per_block(noise, dbl.PartitionConfig(num_blocks=3).build(noise, num_layers=6))
         [1, 1, 1]
     """
 
@@ -140,7 +140,7 @@ class Sampler:
             raise UserError(f"sampler.temperature ({self.temperature}) must be 0 or more")
 
     def levels(self, noise: NoiseDistribution) -> Tensor:
-        """[K+1] decreasing levels for a training law; the last is 0."""
+        """[K+1] decreasing levels for a training distribution; the last is 0."""
         if self.schedule == "karras":
             return karras_levels(self.num_steps, noise.sigma_min, noise.sigma_max, self.rho)
         return quantile_levels(self.num_steps, noise)

@@ -76,12 +76,13 @@ def information_density(
 class InformationNoise(NoiseDistribution):
     """Levels drawn in proportion to the information that they resolve about a class or token (ours).
 
-    A recipe more than a law: `fit` measures the density from the table and returns a `TabulatedNoise`.
+    A recipe more than a distribution: `fit` measures the density from the table and returns a `TabulatedNoise`.
 
     Args:
         sigma_min: smallest level; below it the nearest row is the answer.
         sigma_max: largest level; above it the noisy vector tells nothing.
-        uniform_share: share of a log-uniform law that is mixed in, so that the tails are trained too; in (0, 1].
+        uniform_share: share of a log-uniform distribution that is mixed in, so that the tails are trained too; in (0,
+            1].
         num_levels: levels at which the density is measured, equally spaced in ln sigma.
         num_draws: Monte Carlo draws at each level.
         seed: of the Monte Carlo draws.

@@ -47,7 +47,7 @@ def unmask(noisy: Tensor, drawn: Tensor, uniform: Tensor, mask_prob: float, mask
 
 @dataclass(frozen=True)
 class MaskingNoise(NoiseDistribution):
-    """The law of the masking probability for times drawn evenly; the paper cuts it evenly in alpha (App. D).
+    """The distribution of the masking probability for times drawn evenly; the paper cuts it evenly in alpha (App. D).
 
     So the partition of the paper, `alpha_b = 1 - b / B`, is `contract.partition.scheme=uniform_sigma`; for the linear
     schedule `equal_probability` is the same.
@@ -59,7 +59,8 @@ class MaskingNoise(NoiseDistribution):
 
     Example:
         >>> import dbl
-        >>> partition = dbl.Cut(num_blocks=2, scheme="uniform_sigma").build(dbl.MaskingNoise(0.1), num_layers=4)
+        >>> config = dbl.PartitionConfig(num_blocks=2, scheme="uniform_sigma")
+        >>> partition = config.build(dbl.MaskingNoise(0.1), num_layers=4)
         >>> [round(level, 3) for level in partition.boundaries]
         [1.0, 0.55, 0.1]
     """

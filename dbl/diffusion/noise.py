@@ -2,8 +2,8 @@
 
 One object serves three purposes through its inverse CDF: the partition cuts its quantiles, training draws from an
 interval of it, and the quantile schedule of the samplers steps along it. Every distribution is truncated to
-`[sigma_min, sigma_max]`, and `cdf` is that of the truncated law: 0 at `sigma_min`, 1 at `sigma_max`. Levels are
-computed in float64.
+`[sigma_min, sigma_max]`, and `cdf` is that of the truncated distribution: 0 at `sigma_min`, 1 at `sigma_max`. Levels
+are computed in float64.
 
 `information.py` has the distribution that is measured from a target table.
 """
@@ -34,7 +34,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class NoiseDistribution(ABC):
-    """The law of the noise level sigma, truncated to `[sigma_min, sigma_max]`.
+    """The distribution of the noise level sigma, truncated to `[sigma_min, sigma_max]`.
 
     Args:
         sigma_min: smallest level, > 0, in units of the target.
@@ -67,7 +67,7 @@ class NoiseDistribution(ABC):
         return Interval(self.sigma_min, self.sigma_max)
 
     def sample(self, interval: Interval, num: int, generator: torch.Generator) -> Tensor:
-        """Draw `num` levels from the part of the law that lies in `interval`.
+        """Draw `num` levels from the part of the distribution that lies in `interval`.
 
         Returns:
             [num] float64 on the generator's device, each within the interval.
@@ -76,18 +76,21 @@ class NoiseDistribution(ABC):
         return self.quantile_within(interval, uniform)
 
     def quantile_within(self, interval: Interval, uniform: Tensor) -> Tensor:
-        """The quantiles of the part of the law that lies in `interval`: 0 gives its lowest level, 1 its highest."""
+        """Quantiles of the distribution restricted to `interval`: 0 gives its lowest level, 1 its highest."""
         ends = self.cdf(torch.tensor(interval, dtype=torch.float64, device=uniform.device))
         return self.quantile(torch.lerp(ends[0], ends[1], uniform)).clamp(interval.low, interval.high)
 
     def fit(self, table: Tensor | None, frequencies: Tensor) -> "NoiseDistribution":
-        """The law for a target table [C, D] (None for images) with class frequencies [C]; most do not depend on it."""
+        """The distribution fitted to a target table [C, D] (None for images) with class frequencies [C].
+
+        Most distributions do not depend on the table and return themselves.
+        """
         return self
 
 
 @dataclass(frozen=True)
 class LogNormalNoise(NoiseDistribution):
-    """`ln sigma ~ N(p_mean, p_std^2)`, the law of EDM (arXiv 2206.00364, Table 1) and of the paper.
+    """`ln sigma ~ N(p_mean, p_std^2)`, the distribution of EDM (arXiv 2206.00364, Table 1) and of the paper.
 
     Args:
         sigma_min: smallest level.
@@ -175,7 +178,7 @@ class LogUniformNoise(NoiseDistribution):
 
 @dataclass(frozen=True)
 class TabulatedNoise(NoiseDistribution):
-    """A law given by its CDF at some levels, linear in ln sigma between them.
+    """A distribution given by its CDF at some levels, linear in ln sigma between them.
 
     Args:
         sigma_min: smallest level.
@@ -210,7 +213,7 @@ class TabulatedNoise(NoiseDistribution):
 
     @classmethod
     def from_density(cls, sigmas: Tensor, density: Tensor) -> Self:
-        """The law whose density per unit of ln sigma is proportional to `density`.
+        """The distribution whose density per unit of ln sigma is proportional to `density`.
 
         Args:
             sigmas: [G] decreasing levels.

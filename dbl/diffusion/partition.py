@@ -125,7 +125,7 @@ class Partition:
 
 
 @dataclass(frozen=True)
-class Cut:
+class PartitionConfig:
     """How to cut a network and its noise range into blocks; `build` makes the `Partition`.
 
     Args:
@@ -139,7 +139,7 @@ class Cut:
 
     Example:
         >>> import dbl
-        >>> partition = dbl.Cut(num_blocks=3, layers=[3, 6, 3]).build(dbl.LogNormalNoise(), num_layers=12)
+        >>> partition = dbl.PartitionConfig(num_blocks=3, layers=[3, 6, 3]).build(dbl.LogNormalNoise(), num_layers=12)
         >>> [round(sigma, 3) for sigma in partition.boundaries]
         [80.0, 0.505, 0.18, 0.002]
     """

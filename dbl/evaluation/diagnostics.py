@@ -21,7 +21,7 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
-from dbl.data.module import OrderedData
+from dbl.data.module import ResumableDataModule
 from dbl.data.spec import IGNORED
 from dbl.data.splits import evenly_spaced
 from dbl.denoising.denoiser import Denoiser
@@ -118,7 +118,7 @@ class BlockMeasure:
     """One block at several levels.
 
     Args:
-        sigmas: [S] decreasing levels, at the midpoints of equal shares of the training law in the interval.
+        sigmas: [S] decreasing levels, at the midpoints of equal shares of the training distribution in the interval.
         widths: [S] width in ln sigma of the share that each level stands for.
         losses: [S, N] without the weight.
         shuffled: [S, N] the same with other samples' conditions.
@@ -154,7 +154,7 @@ class BlockMeasure:
         }
 
     def nats(self, num_coordinates: int) -> float:
-        """Integral of `sigma^-3 E|y - D|^2` over the interval, by the midpoint rule in the training law."""
+        """Integral of `sigma^-3 E|y - D|^2` over the interval, by the midpoint rule in the training distribution."""
         per_log_sigma = num_coordinates * self.errors.mean(1) / self.sigmas.square()
         return (per_log_sigma * self.widths).sum().item()
 
@@ -191,7 +191,7 @@ def measure_blocks(
 
     Args:
         denoiser: gives the denoiser of a block.
-        noise: the training law.
+        noise: the training distribution.
         partition: of the blocks.
         probe: the samples.
         levels_per_block: levels of each interval.
@@ -260,7 +260,7 @@ def _paths(stack: BlockStack, clean: Clean, indices: Tensor) -> list[dict[str, A
 
 @torch.no_grad()
 def diagnose(
-    stack: BlockStack, data: OrderedData, num_samples: int, levels_per_block: int, seed: int = 0
+    stack: BlockStack, data: ResumableDataModule, num_samples: int, levels_per_block: int, seed: int = 0
 ) -> dict[str, Any]:
     """All diagnostics of a stack as JSON values.
 
@@ -282,7 +282,7 @@ def diagnose(
     Example:
         >>> import dbl
         >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
-        >>> contract = dbl.Terms(dbl.DiT(3, width=32, num_heads=2), dbl.PixelTarget()).settle(data.spec)
+        >>> contract = dbl.ContractConfig(dbl.DiT(3, width=32, num_heads=2), dbl.PixelTarget()).build(data.spec)
         >>> blocks = [dbl.DiffusionBlock(contract, block) for block in range(3)]  # not trained here
         >>> stack = dbl.BlockStack(contract, lambda block: blocks[block].denoiser.eval())
         >>> found = dbl.diagnose(stack, data, num_samples=16, levels_per_block=2)

@@ -7,11 +7,27 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
-from dbl.utils.plotting import colour_of
+from dbl.diffusion.plot import partition_figure
+from dbl.inference.grid import image_grid, save_picture
+from dbl.utils.plotting import colour_of, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+__all__ = [
+    "colour_of",
+    "image_grid",
+    "likelihood_figure",
+    "loss_figure",
+    "memory_figure",
+    "partition_figure",
+    "readable_bytes",
+    "save_figure",
+    "save_picture",
+    "steps_figure",
+    "trajectory_figure",
+]
 
 # What a level is -> labels of the axes.
 _LEVEL_LABELS = {

@@ -105,14 +105,16 @@ def _check_features(real: np.ndarray, generated: np.ndarray) -> None:
         if len(features) < LEAST_TEXTS:
             raise UserError(f"mauve: {len(features)} {name} texts are too few; it needs at least {LEAST_TEXTS}")
         if not np.isfinite(features).all():
-            raise UserError(f"mauve: features of the {name} texts are not finite; check the teacher")
+            raise UserError(f"mauve: features of the {name} texts are not finite; check the scoring model")
     if real.shape[1] != generated.shape[1]:
         raise UserError(
             f"mauve: {generated.shape[1]} features of the generated texts cannot be compared with {real.shape[1]} of "
-            "the real ones; take both from the same teacher"
+            "the real ones; take both from the same scoring model"
         )
     if (np.concatenate([real, generated]) == real[0]).all():
-        raise UserError("mauve: all texts have the same features, so there is nothing to cluster; check the teacher")
+        raise UserError(
+            "mauve: all texts have the same features, so there is nothing to cluster; check the scoring model"
+        )
 
 
 @contextmanager

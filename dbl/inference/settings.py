@@ -11,30 +11,30 @@ from dbl.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Inference:
+class InferenceConfig:
     """How an assembled network is used.
 
     Args:
         sampler: method, levels and guidance.
-        resident: `all` keeps every block in memory, `one` only the active block; the output is the same.
+        keep_in_memory: `all` keeps every block in memory, `one` only the active block; the output is the same.
         draws: start noises for each test image of a classifier; the accuracy of each draw is reported.
         num_images: images in a sample grid.
-        committee: let all blocks together answer each noise level, for causal language models with the clean stream
-            alone; see `dbl.inference.committee`.
+        ensemble: let all blocks together answer each noise level, for causal language models with the clean stream
+            alone; see `dbl.inference.ensemble`.
         seed: of the start noise.
 
     Example:
         >>> import dbl
-        >>> inference = dbl.Inference(dbl.Sampler(method="heun", num_steps=20), resident="one")
+        >>> inference = dbl.InferenceConfig(dbl.Sampler(method="heun", num_steps=20), keep_in_memory="one")
         >>> inference.sampler.num_steps
         20
     """
 
     sampler: Sampler = field(default_factory=Sampler)
-    resident: Literal["all", "one"] = "all"
+    keep_in_memory: Literal["all", "one"] = "all"
     draws: int = 3
     num_images: int = 100
-    committee: bool = False
+    ensemble: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -50,21 +50,21 @@ class Inference:
                 another kind of target.
         """
         drops = (
-            isinstance(contract.terms.target, PixelTarget) and getattr(contract.terms.network, "cond_dropout", 0) > 0
+            isinstance(contract.config.target, PixelTarget) and getattr(contract.config.network, "cond_dropout", 0) > 0
         )
         if self.sampler.guidance_scale != 1 and not drops:
             raise UserError(
                 f"inference.sampler.guidance_scale ({self.sampler.guidance_scale}) must be 1: guidance needs a network "
                 "for images that was trained with cond_dropout above 0"
             )
-        if self.committee and not _reads_context_alone(contract):
+        if self.ensemble and not _reads_context_alone(contract):
             raise UserError(
-                "inference.committee needs contract.network CausalLM with streams=clean and contract.target.kind "
+                "inference.ensemble needs contract.network CausalLM with streams=clean and contract.target.kind "
                 "posterior: other blocks know their own noise levels only"
             )
-        if self.committee and self.resident != "all":
-            raise UserError("inference.committee asks all blocks at once: set inference.resident=all")
-        is_masked = isinstance(contract.terms.target, MaskTarget)
+        if self.ensemble and self.keep_in_memory != "all":
+            raise UserError("inference.ensemble asks all blocks at once: set inference.keep_in_memory=all")
+        is_masked = isinstance(contract.config.target, MaskTarget)
         if (self.sampler.method == "ancestral") != is_masked:
             raise UserError(
                 f"inference.sampler.method ({self.sampler.method}) does not fit: `ancestral` is for masked text, and "
@@ -75,6 +75,6 @@ class Inference:
 
 
 def _reads_context_alone(contract: Contract) -> bool:
-    network, target = contract.terms.network, contract.terms.target
+    network, target = contract.config.network, contract.config.target
     is_clean = isinstance(network, CausalLM) and network.streams == "clean"
     return is_clean and isinstance(target, TokenTarget) and target.kind == "posterior"

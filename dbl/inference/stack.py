@@ -19,10 +19,10 @@ from dbl.denoising.denoiser import Denoiser
 from dbl.denoising.sampling import Denoise, guided, state_dtype
 from dbl.denoising.targets import Batch, ClassTarget, Clean, PixelTarget, image_spec
 from dbl.diffusion.noise import even_fractions
-from dbl.inference.committee import Committee
+from dbl.inference.ensemble import Ensemble
 from dbl.inference.generation import TextGenerator, stack_generator
 from dbl.inference.grid import image_grid
-from dbl.inference.settings import Inference
+from dbl.inference.settings import InferenceConfig
 from dbl.run.contract import Contract
 from dbl.run.hub import find_model
 from dbl.run.model_folder import ModelFolder, Weights, require_blocks
@@ -46,10 +46,10 @@ class BlockStack(L.LightningModule):
     Example:
         >>> import dbl, torch
         >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
-        >>> contract = dbl.Terms(dbl.DiT(3, width=32, num_heads=2), dbl.PixelTarget()).settle(data.spec)
+        >>> contract = dbl.ContractConfig(dbl.DiT(3, width=32, num_heads=2), dbl.PixelTarget()).build(data.spec)
         >>> blocks = [dbl.DiffusionBlock(contract, block) for block in range(3)]  # not trained here
         >>> sampler = dbl.Sampler(num_steps=6)
-        >>> stack = dbl.BlockStack(contract, lambda block: blocks[block].denoiser.eval(), dbl.Inference(sampler))
+        >>> stack = dbl.BlockStack(contract, lambda block: blocks[block].denoiser.eval(), dbl.InferenceConfig(sampler))
         >>> stack.generate(labels=torch.tensor([3, 7]), indices=torch.arange(2)).shape
         torch.Size([2, 1, 8, 8])
     """
@@ -58,26 +58,26 @@ class BlockStack(L.LightningModule):
         self,
         contract: Contract,
         load: Callable[[int], Denoiser],
-        inference: Inference | None = None,
+        inference: InferenceConfig | None = None,
         weights: Weights = "live",
         available: Iterable[int] | None = None,
     ) -> None:
         super().__init__()
         self.weights = weights
         self.contract = contract
-        self.inference = inference or Inference()
+        self.inference = inference or InferenceConfig()
         self.inference.check(contract)
         self.space = contract.space()
         self._load = load
         num_blocks = contract.partition.num_blocks
         self.available = tuple(range(num_blocks) if available is None else available)
-        if self.inference.committee:
-            self.require_all("inference.committee")
-        kept = self.available if self.inference.resident == "all" else ()
+        if self.inference.ensemble:
+            self.require_all("inference.ensemble")
+        kept = self.available if self.inference.keep_in_memory == "all" else ()
         self.blocks = nn.ModuleDict({str(block): load(block) for block in kept})
         self._active: tuple[int, Denoiser] | None = None
         members = list(self.blocks.values())
-        self.committee = Committee(members) if self.inference.committee else None  # type: ignore[arg-type]
+        self.ensemble = Ensemble(members) if self.inference.ensemble else None  # type: ignore[arg-type]
         self.grid: Tensor | None = None
         self.block_losses = nn.ModuleList(MeanMetric() for _ in range(num_blocks))
         self.total_loss = MeanMetric()
@@ -88,7 +88,7 @@ class BlockStack(L.LightningModule):
 
     @classmethod
     def from_pretrained(
-        cls, name_or_folder: str | Path, inference: Inference | None = None, revision: str | None = None
+        cls, name_or_folder: str | Path, inference: InferenceConfig | None = None, revision: str | None = None
     ) -> Self:
         """The stack in a model folder written by `dbl assemble`, or in a copy of one on the Hugging Face hub.
 
@@ -106,7 +106,7 @@ class BlockStack(L.LightningModule):
     @property
     def makes_images(self) -> bool:
         """Whether the targets are images."""
-        return isinstance(self.contract.terms.target, PixelTarget)
+        return isinstance(self.contract.config.target, PixelTarget)
 
     @property
     def writes_text(self) -> bool:
@@ -116,7 +116,7 @@ class BlockStack(L.LightningModule):
     @property
     def classifies(self) -> bool:
         """Whether the targets stand for the class of an image."""
-        return isinstance(self.contract.terms.target, ClassTarget)
+        return isinstance(self.contract.config.target, ClassTarget)
 
     def require_all(self, purpose: str) -> None:
         """Refuse what needs every block, if one is lacking; UserError names `purpose` and the blocks."""
@@ -137,13 +137,13 @@ class BlockStack(L.LightningModule):
         require_blocks(partition, self.available, visited, purpose)
 
     def denoiser(self, block: int) -> Denoiser:
-        """The denoiser of one block, on the stack's device; with `resident: one` it takes the place of the last one.
+        """The denoiser of one block, on the stack's device; with `keep_in_memory: one` it replaces the last one.
 
         Raises:
             UserError: if the stack lacks this block.
         """
         require_blocks(self.contract.partition, self.available, [block], "this noise level")
-        if self.inference.resident == "all":
+        if self.inference.keep_in_memory == "all":
             found = self.blocks[str(block)]
             assert isinstance(found, Denoiser)
             return found
@@ -152,9 +152,9 @@ class BlockStack(L.LightningModule):
             self._active = (block, self._load(block))
         return self._active[1].to(self.device)
 
-    def answering(self, block: int) -> Denoiser:
-        """What answers the levels of a block: the block itself, or the committee of all."""
-        return self.denoiser(block) if self.committee is None else self.committee
+    def denoiser_for(self, block: int) -> Denoiser:
+        """What answers the levels of a block: the block itself, or the ensemble of all."""
+        return self.denoiser(block) if self.ensemble is None else self.ensemble
 
     @torch.no_grad()
     def forward(self, noisy: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ class BlockStack(L.LightningModule):
 
     def _unit_noise(self, indices: Tensor, draw: int) -> Tensor:
         """[N, *target_shape] float64 (float32 where the device has no float64)."""
-        shape = self.contract.terms.target.shape(self.contract.data)
+        shape = self.contract.config.target.shape(self.contract.data)
         like = torch.empty(len(indices), *shape, device=self.device, dtype=state_dtype(self.device))
         return SampleDraws(self.inference.seed, ("start", draw), indices).normal(like)
 
@@ -231,8 +231,8 @@ class BlockStack(L.LightningModule):
         self.require_all("writing text")
         sampler = self.inference.sampler
         sampler = sampler if num_steps is None else replace(sampler, num_steps=num_steps)
-        partition = self.contract.partition if self.committee is None else self.contract.partition.merged()
-        return stack_generator(self.contract, self.answering, partition, sampler, decoding, seed)
+        partition = self.contract.partition if self.ensemble is None else self.contract.partition.merged()
+        return stack_generator(self.contract, self.denoiser_for, partition, sampler, decoding, seed)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss over all levels; accuracy if the stack is a classifier."""

@@ -18,7 +18,7 @@ class Architecture(ABC):
     network depends on, beside the data.
 
     Attributes:
-        can_be_cut: whether there is a form in more than one block.
+        can_be_partitioned: whether there is a form in more than one block.
 
     Example:
         >>> import dbl
@@ -32,7 +32,7 @@ class Architecture(ABC):
     """
 
     num_layers: int
-    can_be_cut: ClassVar[bool] = True
+    can_be_partitioned: ClassVar[bool] = True
 
     @abstractmethod
     def build(

@@ -51,8 +51,8 @@ class CausalLM(Architecture):
         >>> import dbl
         >>> data = dbl.PyDoc(seq_len=64, tokenizer=dbl.Characters(), batch_size=8, eval_batch_size=8)
         >>> network = dbl.CausalLM(6, width=32, num_heads=2, mlp_width=64, streams="clean")
-        >>> terms = dbl.Terms(network, dbl.TokenTarget(), dbl.InformationNoise(0.1, 10.0))
-        >>> terms.settle(data.spec).partition.layers
+        >>> config = dbl.ContractConfig(network, dbl.TokenTarget(), dbl.InformationNoise(0.1, 10.0))
+        >>> config.build(data.spec).partition.layers
         (2, 2, 2)
     """
 

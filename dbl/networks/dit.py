@@ -39,8 +39,8 @@ class DiT(Architecture):
     Example:
         >>> import dbl
         >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
-        >>> terms = dbl.Terms(dbl.DiT(6, width=32, num_heads=2), dbl.PixelTarget())
-        >>> block = dbl.DiffusionBlock(terms.settle(data.spec), block=0)
+        >>> config = dbl.ContractConfig(dbl.DiT(6, width=32, num_heads=2), dbl.PixelTarget())
+        >>> block = dbl.DiffusionBlock(config.build(data.spec), block=0)
         >>> len(block.raw_network.layers)
         2
     """

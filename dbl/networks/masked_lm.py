@@ -30,8 +30,8 @@ class MaskedLM(Architecture):
         >>> import dbl
         >>> data = dbl.PyDoc(seq_len=64, tokenizer=dbl.Characters(), batch_size=8, eval_batch_size=8)
         >>> network = dbl.MaskedLM(6, width=32, num_heads=2, mlp_width=64)
-        >>> terms = dbl.Terms(network, dbl.MaskTarget(), dbl.MaskingNoise(0.01))
-        >>> terms.settle(data.spec).partition.layers
+        >>> config = dbl.ContractConfig(network, dbl.MaskTarget(), dbl.MaskingNoise(0.01))
+        >>> config.build(data.spec).partition.layers
         (2, 2, 2)
     """
 

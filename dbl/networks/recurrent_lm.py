@@ -56,7 +56,7 @@ class RecurrentLM(Architecture):
         18.0
     """
 
-    can_be_cut: ClassVar[bool] = False
+    can_be_partitioned: ClassVar[bool] = False
     num_layers: int = 8
     prelude: int = 2
     coda: int = 2

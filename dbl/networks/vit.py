@@ -26,8 +26,8 @@ class ViT(Architecture):
     Example:
         >>> import dbl
         >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
-        >>> terms = dbl.Terms(dbl.ViT(6, width=32, num_heads=2, patch_size=2), dbl.ClassTarget(dim=16))
-        >>> terms.settle(data.spec).partition.layers
+        >>> config = dbl.ContractConfig(dbl.ViT(6, width=32, num_heads=2, patch_size=2), dbl.ClassTarget(dim=16))
+        >>> config.build(data.spec).partition.layers
         (2, 2, 2)
     """
 

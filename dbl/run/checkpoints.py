@@ -8,7 +8,7 @@ from dbl.utils.errors import UserError
 from dbl.utils.files import UnreadableFile, read_checkpoint
 
 
-class Saved(NamedTuple):
+class CheckpointInfo(NamedTuple):
     """A good checkpoint: where it lies, its optimizer step, and why a newer one cannot be used (None if it can)."""
 
     path: Path
@@ -21,12 +21,12 @@ def already_trained(part: str, step: int) -> str:
     return f"{part} is trained already ({step} steps); --from-scratch trains it anew"
 
 
-def read_saved(path: Path) -> Saved:
+def read_checkpoint_info(path: Path) -> CheckpointInfo:
     """A checkpoint that is good; UnreadableFile (a UserError) if it is absent or damaged."""
     step = read_checkpoint(path).get("global_step")
     if not isinstance(step, int):
         raise UnreadableFile(f"{path} is not a checkpoint of dbl", "train this block anew")
-    return Saved(path, step)
+    return CheckpointInfo(path, step)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Checkpoints:
         """The last one of an earlier training, kept when another took its place."""
         return self.last.with_name("replaced.ckpt")
 
-    def newest(self) -> Saved | None:
+    def newest(self) -> CheckpointInfo | None:
         """The newest good checkpoint, the last or the one before it; None if there is neither file.
 
         Raises:
@@ -58,11 +58,11 @@ class Checkpoints:
         if not self.last.is_file() and not self.previous.is_file():
             return None
         try:
-            return read_saved(self.last)
+            return read_checkpoint_info(self.last)
         except UnreadableFile as error:
             fault = error.fault
         try:
-            return read_saved(self.previous)._replace(fault=fault)
+            return read_checkpoint_info(self.previous)._replace(fault=fault)
         except UnreadableFile as error:
             raise UserError(f"{fault}, and {error.fault}: --from-scratch trains this part anew") from None
 
@@ -86,7 +86,7 @@ class Checkpoints:
 
 def _is_good(path: Path) -> bool:
     try:
-        read_saved(path)
+        read_checkpoint_info(path)
     except UnreadableFile:
         return False
     return True

@@ -1,8 +1,8 @@
 """The contract: all that the blocks of a run agree on, frozen before the first step.
 
-`Terms` is what a user chooses; `settle` adds what follows from the data (statistics, the target table, the fitted noise
-distribution, the boundaries) and gives the `Contract`. Every block checkpoint and every assembled file carries its
-hash.
+`ContractConfig` is what a user chooses; `build` adds what follows from the data (statistics, the target table, the
+fitted noise distribution, the boundaries) and gives the `Contract`. Every block checkpoint and every assembled file
+carries its hash.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from dbl.data.spec import DataSpec
 from dbl.denoising.denoiser import Denoiser, make_denoiser
 from dbl.denoising.targets import PixelTarget, Target, TargetSpace
 from dbl.diffusion.noise import LogNormalNoise, NoiseDistribution
-from dbl.diffusion.partition import Cut, Partition
+from dbl.diffusion.partition import Partition, PartitionConfig
 from dbl.networks import Architecture, DiT
 from dbl.utils.errors import UserError
 from dbl.utils.seeding import seeded
@@ -30,7 +30,7 @@ VERSION = 3
 
 
 @dataclass(frozen=True)
-class Terms:
+class ContractConfig:
     """What all blocks agree on, as the user chooses it.
 
     Args:
@@ -43,23 +43,23 @@ class Terms:
     Example:
         >>> import dbl
         >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
-        >>> terms = dbl.Terms(
+        >>> config = dbl.ContractConfig(
         ...     network=dbl.DiT(num_layers=6, width=32, num_heads=2),
         ...     target=dbl.PixelTarget(),
         ...     noise=dbl.LogNormalNoise(),
-        ...     partition=dbl.Cut(num_blocks=2),
+        ...     partition=dbl.PartitionConfig(num_blocks=2),
         ... )
-        >>> terms.settle(data.spec).partition.layers
+        >>> config.build(data.spec).partition.layers
         (3, 3)
     """
 
     network: Architecture = field(default_factory=DiT)
     target: Target = field(default_factory=PixelTarget)
     noise: NoiseDistribution = field(default_factory=LogNormalNoise)
-    partition: Cut = field(default_factory=Cut)
+    partition: PartitionConfig = field(default_factory=PartitionConfig)
     seed: int = 0
 
-    def settle(self, data: DataSpec) -> "Contract":
+    def build(self, data: DataSpec) -> "Contract":
         """The contract for a data set.
 
         Raises:
@@ -77,7 +77,7 @@ class Contract:
     """Terms and what follows from them for one data set.
 
     Args:
-        terms: as chosen.
+        config: as chosen.
         data: shape, classes and statistics of the data.
         noise: the distribution, fitted to the table if it depends on one.
         partition: boundaries and layers of the blocks.
@@ -87,23 +87,23 @@ class Contract:
         >>> import dbl
         >>> from dataclasses import replace
         >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
-        >>> terms = dbl.Terms(dbl.DiT(6, width=32, num_heads=2), dbl.PixelTarget(), seed=0)
-        >>> contract = terms.settle(data.spec)
+        >>> config = dbl.ContractConfig(dbl.DiT(6, width=32, num_heads=2), dbl.PixelTarget(), seed=0)
+        >>> contract = config.build(data.spec)
         >>> contract.partition.num_blocks
         3
-        >>> contract.hash == replace(terms, seed=1).settle(data.spec).hash  # kept in every checkpoint of its blocks
+        >>> contract.hash == replace(config, seed=1).build(data.spec).hash  # kept in every checkpoint of its blocks
         False
     """
 
     def __init__(
         self,
-        terms: Terms,
+        config: ContractConfig,
         data: DataSpec,
         noise: NoiseDistribution,
         partition: Partition,
         table: Tensor | None = None,
     ) -> None:
-        self.terms = terms
+        self.config = config
         self.data = data
         self.noise = noise
         self.partition = partition
@@ -113,7 +113,7 @@ class Contract:
         """The contract as JSON values; the table is represented by its hash."""
         return {
             "version": VERSION,
-            "terms": to_plain(self.terms),
+            "config": to_plain(self.config),
             "data": to_plain(self.data),
             "noise": to_plain(self.noise),
             "partition": to_plain(self.partition),
@@ -139,7 +139,7 @@ class Contract:
             )
         try:
             contract = cls(
-                terms=from_plain(plain["terms"], Terms),
+                config=from_plain(plain["config"], ContractConfig),
                 data=from_plain(plain["data"], DataSpec),
                 noise=from_plain(plain["noise"], NoiseDistribution),  # type: ignore[type-abstract]
                 partition=from_plain(plain["partition"], Partition),
@@ -166,14 +166,14 @@ class Contract:
             UserError: if there is no such block.
         """
         num_layers = len(self.partition.layer_range(block))
-        terms = self.terms
-        with seeded(terms.seed, "weights", block):
-            network = terms.network.build(self.data, terms.target.shape(self.data), num_layers, self.table)
-            return make_denoiser(network, terms.target, self.table, self.noise, self.data.num_classes)
+        config = self.config
+        with seeded(config.seed, "weights", block):
+            network = config.network.build(self.data, config.target.shape(self.data), num_layers, self.table)
+            return make_denoiser(network, config.target, self.table, self.noise, self.data.num_classes)
 
     def space(self) -> TargetSpace:
         """The target space: from raw batches to clean targets and back."""
-        return self.terms.target.space(self.data, self.table)
+        return self.config.target.space(self.data, self.table)
 
 
 def _tensor_hash(tensor: Tensor) -> str:

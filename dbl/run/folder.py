@@ -16,7 +16,7 @@ from typing import Any
 from dbl.data.spec import DataSpec, TextSpec
 from dbl.data.text.tokenizer import Tokenizer, load_tokenizer
 from dbl.run.checkpoints import Checkpoints
-from dbl.run.contract import Contract, Terms
+from dbl.run.contract import Contract, ContractConfig
 from dbl.utils.errors import UserError
 from dbl.utils.files import read_json, read_tensors, write_json, write_tensors
 from dbl.utils.serialization import first_difference, to_plain
@@ -111,19 +111,19 @@ class RunFolder:
         """The contract of this run; UserError if it is absent or damaged."""
         return load_contract(self.path)
 
-    def settle(self, terms: Terms, data: DataSpec) -> Contract:
-        """The contract of this run: the stored one if it was made with these terms and data, else a new one.
+    def load_or_build_contract(self, config: ContractConfig, data: DataSpec) -> Contract:
+        """The contract of this run: the stored one if it was made with these config and data, else a new one.
 
         The stored one goes first because what is fitted and drawn can differ in the last digit between machines. A new
         one is not yet written.
 
         Raises:
-            UserError: if parts were trained under a contract with other terms or other data.
+            UserError: if parts were trained under a contract with other config or other data.
         """
         if not (self.path / "contract.json").is_file() and not self._has_trained_parts():
-            return terms.settle(data)
+            return config.build(data)
         stored = self.load_contract()
-        difference = first_difference(_chosen(terms, data), _chosen(stored.terms, stored.data))
+        difference = first_difference(_chosen(config, data), _chosen(stored.config, stored.data))
         if difference is None:
             return stored
         if self._has_trained_parts():
@@ -132,7 +132,7 @@ class RunFolder:
                 f"{key} is {ours} here but {theirs} in {self.path / 'contract.json'}, on which the blocks of this run "
                 "agreed: put it back, or start another run with --run.name"
             )
-        return terms.settle(data)
+        return config.build(data)
 
     def _has_trained_parts(self) -> bool:
         return any(any(self.path.glob(f"*/checkpoints/{name}.ckpt")) for name in ("last", "previous"))
@@ -143,9 +143,9 @@ class RunFolder:
             save_contract(self.path, contract)
 
 
-def _chosen(terms: Terms, data: DataSpec) -> dict[str, Any]:
+def _chosen(config: ContractConfig, data: DataSpec) -> dict[str, Any]:
     """What a user can change, as plain values under the names of the config."""
-    return {"contract": to_plain(terms)["init_args"], "data": to_plain(data)["init_args"]}
+    return {"contract": to_plain(config)["init_args"], "data": to_plain(data)["init_args"]}
 
 
 def save_contract(folder: Path, contract: Contract) -> None:

@@ -111,10 +111,10 @@ def _reaching(failure: str) -> Iterator[None]:
 def model_card(model: ModelFolder, repo_id: str) -> str:
     """What the model is, the contract of its blocks and how to load it, as the README.md of a repository."""
     contract = model.contract
-    terms, partition = contract.terms, contract.partition
-    masked = isinstance(terms.target, MaskTarget)
-    inference = ', Inference(sampler=Sampler(method="ancestral", schedule="quantile"))' if masked else ""
-    imports = "from dbl import BlockStack, Inference, Sampler" if masked else "from dbl import BlockStack"
+    config, partition = contract.config, contract.partition
+    masked = isinstance(config.target, MaskTarget)
+    inference = ', InferenceConfig(sampler=Sampler(method="ancestral", schedule="quantile"))' if masked else ""
+    imports = "from dbl import BlockStack, InferenceConfig, Sampler" if masked else "from dbl import BlockStack"
     return f"""---
 library_name: dbl
 tags: [diffusion-blocks, pytorch-lightning]
@@ -124,8 +124,8 @@ tags: [diffusion-blocks, pytorch-lightning]
 A residual network whose blocks were trained apart, each as a denoiser for its own noise levels (DiffusionBlocks, \
 arXiv 2506.14202), assembled by `dbl`.
 
-- network: {type(terms.network).__name__}, {sum(partition.layers)} layers
-- target: {type(terms.target).__name__}
+- network: {type(config.network).__name__}, {sum(partition.layers)} layers
+- target: {type(config.target).__name__}
 - data: {contract.data.name}
 - weights: {"exponential moving average" if model.config["weights"] == "ema" else "live"}
 - blocks, of {partition.num_blocks}: {partition.describe(model.available)}

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from dbl.denoising.targets import Clean
 from dbl.run.contract import Contract
-from dbl.training.module import Losses, Recipe, TrainedPart
+from dbl.training.module import Losses, TrainingConfig, TrainingModule
 
 
 class NoisyBatch(NamedTuple):
@@ -23,7 +23,7 @@ class NoisyBatch(NamedTuple):
     sigma: Tensor
 
 
-class DiffusionBlock(TrainedPart):
+class DiffusionBlock(TrainingModule):
     """A block: a denoiser for its own interval of noise levels, trained without any other block.
 
     It builds its own stem, its L/B layers and its head, and nothing of other blocks.
@@ -40,7 +40,7 @@ class DiffusionBlock(TrainedPart):
         >>> import dbl
         >>> import lightning as L
         >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
-        >>> contract = dbl.Terms(dbl.DiT(3, width=32, num_heads=2), dbl.PixelTarget()).settle(data.spec)
+        >>> contract = dbl.ContractConfig(dbl.DiT(3, width=32, num_heads=2), dbl.PixelTarget()).build(data.spec)
         >>> block = dbl.DiffusionBlock(contract, block=1)
         >>> quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar"], False)
         >>> trainer = L.Trainer(max_steps=2, max_epochs=-1, accelerator="cpu", enable_model_summary=False, **quiet)
@@ -49,7 +49,7 @@ class DiffusionBlock(TrainedPart):
         2
     """
 
-    def __init__(self, contract: Contract, block: int = 0, recipe: Recipe | None = None) -> None:
+    def __init__(self, contract: Contract, block: int = 0, recipe: TrainingConfig | None = None) -> None:
         super().__init__(f"block_{block}", block, contract, recipe)
         self.denoiser = contract.denoiser(block)
         self.space = contract.space()
@@ -67,8 +67,8 @@ class DiffusionBlock(TrainedPart):
 
     @property
     def layer_passes(self) -> float:
-        """See `TrainedPart.layer_passes`."""
-        return self.contract.terms.network.layer_passes(self.contract.partition.layers[self.index])
+        """See `TrainingModule.layer_passes`."""
+        return self.contract.config.network.layer_passes(self.contract.partition.layers[self.index])
 
     def losses(self, batch: NoisyBatch) -> Losses:
         """Weighted denoising loss of each sample (paper, Eq. 5)."""

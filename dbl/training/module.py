@@ -33,7 +33,7 @@ def check_precision(precision: object) -> None:
 
 
 @dataclass
-class Recipe:
+class TrainingConfig:
     """How one part of a run is trained; blocks of one run may differ in it.
 
     Args:
@@ -51,8 +51,8 @@ class Recipe:
         >>> from functools import partial
         >>> from torch.optim import AdamW
         >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
-        >>> contract = dbl.Terms(dbl.DiT(3, width=32, num_heads=2), dbl.PixelTarget()).settle(data.spec)
-        >>> recipe = dbl.Recipe(optimizer=partial(AdamW, lr=2e-3), warmup_steps=50, clip_norm=None)
+        >>> contract = dbl.ContractConfig(dbl.DiT(3, width=32, num_heads=2), dbl.PixelTarget()).build(data.spec)
+        >>> recipe = dbl.TrainingConfig(optimizer=partial(AdamW, lr=2e-3), warmup_steps=50, clip_norm=None)
         >>> dbl.DiffusionBlock(contract, block=0, recipe=recipe).recipe.warmup_steps
         50
     """
@@ -91,12 +91,12 @@ class Losses(NamedTuple):
     sigma: Tensor | None = None
 
 
-class TrainedPart(L.LightningModule, ABC):
+class TrainingModule(L.LightningModule, ABC):
     """A part of a run that is trained alone: a block, or a whole network end to end.
 
-    Data order, noise and dropout are functions of (seed, part, position), where the position counts the batches that
-    this part has consumed on each rank; it is stored in the checkpoint. So a resumed training continues as if it had
-    never stopped. On another number of ranks it continues from the same position of another order.
+    Data order, noise and dropout are functions of (seed, part, batches_seen), which counts the batches that this part
+    has consumed on each rank; it is stored in the checkpoint. So a resumed training continues as if it had
+    never stopped. On another number of ranks it continues at the same batch of another order.
 
     Args:
         part: name of its folder in the run folder.
@@ -109,15 +109,15 @@ class TrainedPart(L.LightningModule, ABC):
             step takes its mean.
     """
 
-    def __init__(self, part: str, index: int, contract: Contract, recipe: Recipe | None = None) -> None:
+    def __init__(self, part: str, index: int, contract: Contract, recipe: TrainingConfig | None = None) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.part = part
         self.index = index
         self.contract = contract
-        self.seed = contract.terms.seed
-        self.recipe = recipe or Recipe()
-        self.position = 0
+        self.seed = contract.config.seed
+        self.recipe = recipe or TrainingConfig()
+        self.batches_seen = 0
         self.samples = 0  # consumed by all ranks together
         self.stands_for_all_steps = False
 
@@ -138,12 +138,12 @@ class TrainedPart(L.LightningModule, ABC):
     @property
     def layer_passes(self) -> float:
         """Compute of one sample in a training step, in passes forward and backward through one layer."""
-        return self.contract.terms.network.baseline_passes()
+        return self.contract.config.network.baseline_passes()
 
     @property
     def between_steps(self) -> bool:
         """Whether the last batch ended an optimizer step, so that no gradient is waiting."""
-        return self.position % self.recipe.accumulate == 0
+        return self.batches_seen % self.recipe.accumulate == 0
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """One optimizer over this part's own parameters, with a schedule in optimizer steps."""
@@ -152,11 +152,11 @@ class TrainedPart(L.LightningModule, ABC):
         return [optimizer], [LambdaLR(optimizer, factor)]
 
     def setup(self, stage: str) -> None:
-        """Let the DataModule read in the order of this part, from its position on."""
+        """Let the DataModule read in the order of this part, from its next batch on."""
         check_strategy(self.trainer.strategy, training=stage == "fit")
         bind = getattr(self.trainer.datamodule, "bind", None)  # type: ignore[attr-defined]
         if stage == "fit" and bind is not None:
-            bind(block=self.index, start=lambda: self.position)
+            bind(block=self.index, start=lambda: self.batches_seen)
 
     def configure_model(self) -> None:
         """Split the weights over the ranks, if the trainer's strategy does so."""
@@ -185,8 +185,8 @@ class TrainedPart(L.LightningModule, ABC):
             self.raw_network.compile()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Make dropout a function of the position."""
-        torch.manual_seed(derive_seed(self.seed, "step", self.index, self.position, self.global_rank))
+        """Make dropout a function of the number of batches seen."""
+        torch.manual_seed(derive_seed(self.seed, "step", self.index, self.batches_seen, self.global_rank))
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Backward, and an optimizer step after every `accumulate` batches."""
@@ -198,7 +198,7 @@ class TrainedPart(L.LightningModule, ABC):
         self._check_finite("loss", mean_loss, loss, losses.sigma)
         with self._gradient_exchange():
             self.manual_backward(loss / self.recipe.accumulate)
-        self.position += 1
+        self.batches_seen += 1
         self.samples += len(losses.per_sample) * self.trainer.world_size
         if self.between_steps:
             self._optimizer_step(losses.sigma)
@@ -209,7 +209,7 @@ class TrainedPart(L.LightningModule, ABC):
     def _gradient_exchange(self) -> AbstractContextManager[None]:
         """Where a backward pass belongs: ranks that hold whole gradients average them once in an optimizer step."""
         strategy = self.trainer.strategy
-        ends_step = (self.position + 1) % self.recipe.accumulate == 0
+        ends_step = (self.batches_seen + 1) % self.recipe.accumulate == 0
         if ends_step or not isinstance(strategy, ParallelStrategy):
             return nullcontext()
         return strategy.block_backward_sync()
@@ -258,19 +258,19 @@ class TrainedPart(L.LightningModule, ABC):
         checkpoint["dbl"] = {
             "part": self.part,
             "contract": self.contract.hash,
-            "position": self.position,
+            "batches_seen": self.batches_seen,
             "samples": self.samples,
             "layer_passes": self.layer_passes,
             "max_steps": self.trainer.max_steps,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the checkpoint of another part or contract; take up its position."""
+        """Refuse the checkpoint of another part or contract; take up its counters."""
         stored = checkpoint.get("dbl", {})
         if (stored.get("part"), stored.get("contract")) != (self.part, self.contract.hash):
             raise UserError(
                 f"the checkpoint is of {stored.get('part')} with contract {str(stored.get('contract'))[:12]}, not of "
                 f"{self.part} with contract {self.contract.hash[:12]}: resume it in its own run"
             )
-        self.position = stored["position"]
+        self.batches_seen = stored["batches_seen"]
         self.samples = stored["samples"]

@@ -7,7 +7,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from dbl.data.module import OrderedData
+from dbl.data.module import ResumableDataModule
 from dbl.denoising.targets import Batch
 from dbl.diffusion.noise import even_fractions
 from dbl.training.block import DiffusionBlock, NoisyBatch
@@ -28,7 +28,7 @@ class NoisyData(L.LightningDataModule):
         >>> import dbl
         >>> import lightning as L
         >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
-        >>> contract = dbl.Terms(dbl.DiT(3, width=32, num_heads=2), dbl.PixelTarget()).settle(data.spec)
+        >>> contract = dbl.ContractConfig(dbl.DiT(3, width=32, num_heads=2), dbl.PixelTarget()).build(data.spec)
         >>> block = dbl.DiffusionBlock(contract, block=2)
         >>> trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
         >>> (losses,) = trainer.validate(block, dbl.NoisyData(data, block), verbose=False)
@@ -36,13 +36,13 @@ class NoisyData(L.LightningDataModule):
         True
     """
 
-    def __init__(self, data: OrderedData, block: DiffusionBlock) -> None:
+    def __init__(self, data: ResumableDataModule, block: DiffusionBlock) -> None:
         super().__init__()
         self.data = data
         self.block = block
 
     def bind(self, block: int, start: Callable[[], int]) -> None:
-        """Pass on; see `OrderedData.bind`."""
+        """Pass on; see `ResumableDataModule.bind`."""
         self.data.bind(block, start)
 
     def prepare_data(self) -> None:

@@ -5,7 +5,7 @@ from types import ModuleType
 
 
 class UserError(Exception):
-    """A fault that the user can mend: one line that names the key or file and the remedy.
+    """A fault that the user can fix: one line that names the key or file and the remedy.
 
     The commands print the line and exit with code 2; nothing has been overwritten when it is raised.
 

@@ -170,7 +170,7 @@ def holding(path: Path, what: str, wait_s: float = 0) -> Iterator[Hold]:
         hold = Hold(path, what)
         hold.take(wait_s)
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error}): mend that, e.g. free space") from None
+        raise UserError(f"{path} cannot be written ({error.strerror or error}): fix that, e.g. free space") from None
     try:
         hold.sign()
         yield hold

@@ -16,7 +16,7 @@ import docstring_parser
 import yaml
 from jsonargparse import ArgumentParser
 
-from dbl.data import OrderedData
+from dbl.data import ResumableDataModule
 from dbl.utils.serialization import class_path
 
 # A meaning that is only the name of another class stands there, under the same key.
@@ -58,7 +58,7 @@ def parameters_of_class(kind: Callable[..., Any]) -> list[Parameter]:
     parser, prefix = ArgumentParser(exit_on_error=False), "it"
     if inspect.isclass(kind):
         parser.add_class_arguments(kind, prefix)
-        linked = _LINKED if issubclass(kind, OrderedData) else ()
+        linked = _LINKED if issubclass(kind, ResumableDataModule) else ()
         return [_without(prefix, found) for found in parameters_of(parser) if not found.key.endswith(linked)]
     parser.add_function_arguments(kind, as_positional=True)
     return parameters_of(parser)

@@ -125,10 +125,10 @@ data: {class_path: DATA, init_args: {batch_size: 8, eval_batch_size: 8}}
 trainer: {max_steps: 2, accelerator: cpu}
 """
 _POINTS = """
-from dbl.data import OrderedData
+from dbl.data import ResumableDataModule
 from dbl.data.spec import DataSpec
 
-class Points(OrderedData):
+class Points(ResumableDataModule):
     spec = declared_spec = DataSpec("points", "1", 1, (1.0,))
 
     def split(self, name):

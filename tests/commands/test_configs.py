@@ -32,8 +32,8 @@ def test_a_config_builds_every_block_and_takes_a_step(path: Path) -> None:
     run = RunCLI(["--config", str(path)])
     assert run.run.name == path.stem
     data = run.data.declared_spec
-    contract = run.terms.settle(data)
-    assert sum(contract.partition.layers) == run.terms.network.num_layers
+    contract = run.contract_config.build(data)
+    assert sum(contract.partition.layers) == run.contract_config.network.num_layers
     assert min(run.inference.sampler.calls_per_block(contract.noise, contract.partition)) >= 1
     with FakeTensorMode(allow_non_fake_inputs=True):
         for block in range(contract.partition.num_blocks):

@@ -11,24 +11,30 @@ from dbl.data.spec import TextSpec
 from dbl.denoising.sampling import Sampler
 from dbl.denoising.targets import MaskTarget, TokenTarget
 from dbl.diffusion.masking import MaskingNoise
-from dbl.diffusion.partition import Cut
+from dbl.diffusion.partition import PartitionConfig
 from dbl.evaluation.report import Side, write_report
 from dbl.evaluation.report.sections import fenced
 from dbl.networks import CausalLM, MaskedLM, RecurrentLM
-from dbl.run.contract import Terms
+from dbl.run.contract import ContractConfig
 from dbl.run.folder import RunFolder
 from dbl.training.memory.tracker import CATEGORIES
 
 LLAMA = {"num_layers": 6, "width": 8, "num_heads": 2, "mlp_width": 16}
 TASKS = {
-    "clean": Terms(CausalLM(**LLAMA, streams="clean"), TokenTarget(dim=4), partition=Cut(num_blocks=2)),
-    "two": Terms(CausalLM(**LLAMA, streams="two"), TokenTarget(dim=4), partition=Cut(num_blocks=2)),
-    "recurrent": Terms(
+    "clean": ContractConfig(
+        CausalLM(**LLAMA, streams="clean"), TokenTarget(dim=4), partition=PartitionConfig(num_blocks=2)
+    ),
+    "two": ContractConfig(
+        CausalLM(**LLAMA, streams="two"), TokenTarget(dim=4), partition=PartitionConfig(num_blocks=2)
+    ),
+    "recurrent": ContractConfig(
         RecurrentLM(**LLAMA, prelude=1, coda=2, mean_iterations=5, backprop_iterations=3),
         TokenTarget(dim=4),
-        partition=Cut(num_blocks=1),
+        partition=PartitionConfig(num_blocks=1),
     ),
-    "masked": Terms(MaskedLM(6, width=8, num_heads=2), MaskTarget(), MaskingNoise(), Cut(num_blocks=2)),
+    "masked": ContractConfig(
+        MaskedLM(6, width=8, num_heads=2), MaskTarget(), MaskingNoise(), PartitionConfig(num_blocks=2)
+    ),
 }
 TOKENIZER = Characters("abc")
 
@@ -54,7 +60,7 @@ def _texts(generated: str) -> dict[str, Any]:
     return {
         **settings,
         "num_steps": None,
-        "teacher": "a judge",
+        "scoring_model": "a judge",
         "metrics": {"gen_ppl": 31.0, "distinct_2": 0.4},
         "real": {"gen_ppl": 17.0, "distinct_2": 0.8},
         "texts": [{"prompt": "ab", "generated": generated}],
@@ -117,7 +123,7 @@ def _written(folder: Path, task: str, sides: dict[int, list[Side]], tokenizer: b
         TOKENIZER.save(run.tokenizer)
     spec = TextSpec("plays", "0" * 8, 3, (0.5, 0.25, 0.25), seq_len=7, tokenizer=TOKENIZER.identity)
     plan = {"batch_size": 7, "precision": "32-true", "device": "cpu", "rows": _planned()}
-    report = write_report(run, TASKS[task].settle(spec), Sampler(), sides, num_test_samples=1234, memory_plan=plan)
+    report = write_report(run, TASKS[task].build(spec), Sampler(), sides, num_test_samples=1234, memory_plan=plan)
     text = (run.report / "report.md").read_text()
     links = [part.split(")")[0] for part in text.split("](")[1:]]
     assert [link for link in links if not link.startswith("https://") and not (run.report / link).is_file()] == []
@@ -213,7 +219,7 @@ def test_judged_texts_stand_beside_real_ones(tmp_path: Path) -> None:
     """Catches real values in the wrong row, and a figure of samples that is called a likelihood."""
     _, text = _written(tmp_path, "clean", {0: _sides("clean", 1.5)})
     assert "|  | blocks | end to end | 9 real texts |" in text
-    assert "| perplexity of generated texts for the teacher | 31 | 31 | 17 |" in text
+    assert "| perplexity of generated texts for the scoring model | 31 | 31 | 17 |" in text
     assert "| distinct bigrams | 0.4 | 0.4 | 0.8 |" in text
     assert "is no likelihood of the network that wrote them" in text
     assert "| bits per character | 2.1 | 2.1 |  |" in text

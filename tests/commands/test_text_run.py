@@ -85,8 +85,8 @@ def test_both_sides_had_the_same_compute(run: Path) -> None:
 
 
 def test_train_then_test_gives_the_figures_of_the_report(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Catches a test of a fresh network, or with other draws than those of the report; here a committee."""
-    options = ["--trainer.max_steps=2", "--contract.network.init_args.streams=clean", "--inference.committee=true"]
+    """Catches a test of a fresh network, or with other draws than those of the report; here a ensemble."""
+    options = ["--trainer.max_steps=2", "--contract.network.init_args.streams=clean", "--inference.ensemble=true"]
     options.append("--text_quality.num_texts=0")
     assert run_command("train", "pydoc_ar", *options) == 0
     (side,) = report(here / "runs" / "pydoc_ar")["sides"]

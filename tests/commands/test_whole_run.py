@@ -148,7 +148,7 @@ def test_sample_draws_the_classes_asked_for(dbl: Run, capsys: pytest.CaptureFixt
     assert dbl("train", "digits_dit") == 0
     fast = ["--sampler.num_steps=15", "--num_images=4"]
     assert main(["sample", "runs/digits_dit", *fast, "--output=a.png", "--classes=[3]"]) == 0
-    assert main(["sample", "runs/digits_dit", *fast, "--output=b.png", "--classes=[3]", "--resident=one"]) == 0
+    assert main(["sample", "runs/digits_dit", *fast, "--output=b.png", "--classes=[3]", "--keep_in_memory=one"]) == 0
     assert main(["sample", "runs/digits_dit", *fast, "--output=c.png", "--classes=[3]", "--seed=1"]) == 0
     pictures = [Path(name).read_bytes() for name in ("a.png", "b.png", "c.png")]
     assert pictures[0] == pictures[1] != pictures[2]

@@ -36,7 +36,7 @@ _GAUSSIAN += ["--contract.target.init_args.dim=12", "--contract.network.init_arg
 _BLOCKS = ["--contract.network.init_args.num_layers=2", "--contract.partition.num_blocks=2"]
 _CORE = ["--contract.network.init_args.num_layers=3", "--contract.network.init_args.mean_iterations=3"]
 TINY = {
-    "pydoc_ar": [*_TINY, *_GAUSSIAN, *_BLOCKS, "--inference.committee=false"],
+    "pydoc_ar": [*_TINY, *_GAUSSIAN, *_BLOCKS, "--inference.ensemble=false"],
     "pydoc_mdm": [*_TINY, "--contract.network.init_args.mlp_width=24", *_BLOCKS],
     "pydoc_huginn": [*_TINY, *_GAUSSIAN, *_CORE],
 }

@@ -10,8 +10,8 @@ from toy_text import NUM_TOKENS, known_denoiser
 from dbl.denoising.decoding import Decoding, draw_tokens
 from dbl.denoising.sampling import Sampler
 from dbl.diffusion.noise import LogNormalNoise
-from dbl.diffusion.partition import Cut
-from dbl.inference.generation import BlockChain, CausalGenerator
+from dbl.diffusion.partition import PartitionConfig
+from dbl.inference.generation import BlockDecoder, CausalGenerator
 from dbl.utils.errors import UserError
 from dbl.utils.seeding import SampleDraws
 
@@ -103,12 +103,12 @@ def assert_drawn_from(tokens: Tensor, probabilities: Tensor, bias: float = 0.0) 
 
 
 def chain_draws(decoding: Decoding, sigma_min: float = 0.05) -> Tensor:
-    """First tokens after character 2, from three blocks that know the law of what follows it."""
-    law = torch.full((NUM_TOKENS, NUM_TOKENS), 1 / NUM_TOKENS, dtype=torch.float64)
-    law[2] = PROBABILITIES
-    denoiser, noise = known_denoiser(law), LogNormalNoise(sigma_min, 60.0, p_mean=-0.7, p_std=1.2)
-    partition, sampler = Cut(3).build(noise, num_layers=3), Sampler("heun", num_steps=24)
-    chain = BlockChain(lambda block: denoiser, noise, partition, sampler, decoding)
+    """First tokens after character 2, from three blocks that know the distribution of what follows it."""
+    distribution = torch.full((NUM_TOKENS, NUM_TOKENS), 1 / NUM_TOKENS, dtype=torch.float64)
+    distribution[2] = PROBABILITIES
+    denoiser, noise = known_denoiser(distribution), LogNormalNoise(sigma_min, 60.0, p_mean=-0.7, p_std=1.2)
+    partition, sampler = PartitionConfig(3).build(noise, num_layers=3), Sampler("heun", num_steps=24)
+    chain = BlockDecoder(lambda block: denoiser, noise, partition, sampler, decoding)
     prompts = torch.tensor([[4, 2]]).expand(NUM_DRAWS, -1)
     return CausalGenerator(chain, seq_len=6, seed=0).generate(prompts, 1, torch.arange(NUM_DRAWS))[:, 0]
 
@@ -120,8 +120,8 @@ def chain_draws(decoding: Decoding, sigma_min: float = 0.05) -> Tensor:
 )
 def test_a_chain_draws_from_the_decoded_law(decoding: Decoding) -> None:
     """Catches decoding of the last, nearly certain logits, and evidence that is counted twice or not at all."""
-    drawn, law = chain_draws(decoding), torch.tensor(decoded(decoding))
-    assert_drawn_from(drawn, law, bias=0.004)  # the start is noise around 0, not around the mean row
+    drawn, distribution = chain_draws(decoding), torch.tensor(decoded(decoding))
+    assert_drawn_from(drawn, distribution, bias=0.004)  # the start is noise around 0, not around the mean row
 
 
 @pytest.mark.parametrize(

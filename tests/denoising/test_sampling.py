@@ -19,7 +19,7 @@ from dbl.denoising.sampling import (
 )
 from dbl.diffusion.gaussian import scalings
 from dbl.diffusion.noise import LogNormalNoise, UniformNoise
-from dbl.diffusion.partition import Cut
+from dbl.diffusion.partition import PartitionConfig
 from dbl.utils.errors import DblWarning, UserError
 
 SIGMA_DATA = 0.5
@@ -176,7 +176,7 @@ def test_a_single_step_starts_at_the_highest_level() -> None:
 @pytest.mark.parametrize("noise", [PAPER, UniformNoise(0.1, 5.0)], ids=["log-normal", "uniform"])
 def test_quantile_levels_are_the_upper_ends_of_the_blocks(noise: LogNormalNoise | UniformNoise) -> None:
     """Catches levels at the middles or lower ends, with which one call of each block would not be one call of each."""
-    partition = Cut(num_blocks=4).build(noise, num_layers=4)
+    partition = PartitionConfig(num_blocks=4).build(noise, num_layers=4)
     levels = quantile_levels(4, noise)
     assert levels.tolist() == pytest.approx([*partition.boundaries[:-1], 0.0], rel=1e-9)
     assert partition.block_for(levels[:-1]).tolist() == [0, 1, 2, 3]
@@ -184,7 +184,7 @@ def test_quantile_levels_are_the_upper_ends_of_the_blocks(noise: LogNormalNoise 
 
 def test_calls_per_block_in_the_paper_setting() -> None:
     """Catches calls counted for the wrong block, or the level 0 counted as a call: B = 3, 50 Euler steps."""
-    partition = Cut(num_blocks=3).build(PAPER, num_layers=12)
+    partition = PartitionConfig(num_blocks=3).build(PAPER, num_layers=12)
     high, low = 80 ** (1 / 7), 0.002 ** (1 / 7)
     expected = [0, 0, 0]
     for i in range(50):
@@ -199,14 +199,16 @@ def test_calls_per_block_in_the_paper_setting() -> None:
 @pytest.mark.parametrize(("method", "expected"), [("euler", [1, 1, 1]), ("dpmpp_2m", [1, 1, 1]), ("heun", [1, 2, 2])])
 def test_calls_per_block_with_one_step_for_each_block(method: str, expected: list[int]) -> None:
     """Catches counts that ignore Heun's second call, which belongs to the next level's block."""
-    partition = Cut(num_blocks=3).build(PAPER, num_layers=3)
+    partition = PartitionConfig(num_blocks=3).build(PAPER, num_layers=3)
     sampler = Sampler(method=method, schedule="quantile", num_steps=3)  # type: ignore[arg-type]
     assert sampler.calls_per_block(PAPER, partition) == expected
 
 
 def test_a_block_that_is_never_called_is_reported() -> None:
     """Catches a sampler that leaves trained blocks idle without a word."""
-    partition = Cut(num_blocks=3, scheme="explicit", boundaries=[80.0, 79.0, 78.0, 0.002]).build(PAPER, num_layers=3)
+    partition = PartitionConfig(num_blocks=3, scheme="explicit", boundaries=[80.0, 79.0, 78.0, 0.002]).build(
+        PAPER, num_layers=3
+    )
     with pytest.warns(DblWarning, match="never calls block 1 "):
         counts = Sampler(num_steps=5).calls_per_block(PAPER, partition)
     assert counts == [1, 0, 4]

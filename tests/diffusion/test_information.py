@@ -1,4 +1,4 @@
-"""The information law against entropies and against channels whose mean squared error is known."""
+"""The information distribution against entropies and against channels whose mean squared error is known."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dbl.diffusion.information import InformationNoise, information_density, mmse
 from dbl.diffusion.noise import Interval, LogUniformNoise, TabulatedNoise
-from dbl.diffusion.partition import Cut
+from dbl.diffusion.partition import PartitionConfig
 from dbl.utils.errors import UserError
 
 # Levels outside resolve less than 0.002 nats about rows that are sqrt(2) apart.
@@ -70,10 +70,12 @@ def test_mmse_limits() -> None:
 
 @pytest.mark.parametrize("uniform_share", [0.01, 0.3])
 def test_equal_cut_gives_equal_nats_up_to_the_uniform_share(uniform_share: float) -> None:
-    """Catches a mixture with the wrong shares: each part must hold 1/B of nats and log-uniform law taken together."""
+    """Catches a mixture with the wrong shares: each part must hold 1/B of nats and log-uniform distribution taken
+    together.
+    """
     table, frequencies = torch.eye(6, 9), torch.tensor([0.3, 0.25, 0.2, 0.1, 0.1, 0.05])
     recipe = InformationNoise(uniform_share=uniform_share)
-    partition = Cut(num_blocks=4).build(recipe.fit(table, frequencies), num_layers=4)
+    partition = PartitionConfig(num_blocks=4).build(recipe.fit(table, frequencies), num_layers=4)
     parts = [partition.interval(block) for block in range(4)]
     nats = [resolved_nats(table, frequencies, part) for part in parts]
     widths = [math.log(part.high / part.low) for part in parts]
@@ -83,30 +85,32 @@ def test_equal_cut_gives_equal_nats_up_to_the_uniform_share(uniform_share: float
 
 
 def test_only_the_uniform_share_gives_the_log_uniform_law() -> None:
-    """Catches a share that is applied to the wrong part of the mixture: with share 1 the law is the log-uniform one."""
-    law = InformationNoise(0.1, 5.0, uniform_share=1.0, num_draws=64).fit(torch.eye(3, 4), torch.ones(3) / 3)
+    """Catches a share that is applied to the wrong part of the mixture: with share 1 the distribution is the log-
+    uniform one.
+    """
+    distribution = InformationNoise(0.1, 5.0, uniform_share=1.0, num_draws=64).fit(torch.eye(3, 4), torch.ones(3) / 3)
     levels = torch.tensor([4.0, 1.0, 0.3, 0.12], dtype=torch.float64)
-    torch.testing.assert_close(law.cdf(levels), LogUniformNoise(0.1, 5.0).cdf(levels), rtol=0, atol=1e-9)
+    torch.testing.assert_close(distribution.cdf(levels), LogUniformNoise(0.1, 5.0).cdf(levels), rtol=0, atol=1e-9)
 
 
 def test_fit_is_a_function_of_table_and_seed() -> None:
-    """Catches draws from the global generator: every machine must settle on the same boundaries."""
+    """Catches draws from the global generator: every machine must build on the same boundaries."""
     table, frequencies = torch.eye(4, 6), torch.tensor([0.4, 0.3, 0.2, 0.1])
-    laws: list[TabulatedNoise] = []
+    distributions: list[TabulatedNoise] = []
     for global_seed in (0, 1):
         torch.manual_seed(global_seed)
-        laws.append(InformationNoise(num_draws=100).fit(table, frequencies))
-    assert laws[0] == laws[1]
-    assert laws[0] != InformationNoise(num_draws=100, seed=1).fit(table, frequencies)
+        distributions.append(InformationNoise(num_draws=100).fit(table, frequencies))
+    assert distributions[0] == distributions[1]
+    assert distributions[0] != InformationNoise(num_draws=100, seed=1).fit(table, frequencies)
 
 
 def test_fitted_law_spans_the_range_exactly() -> None:
     """Catches ends that were rounded by exp and log, which the partition and the table of levels would refuse."""
     recipe = InformationNoise(sigma_min=0.07, sigma_max=9.3, num_draws=50)
-    law = recipe.fit(torch.eye(3, 5), torch.tensor([0.2, 0.3, 0.5]))
-    assert law.range == recipe.range
-    assert law.sigmas[0] == 9.3
-    assert law.sigmas[-1] == 0.07
+    distribution = recipe.fit(torch.eye(3, 5), torch.tensor([0.2, 0.3, 0.5]))
+    assert distribution.range == recipe.range
+    assert distribution.sigmas[0] == 9.3
+    assert distribution.sigmas[-1] == 0.07
 
 
 def test_a_class_that_never_occurs_is_allowed() -> None:
@@ -118,13 +122,13 @@ def test_a_class_that_never_occurs_is_allowed() -> None:
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.1])
 def test_impossible_shares_are_refused(share: float) -> None:
-    """Catches a law without any mass in its tails, which no table of levels can invert."""
+    """Catches a distribution without any mass in its tails, which no table of levels can invert."""
     with pytest.raises(UserError, match="uniform_share"):
         InformationNoise(uniform_share=share)
 
 
 def test_an_unfitted_law_says_so() -> None:
-    """Catches an unfitted recipe that is silently used as a law."""
+    """Catches an unfitted recipe that is silently used as a distribution."""
     with pytest.raises(RuntimeError, match="fit"):
         InformationNoise().cdf(torch.tensor([1.0]))
     with pytest.raises(RuntimeError, match="fit"):

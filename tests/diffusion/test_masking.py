@@ -1,4 +1,4 @@
-"""Masked diffusion: hiding, weights, the step back, and the law of the masking probability."""
+"""Masked diffusion: hiding, weights, the step back, and the distribution of the masking probability."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 
 from dbl.diffusion.masking import MaskingNoise, MaskSchedule, mask_tokens, unmask
 from dbl.diffusion.noise import Interval
-from dbl.diffusion.partition import Cut
+from dbl.diffusion.partition import PartitionConfig
 from dbl.utils.errors import UserError
 
 SCHEDULES: list[MaskSchedule] = ["linear", "cosine"]
@@ -31,11 +31,11 @@ def test_each_token_is_hidden_with_its_sample_s_probability() -> None:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_levels_follow_even_times(schedule: MaskSchedule) -> None:
     """Catches a schedule that is turned around, and a CDF that is not the inverse of the quantile."""
-    law = MaskingNoise(sigma_min=1e-6, schedule=schedule)
+    distribution = MaskingNoise(sigma_min=1e-6, schedule=schedule)
     time = torch.linspace(0.01, 0.99, 9, dtype=torch.float64)
-    torch.testing.assert_close(law.quantile(time), 1 - alpha(schedule, time), atol=1e-5, rtol=0)
-    torch.testing.assert_close(law.cdf(law.quantile(time)), time)
-    assert law.quantile(torch.tensor([0.0, 1.0])).tolist() == pytest.approx([1e-6, 1])
+    torch.testing.assert_close(distribution.quantile(time), 1 - alpha(schedule, time), atol=1e-5, rtol=0)
+    torch.testing.assert_close(distribution.cdf(distribution.quantile(time)), time)
+    assert distribution.quantile(torch.tensor([0.0, 1.0])).tolist() == pytest.approx([1e-6, 1])
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -51,10 +51,10 @@ def test_the_weight_is_that_of_the_schedule(schedule: MaskSchedule) -> None:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_even_cuts_in_alpha(schedule: MaskSchedule) -> None:
     """Catches a partition that is even in time where the paper's is even in alpha."""
-    law = MaskingNoise(sigma_min=0.001, schedule=schedule)
-    cut = Cut(num_blocks=4, scheme="uniform_sigma", overlap=0).build(law, 4)
+    distribution = MaskingNoise(sigma_min=0.001, schedule=schedule)
+    cut = PartitionConfig(num_blocks=4, scheme="uniform_sigma", overlap=0).build(distribution, 4)
     assert cut.boundaries == pytest.approx((1.0, 0.75, 0.5, 0.25, 0.001), abs=1e-3)
-    assert law.sample(Interval(0.25, 0.5), 100, torch.Generator().manual_seed(0)).max() <= 0.5
+    assert distribution.sample(Interval(0.25, 0.5), 100, torch.Generator().manual_seed(0)).max() <= 0.5
 
 
 def test_a_step_shows_the_right_share_and_keeps_what_is_known() -> None:

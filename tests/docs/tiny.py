@@ -18,7 +18,7 @@ _GROUPS: dict[str, dict[str, Any]] = {
     "memory": {"step": 2},
     "inference": {"num_images": 4},
     "image_quality": {"features": "none"},
-    "text_quality": {"num_texts": 2, "num_tokens": 4, "prompt_tokens": 4, "teacher": None, "mauve": False},
+    "text_quality": {"num_texts": 2, "num_tokens": 4, "prompt_tokens": 4, "scoring_model": None, "mauve": False},
     "likelihood": {"levels_per_block": 1},
     "diagnostics": {"num_samples": 6, "levels_per_block": 2},
 }

@@ -11,11 +11,11 @@ from dbl.data import ImageSet, Split
 from dbl.denoising.denoiser import Denoiser
 from dbl.denoising.sampling import Sampler
 from dbl.denoising.targets import PixelTarget
-from dbl.diffusion.partition import Cut
+from dbl.diffusion.partition import PartitionConfig
 from dbl.evaluation.features import in_domain
-from dbl.inference.settings import Inference
+from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
-from dbl.run.contract import Terms
+from dbl.run.contract import ContractConfig
 from dbl.utils.seeding import generator_for
 
 
@@ -65,7 +65,9 @@ def make_stack() -> Callable[..., BlockStack]:
     """Makes a stack for a data set, its weights random: at their start the outputs would not depend on the class."""
 
     def make(data: ManyStripes, num_steps: int = 3) -> BlockStack:
-        contract = Terms(network=DIT, target=PixelTarget(), partition=Cut(num_blocks=3)).settle(data.spec)
+        contract = ContractConfig(network=DIT, target=PixelTarget(), partition=PartitionConfig(num_blocks=3)).build(
+            data.spec
+        )
 
         def load(block: int) -> Denoiser:
             denoiser = contract.denoiser(block).eval()
@@ -74,6 +76,6 @@ def make_stack() -> Callable[..., BlockStack]:
                 weights.data += 0.1 * torch.randn(weights.shape, generator=generator)
             return denoiser
 
-        return BlockStack(contract, load, Inference(Sampler(num_steps=num_steps), num_images=4))
+        return BlockStack(contract, load, InferenceConfig(Sampler(num_steps=num_steps), num_images=4))
 
     return make

@@ -20,12 +20,12 @@ from dbl.denoising.denoiser import Denoiser, GaussianDenoiser
 from dbl.denoising.sampling import Sampler
 from dbl.denoising.targets import ClassTarget, Clean, PixelTarget, Prediction
 from dbl.diffusion.noise import LogUniformNoise
-from dbl.diffusion.partition import Cut, Partition
+from dbl.diffusion.partition import Partition, PartitionConfig
 from dbl.evaluation import diagnostics
 from dbl.evaluation.callbacks.diagnostics import Diagnostics
 from dbl.evaluation.diagnostics import Probe, diagnose, follow_path, measure_blocks, partners
 from dbl.evaluation.figures import loss_figure, trajectory_figure
-from dbl.inference.settings import Inference
+from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.utils.errors import UserError
 
@@ -48,7 +48,7 @@ class StandIn(GaussianDenoiser):
 
 
 def cut(num_blocks: int) -> Partition:
-    return Cut(num_blocks=num_blocks).build(NOISE, num_layers=num_blocks)
+    return PartitionConfig(num_blocks=num_blocks).build(NOISE, num_layers=num_blocks)
 
 
 def images_as_conditions(num: int = 80) -> Probe:
@@ -231,11 +231,11 @@ def known_stack(scale: float, **sampler: Any) -> BlockStack:
     contract = toy_contract("dit")
 
     def load(block: int) -> Denoiser:
-        found = Full(nn.Identity(), contract.terms.target.readout(None), contract.terms.target)
+        found = Full(nn.Identity(), contract.config.target.readout(None), contract.config.target)
         found.value = torch.tensor(1.0 + block)
         return found
 
-    return BlockStack(contract, load, Inference(sampler=Sampler(num_steps=9, schedule="quantile", **sampler)))
+    return BlockStack(contract, load, InferenceConfig(sampler=Sampler(num_steps=9, schedule="quantile", **sampler)))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
@@ -258,11 +258,13 @@ def test_the_trajectory_has_every_call_with_its_block_and_norm(method: str, guid
 
 @pytest.mark.parametrize("kind", ["dit", "vit"])
 def test_a_tested_stack_is_diagnosed(kind: str, tmp_path: Path) -> None:
-    """Catches results that JSON cannot hold, logged values that differ from them, and a stack that must be resident."""
+    """Catches results that JSON cannot hold, logged values that differ from them, and a stack that must be
+    keep_in_memory.
+    """
     results = []
-    for resident in ("all", "one"):
-        stack, callback = toy_stack(kind, resident=resident), Diagnostics(num_samples=9, levels_per_block=2)
-        folder = tmp_path / resident
+    for keep_in_memory in ("all", "one"):
+        stack, callback = toy_stack(kind, keep_in_memory=keep_in_memory), Diagnostics(num_samples=9, levels_per_block=2)
+        folder = tmp_path / keep_in_memory
         logged = evaluation(folder, callback).test(stack, datamodule=Stripes(), verbose=False)[0]
         assert callback.result is not None
         results.append(callback.result)

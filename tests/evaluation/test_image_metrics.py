@@ -81,7 +81,7 @@ def test_all_numbers_equal_those_of_torch_fidelity_end_to_end() -> None:
 
 
 def test_fid_of_two_gaussians_is_the_closed_form() -> None:
-    """Catches a distance without the covariances' off-diagonal terms or with unsquared means."""
+    """Catches a distance without the covariances' off-diagonal config or with unsquared means."""
     generator = torch.Generator().manual_seed(0)
     mixes = torch.randn(2, 5, 5, generator=generator, dtype=torch.float64)
     means = torch.tensor([[0.0, 1, 2, 3, 4], [1.0, 1, 0, 3, 5]], dtype=torch.float64)

@@ -14,13 +14,13 @@ from toy import VIT
 from dbl.data import ImageData
 from dbl.data.spec import ImageSpec
 from dbl.denoising.targets import ClassTarget
-from dbl.diffusion.partition import Cut
+from dbl.diffusion.partition import PartitionConfig
 from dbl.evaluation.callbacks.image_quality import ImageQuality, as_stored, labels_of
 from dbl.evaluation.features import InDomainFeatures, Reference
 from dbl.evaluation.image_metrics import NAMES, image_metrics
-from dbl.inference.settings import Inference
+from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
-from dbl.run.contract import Terms
+from dbl.run.contract import ContractConfig
 from dbl.utils.errors import UserError
 
 pytest.importorskip("torch_fidelity")
@@ -157,9 +157,9 @@ def test_latents_are_judged_in_domain(many_stripes: type, make_stack: MakeStack,
 
 def test_nothing_is_done_without_images(data: ImageData, make_stack: MakeStack, tmp_path: Path) -> None:
     """Catches a classifier that is asked for images, and `none` that computes all the same."""
-    terms = Terms(network=VIT, target=ClassTarget(dim=8), partition=Cut(num_blocks=3))
-    contract = terms.settle(data.spec)
-    classifier = BlockStack(contract, lambda block: contract.denoiser(block).eval(), Inference(draws=1))
+    config = ContractConfig(network=VIT, target=ClassTarget(dim=8), partition=PartitionConfig(num_blocks=3))
+    contract = config.build(data.spec)
+    classifier = BlockStack(contract, lambda block: contract.denoiser(block).eval(), InferenceConfig(draws=1))
     callback = ImageQuality(num_images=5, cache_dir=str(tmp_path))
     callback.prepare(data, makes_images=False)
     _test(classifier, data, callback)

@@ -19,7 +19,7 @@ from dbl.denoising.targets import Prediction
 from dbl.diffusion.information import InformationNoise, information_density
 from dbl.diffusion.masking import MaskingNoise
 from dbl.diffusion.noise import LogNormalNoise, LogUniformNoise, NoiseDistribution
-from dbl.diffusion.partition import Cut
+from dbl.diffusion.partition import PartitionConfig
 from dbl.evaluation.callbacks.likelihood import Likelihood
 from dbl.evaluation.figures import likelihood_figure
 from dbl.utils.errors import UserError
@@ -64,17 +64,22 @@ def draw_labels(frequencies: Tensor, shape: tuple[int, ...], seed: int = 0) -> T
 
 
 def estimator(
-    table: Tensor, frequencies: Tensor, law: NoiseDistribution, num_blocks: int, strata_in_all: int, seed: int = 0
+    table: Tensor,
+    frequencies: Tensor,
+    distribution: NoiseDistribution,
+    num_blocks: int,
+    strata_in_all: int,
+    seed: int = 0,
 ) -> BoundEstimator:
-    noise = law.fit(table, frequencies)
-    partition = Cut(num_blocks=num_blocks).build(noise, num_layers=num_blocks)
+    noise = distribution.fit(table, frequencies)
+    partition = PartitionConfig(num_blocks=num_blocks).build(noise, num_layers=num_blocks)
     return BoundEstimator(GaussianChannel(table, frequencies), noise, partition, strata_in_all // num_blocks, seed)
 
 
 def bound(
     table: Tensor,
     frequencies: Tensor,
-    law: NoiseDistribution,
+    distribution: NoiseDistribution,
     num_blocks: int = 3,
     num_samples: int = 2500,
     num_strata: int = 12,
@@ -82,7 +87,7 @@ def bound(
     seed: int = 0,
 ) -> Bound:
     """The bound with the exact posterior (or another denoiser) on labels that have the frequencies."""
-    found = estimator(table, frequencies, law, num_blocks, num_strata, seed)
+    found = estimator(table, frequencies, distribution, num_blocks, num_strata, seed)
     labels = draw_labels(frequencies, (num_samples,), seed)
     predict = predict or posterior(table, frequencies)
     found.add(table[labels], labels, torch.arange(num_samples), predict)
@@ -90,17 +95,17 @@ def bound(
 
 
 @pytest.mark.parametrize(
-    ("law", "table", "frequencies"),
+    ("distribution", "table", "frequencies"),
     [
-        *((law, random_table(6, 9), UNEQUAL) for law in LAWS),
+        *((distribution, random_table(6, 9), UNEQUAL) for distribution in LAWS),
         ("information", random_table(10, 16), uniform(10)),
         ("information", random_table(40, 12), uniform(40)),
     ],
     ids=[*LAWS, "10 orthonormal rows", "40 crowded rows"],
 )
-def test_the_exact_posterior_reaches_the_entropy(law: str, table: Tensor, frequencies: Tensor) -> None:
-    """Catches a wrong power of sigma, a factor 2, a stratum weighted by the law in place of its width."""
-    found, truth = bound(table, frequencies, LAWS[law], num_samples=4000, num_strata=24), entropy(frequencies)
+def test_the_exact_posterior_reaches_the_entropy(distribution: str, table: Tensor, frequencies: Tensor) -> None:
+    """Catches a wrong power of sigma, a factor 2, a stratum weighted by the distribution in place of its width."""
+    found, truth = bound(table, frequencies, LAWS[distribution], num_samples=4000, num_strata=24), entropy(frequencies)
     assert found.standard_error < 0.02 * truth
     assert found.nats == pytest.approx(truth, abs=3 * found.standard_error)
 
@@ -108,10 +113,10 @@ def test_the_exact_posterior_reaches_the_entropy(law: str, table: Tensor, freque
 @pytest.mark.parametrize("num_blocks", [1, 2, 6])
 def test_each_block_has_the_information_of_its_interval(num_blocks: int) -> None:
     """Catches a bound that depends on the cut, widened training intervals, and nats given to the wrong block."""
-    table, frequencies, law = random_table(6, 9), UNEQUAL, LAWS["log-normal"]
-    found, truth = bound(table, frequencies, law, num_blocks), entropy(frequencies)
+    table, frequencies, distribution = random_table(6, 9), UNEQUAL, LAWS["log-normal"]
+    found, truth = bound(table, frequencies, distribution, num_blocks), entropy(frequencies)
     assert found.nats == pytest.approx(truth, abs=3 * found.standard_error)
-    partition = Cut(num_blocks=num_blocks).build(law, num_layers=num_blocks)
+    partition = PartitionConfig(num_blocks=num_blocks).build(distribution, num_layers=num_blocks)
     for block, estimate in enumerate(found.blocks):
         low, high = partition.interval(block)
         logs = torch.linspace(math.log(high), math.log(low), 60, dtype=torch.float64)
@@ -142,8 +147,8 @@ def test_the_prior_is_the_divergence_at_sigma_max() -> None:
 @pytest.mark.parametrize("sharpness", [0.3, 3.0])
 def test_a_worse_denoiser_has_a_larger_bound(sharpness: float) -> None:
     """Catches a figure that is no bound, such as the entropy of the answers, which falls when they are too sure."""
-    table, frequencies, law = random_table(10, 16), uniform(10), LAWS["information"]
-    worse = bound(table, frequencies, law, predict=posterior(table, frequencies, sharpness))
+    table, frequencies, distribution = random_table(10, 16), uniform(10), LAWS["information"]
+    worse = bound(table, frequencies, distribution, predict=posterior(table, frequencies, sharpness))
     assert worse.nats > math.log(10) + 5 * worse.standard_error
 
 
@@ -224,8 +229,8 @@ def test_the_size_of_batches_changes_nothing() -> None:
 
 def test_levels_lie_in_the_strata_and_strata_fill_the_interval() -> None:
     """Catches gaps at the ends of an interval, levels of another stratum or block, and draws that all strata share."""
-    table, frequencies, law = random_table(6, 9), UNEQUAL, LAWS["log-normal"]
-    partition = Cut(num_blocks=2).build(law, num_layers=2)
+    table, frequencies, distribution = random_table(6, 9), UNEQUAL, LAWS["log-normal"]
+    partition = PartitionConfig(num_blocks=2).build(distribution, num_layers=2)
     asked: list[tuple[int, Tensor]] = []
 
     def predict(block: int, noisy: Tensor, sigma: Tensor) -> Prediction:
@@ -233,7 +238,7 @@ def test_levels_lie_in_the_strata_and_strata_fill_the_interval() -> None:
         return posterior(table, frequencies)(block, noisy, sigma)
 
     labels = draw_labels(frequencies, (300,))
-    found = BoundEstimator(GaussianChannel(table, frequencies), law, partition, levels_per_block=3)
+    found = BoundEstimator(GaussianChannel(table, frequencies), distribution, partition, levels_per_block=3)
     found.add(table[labels], labels, torch.arange(300), predict)
     curve = found.result().curve
     assert [block for block, _ in asked] == [0, 0, 0, 1, 1, 1, 1]
@@ -242,12 +247,12 @@ def test_levels_lie_in_the_strata_and_strata_fill_the_interval() -> None:
         places.append((sigma / step.sigma_low).log() / math.log(step.sigma_high / step.sigma_low))
         assert block == step.block
         assert step.sigma_low * (1 - 1e-6) <= sigma.min() < sigma.max() <= step.sigma_high * (1 + 1e-6)
-        assert (places[-1] < 0.5).float().mean().item() == pytest.approx(0.5, abs=0.1)  # whatever the law
+        assert (places[-1] < 0.5).float().mean().item() == pytest.approx(0.5, abs=0.1)  # whatever the distribution
     assert torch.corrcoef(torch.stack(places)).triu(1).abs().max() < 0.25  # 4 standard errors for 300 samples
-    assert (asked[-1][1] == law.sigma_min).all()
+    assert (asked[-1][1] == distribution.sigma_min).all()
     assert [step.sigma_high for step in curve[1:]] == [step.sigma_low for step in curve[:-1]]
     assert (curve[0].sigma_high, curve[3].sigma_high, curve[-1].sigma_low) == partition.boundaries
-    shares = law.cdf(strata(law, partition.interval(1), 4)).diff()
+    shares = distribution.cdf(strata(distribution, partition.interval(1), 4)).diff()
     torch.testing.assert_close(shares, torch.full((4,), -1 / 8, dtype=torch.float64))
 
 
@@ -310,11 +315,11 @@ def pairs_posterior(joint: torch.Tensor, mask: int) -> Predict:
 def test_the_masked_bound_of_the_exact_posterior_is_the_entropy(schedule: str, num_blocks: int) -> None:
     """Catches a wrong weight of the masked bound: two tokens that depend on each other, with their exact posterior."""
     joint = torch.tensor([[0.3, 0.05, 0.05], [0.02, 0.2, 0.08], [0.1, 0.05, 0.15]])
-    law = MaskingNoise(sigma_min=0.001, schedule=schedule)
-    partition = Cut(num_blocks, "uniform_sigma").build(law, num_blocks)
+    distribution = MaskingNoise(sigma_min=0.001, schedule=schedule)
+    partition = PartitionConfig(num_blocks, "uniform_sigma").build(distribution, num_blocks)
     drawn = torch.multinomial(joint.flatten(), 6000, replacement=True, generator=torch.Generator().manual_seed(0))
     labels = torch.stack([drawn // 3, drawn % 3], dim=1)
-    found = BoundEstimator(MaskingChannel(mask=3), law, partition, 12 // num_blocks, seed=1)
+    found = BoundEstimator(MaskingChannel(mask=3), distribution, partition, 12 // num_blocks, seed=1)
     found.add(labels, labels, torch.arange(6000), pairs_posterior(joint, mask=3))
     result, truth = found.result(), -(joint * joint.log()).sum().item() / 2
     assert result.nats == pytest.approx(truth, abs=3 * result.standard_error)
@@ -330,7 +335,12 @@ def test_what_cannot_be_bounded_is_refused() -> None:
         found.result()
     with pytest.raises(ValueError, match="discrete"):
         found.add(torch.ones(1, 9), torch.zeros(1).long(), torch.arange(1), lambda _, noisy, __: Prediction(noisy))
-    few = BoundEstimator(MaskingChannel(mask=3), law := MaskingNoise(sigma_max=0.9), Cut(1).build(law, 1), 1)
+    few = BoundEstimator(
+        MaskingChannel(mask=3),
+        distribution := MaskingNoise(sigma_max=0.9),
+        PartitionConfig(1).build(distribution, 1),
+        1,
+    )
     with pytest.raises(ValueError, match=r"sigma_max 1, not 0\.9"):
         few.add(
             torch.zeros(1, 2).long(), torch.zeros(1, 2).long(), torch.arange(1), pairs_posterior(torch.eye(3), mask=3)
@@ -339,10 +349,10 @@ def test_what_cannot_be_bounded_is_refused() -> None:
         Likelihood(levels_per_block=-1)
 
 
-@pytest.mark.parametrize("resident", ["all", "one"])
-def test_a_tested_stack_reports_its_bound(resident: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep_in_memory", ["all", "one"])
+def test_a_tested_stack_reports_its_bound(keep_in_memory: str, tmp_path: Path) -> None:
     """Catches a callback that skips batches, asks the wrong block or condition, or logs other values than it keeps."""
-    stack, callback = toy_stack("vit", resident=resident), Likelihood(levels_per_block=3, seed=5)
+    stack, callback = toy_stack("vit", keep_in_memory=keep_in_memory), Likelihood(levels_per_block=3, seed=5)
     logged = evaluation(tmp_path, callback).test(stack, datamodule=Stripes(eval_batch_size=4), verbose=False)[0]
     contract, images = stack.contract, Stripes().split("test")
     batch = {"image": images.images[torch.arange(15)], "label": images.labels}

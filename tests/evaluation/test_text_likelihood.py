@@ -42,7 +42,7 @@ def sequences(data: ChainText) -> Tensor:
 
 
 def nats_of_chain(tokens: Tensor) -> list[float]:
-    """Of each predicted token, by the law."""
+    """Of each predicted token, by the distribution."""
     pairs = [pair for row in tokens.tolist() for pair in itertools.pairwise(row)]
     return [-math.log(TRANSITIONS[first, second]) for first, second in pairs]
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from dbl.denoising.decoding import Decoding
 from dbl.evaluation.callbacks import text_quality
 from dbl.evaluation.callbacks.text_quality import TextQuality
-from dbl.evaluation.teachers import TeacherScore
+from dbl.evaluation.scoring import TextScore
 from dbl.evaluation.text_metrics import distinct_n, unigram_entropy, words
 from dbl.utils.errors import UserError
 
@@ -80,13 +80,13 @@ class Module(Plain):
 
 
 class Judge:
-    """A teacher that gives 2 nats to each word."""
+    """A scoring model that gives 2 nats to each word."""
 
     identity = "judge@1"
 
-    def nats(self, texts: list[str]) -> TeacherScore:
+    def nats(self, texts: list[str]) -> TextScore:
         num = sum(len(text.split()) for text in texts)
-        return TeacherScore(2.0 * num, num, sum(map(len, texts)))
+        return TextScore(2.0 * num, num, sum(map(len, texts)))
 
     def features(self, texts: list[str]) -> np.ndarray:
         assert all(texts)
@@ -109,14 +109,14 @@ def run_test(callback: TextQuality, module: L.LightningModule, data: L.Lightning
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """The teachers that were opened, with their devices; each is a `Judge`."""
+    """The scoring models that were opened, with their devices; each is a `Judge`."""
     found: list[tuple[str, str]] = []
 
     def open_judge(name: str, device: torch.device | str = "cpu") -> Judge:
         found.append((name, str(device)))
         return Judge()
 
-    monkeypatch.setattr(text_quality, "open_teacher", open_judge)
+    monkeypatch.setattr(text_quality, "open_scoring_model", open_judge)
     return found
 
 
@@ -134,7 +134,14 @@ def expected(texts: list[str]) -> dict[str, float]:
 def test_a_test_logs_and_keeps_the_result(opened: list[tuple[str, str]]) -> None:
     """Catches short texts, texts at the beginning only, another continuation, and settings that do not arrive."""
     callback = TextQuality(
-        num_texts=9, num_tokens=7, prompt_tokens=4, batch_size=4, teacher="judge", temperature=0.5, top_k=3, num_steps=6
+        num_texts=9,
+        num_tokens=7,
+        prompt_tokens=4,
+        batch_size=4,
+        scoring_model="judge",
+        temperature=0.5,
+        top_k=3,
+        num_steps=6,
     )
     module, data = Module(), Texts()
     logged = run_test(callback, module, data)
@@ -166,7 +173,7 @@ def test_a_test_logs_and_keeps_the_result(opened: list[tuple[str, str]]) -> None
         "top_p": 1.0,
         "num_steps": 6,
         "seed": 0,
-        "teacher": "judge@1",
+        "scoring_model": "judge@1",
     }
 
 
@@ -189,14 +196,14 @@ def test_reading_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     assert results[0] == results[1]
 
 
-def test_without_a_teacher_there_is_no_perplexity(opened: list[tuple[str, str]]) -> None:
-    """Catches a teacher that is opened unasked."""
+def test_without_a_scoring_model_there_is_no_perplexity(opened: list[tuple[str, str]]) -> None:
+    """Catches a scoring model that is opened unasked."""
     callback = TextQuality(num_texts=3, num_tokens=4, prompt_tokens=2)
     logged = run_test(callback, Module(), Texts())
     assert opened == []
     assert set(logged) == {"test/distinct_2", "test/unigram_entropy"}
     assert callback.result is not None
-    assert callback.result["teacher"] is None
+    assert callback.result["scoring_model"] is None
 
 
 def test_mauve_compares_real_with_generated(opened: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +217,7 @@ def test_mauve_compares_real_with_generated(opened: list[tuple[str, str]], monke
 
     data = Texts()
     data.tokenizer = SomeEmpty()
-    callback = TextQuality(num_texts=30, num_tokens=7, prompt_tokens=4, teacher="judge", mauve=True, seed=5)
+    callback = TextQuality(num_texts=30, num_tokens=7, prompt_tokens=4, scoring_model="judge", mauve=True, seed=5)
     assert run_test(callback, Module(), data)["test/mauve"] == 0.25
     ((real, generated, seed),) = given
     assert seed == 5
@@ -222,7 +229,7 @@ def test_mauve_compares_real_with_generated(opened: list[tuple[str, str]], monke
 def test_mauve_of_the_package(opened: list[tuple[str, str]]) -> None:
     """Catches features that mauve-text does not take."""
     pytest.importorskip("mauve")
-    callback = TextQuality(num_texts=30, num_tokens=7, prompt_tokens=4, teacher="judge", mauve=True)
+    callback = TextQuality(num_texts=30, num_tokens=7, prompt_tokens=4, scoring_model="judge", mauve=True)
     assert 0 < run_test(callback, Module(), Texts())["test/mauve"] <= 1
 
 
@@ -255,7 +262,7 @@ def test_the_generation_runs_in_the_precision_of_the_trainer() -> None:
 @pytest.mark.parametrize(("num_texts", "module"), [(0, Module()), (5, Plain())], ids=["off", "no generator"])
 def test_other_modules_are_left_alone(num_texts: int, module: Plain, opened: list[tuple[str, str]]) -> None:
     """Catches generation unasked, and a fault where a model makes no texts."""
-    callback = TextQuality(num_texts=num_texts, num_tokens=4, prompt_tokens=2, teacher="judge")
+    callback = TextQuality(num_texts=num_texts, num_tokens=4, prompt_tokens=2, scoring_model="judge")
     assert run_test(callback, module, Texts()) == {}
     assert callback.result is None
     assert opened == []
@@ -281,35 +288,35 @@ def test_more_tokens_than_a_sequence_has_are_refused() -> None:
     assert callback.result is not None
 
 
-def test_what_the_teacher_cannot_read_is_found_before_the_generation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_scoring_model_cannot_read_is_found_before_the_generation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches hours of generation that end in a fault which was there at the beginning."""
 
     class Refusing(Judge):
-        def nats(self, texts: list[str]) -> TeacherScore:
-            raise UserError("teacher")
+        def nats(self, texts: list[str]) -> TextScore:
+            raise UserError("scoring_model")
 
-    monkeypatch.setattr(text_quality, "open_teacher", lambda name, device: Refusing())
+    monkeypatch.setattr(text_quality, "open_scoring_model", lambda name, device: Refusing())
     module = Module()
-    with pytest.raises(UserError, match="teacher"):
-        run_test(TextQuality(num_texts=3, num_tokens=4, prompt_tokens=2, teacher="judge"), module, Texts())
+    with pytest.raises(UserError, match="scoring_model"):
+        run_test(TextQuality(num_texts=3, num_tokens=4, prompt_tokens=2, scoring_model="judge"), module, Texts())
     assert module.calls == []
 
 
-def test_prepare_opens_the_teacher_if_it_will_be_needed(
+def test_prepare_opens_the_scoring_model_if_it_will_be_needed(
     opened: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches a missing teacher or package that is found after the training, and a download for nothing."""
+    """Catches a missing scoring model or package that is found after the training, and a download for nothing."""
     checked: list[bool] = []
     monkeypatch.setattr(text_quality, "check_mauve", lambda: checked.append(True))
     few = {"prompt_tokens": 4, "num_tokens": 4}
-    TextQuality(num_texts=0, teacher="judge", mauve=True).prepare(Texts())
+    TextQuality(num_texts=0, scoring_model="judge", mauve=True).prepare(Texts())
     TextQuality(num_texts=5, **few).prepare(Texts())  # type: ignore[arg-type]
-    TextQuality(num_texts=5, teacher="judge").prepare(object())
+    TextQuality(num_texts=5, scoring_model="judge").prepare(object())
     assert opened == []
-    TextQuality(num_texts=5, teacher="judge", **few).prepare(Texts())  # type: ignore[arg-type]
+    TextQuality(num_texts=5, scoring_model="judge", **few).prepare(Texts())  # type: ignore[arg-type]
     assert opened == [("judge", "cpu")]
     assert checked == []
-    TextQuality(num_texts=20, teacher="judge", mauve=True, **few).prepare(Texts())  # type: ignore[arg-type]
+    TextQuality(num_texts=20, scoring_model="judge", mauve=True, **few).prepare(Texts())  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"together exceed the 12 tokens"):
         TextQuality(num_texts=5, prompt_tokens=9, num_tokens=4).prepare(Texts())
     with pytest.raises(UserError, match=r"num_texts \(100\): only 61"):
@@ -325,8 +332,8 @@ def test_prepare_opens_the_teacher_if_it_will_be_needed(
         ({"prompt_tokens": 0}, r"prompt_tokens \(0\)"),
         ({"batch_size": 0}, r"batch_size \(0\)"),
         ({"num_steps": 0}, r"num_steps \(0\)"),
-        ({"num_texts": 20, "mauve": True}, "text_quality.teacher"),
-        ({"num_texts": 19, "mauve": True, "teacher": "judge"}, "at least 20 for MAUVE"),
+        ({"num_texts": 20, "mauve": True}, "text_quality.scoring_model"),
+        ({"num_texts": 19, "mauve": True, "scoring_model": "judge"}, "at least 20 for MAUVE"),
         ({"temperature": -1.0}, "temperature"),
     ],
 )

@@ -12,7 +12,7 @@ from toy_text import DIM, NUM_TOKENS, SEQ_LEN, known_denoiser, randomised, text_
 
 from dbl.denoising.decoding import Decoding
 from dbl.denoising.denoiser import GaussianDenoiser
-from dbl.inference.generation import BlockChain, CausalGenerator, Reader, TextGenerator
+from dbl.inference.generation import BlockDecoder, CausalGenerator, Reader, TextGenerator
 from dbl.networks.causal_lm import CausalNetwork, Context
 from dbl.training.baselines import EndToEndCausalLM
 from dbl.utils.errors import UserError
@@ -93,10 +93,10 @@ def test_writing_predicts_what_training_trained(kind: str) -> None:
         torch.testing.assert_close(logits[:, 0], whole[:, end - 1], rtol=1e-4, atol=1e-4)
 
 
-def chain(kind: str, cached: bool, decoding: Decoding | None = None) -> BlockChain:
+def chain(kind: str, cached: bool, decoding: Decoding | None = None) -> BlockDecoder:
     contract = text_contract(kind)
     blocks = [random_denoiser(contract, block) for block in range(3)]
-    return BlockChain(
+    return BlockDecoder(
         blocks.__getitem__, contract.noise, contract.partition, text_sampler(kind), decoding or Decoding(), cached
     )
 
@@ -118,7 +118,7 @@ def writers() -> dict[str, Callable[[int], TextGenerator]]:
     baseline = cast(EndToEndCausalLM, randomised(EndToEndCausalLM(text_contract("clean"))))
     return {
         "clean": lambda seed: text_stack("clean").text_generator(Decoding(), seed=seed),
-        "two": lambda seed: text_stack("two", resident="one").text_generator(Decoding(), num_steps=4, seed=seed),
+        "two": lambda seed: text_stack("two", keep_in_memory="one").text_generator(Decoding(), num_steps=4, seed=seed),
         "end to end": lambda seed: baseline.text_generator(Decoding(), seed=seed),
     }
 
@@ -220,7 +220,7 @@ def test_each_level_asks_the_block_that_owns_it() -> None:
         denoiser.block = block  # type: ignore[assignment]
         return denoiser
 
-    reader = BlockChain(load, contract.noise, contract.partition, text_sampler("clean", 9), Decoding())
+    reader = BlockDecoder(load, contract.noise, contract.partition, text_sampler("clean", 9), Decoding())
     CausalGenerator(reader, SEQ_LEN).generate(text(2), 1, torch.arange(N))
     assert [block for block, _ in asked] == [0] * 3 + [1] * 3 + [2] * 3
     for block, sigma in asked:

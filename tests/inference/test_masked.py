@@ -1,4 +1,4 @@
-"""Writing masked text with denoisers that know the joint law of three tokens.
+"""Writing masked text with denoisers that know the joint distribution of three tokens.
 
 A sequence holds many groups of three tokens that are independent of each other, C = 3.
 """
@@ -15,7 +15,7 @@ from dbl.denoising.decoding import Decoding
 from dbl.denoising.denoiser import MaskedDenoiser
 from dbl.denoising.sampling import Sampler
 from dbl.diffusion.masking import MaskingNoise
-from dbl.diffusion.partition import Cut
+from dbl.diffusion.partition import PartitionConfig
 from dbl.inference.generation import MaskedGenerator
 from dbl.utils.errors import UserError
 
@@ -45,14 +45,14 @@ class KnownJoint(nn.Module):
 
 
 class Blocks:
-    """Blocks that all know the joint law and note their levels, and a generator for them."""
+    """Blocks that all know the joint distribution and note their levels, and a generator for them."""
 
     def __init__(
         self, num_blocks: int, num_steps: int = 100, schedule: str = "linear", decoding: Decoding | None = None
     ) -> None:
         noise = MaskingNoise(schedule=schedule)  # type: ignore[arg-type]
         self.networks = [KnownJoint() for _ in range(num_blocks)]
-        self.partition = Cut(num_blocks, scheme="uniform_sigma").build(noise, num_layers=num_blocks)
+        self.partition = PartitionConfig(num_blocks, scheme="uniform_sigma").build(noise, num_layers=num_blocks)
         denoisers = [MaskedDenoiser(network, noise.weight, MASK) for network in self.networks]
         sampler = Sampler("ancestral", "quantile", num_steps)
         self.generator = MaskedGenerator(
@@ -75,7 +75,7 @@ def hidden() -> Tensor:
 
 
 def chi_square(groups: Tensor, joint: Tensor) -> tuple[float, int]:
-    """The statistic of groups [M, 3] under a joint law [C, C, C], and its degrees of freedom."""
+    """The statistic of groups [M, 3] under a joint distribution [C, C, C], and its degrees of freedom."""
     cells = (groups * torch.tensor([9, 3, 1])).sum(1)
     found, wanted = torch.bincount(cells, minlength=27), joint.flatten() * len(groups)
     possible = wanted > 0

@@ -11,7 +11,7 @@ import torch
 from toy import Stripes, fit, recipe
 
 from dbl.denoising.sampling import Sampler
-from dbl.inference.settings import Inference
+from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.run.assembly import assemble
 from dbl.run.contract import Contract
@@ -46,23 +46,23 @@ def run(runs: dict[str, RunFolder], tmp_path: Path) -> RunFolder:
 
 def _stack(run: RunFolder, **options: object) -> BlockStack:
     sampler = Sampler(**options.pop("sampler", {"num_steps": 7}))  # type: ignore[arg-type]
-    return BlockStack.from_pretrained(run.model, Inference(sampler=sampler, **options)).eval()  # type: ignore[arg-type]
+    return BlockStack.from_pretrained(run.model, InferenceConfig(sampler=sampler, **options)).eval()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["dit", "vit"])
 def test_one_resident_block_gives_the_same_output(kind: str, runs: dict[str, RunFolder]) -> None:
-    """Catches a resident block that is stale, or loaded in training mode."""
+    """Catches a keep_in_memory block that is stale, or loaded in training mode."""
     batch = next(iter(Stripes().test_dataloader()))
     outputs = []
-    for resident in ("all", "one"):
-        stack = _stack(runs[kind], resident=resident)
+    for keep_in_memory in ("all", "one"):
+        stack = _stack(runs[kind], keep_in_memory=keep_in_memory)
         outputs.append(stack.sample(stack.space.encode(batch).cond, batch["index"]))
     assert torch.equal(*outputs)
 
 
 def test_one_resident_block_holds_one_block(runs: dict[str, RunFolder]) -> None:
     """Catches an option that keeps everything in memory all the same."""
-    stack = _stack(runs["dit"], resident="one")
+    stack = _stack(runs["dit"], keep_in_memory="one")
     assert sum(parameter.numel() for parameter in stack.parameters()) == 0
     assert stack.denoiser(1) is stack.denoiser(1)
     assert stack.denoiser(2) is not stack.denoiser(1)
@@ -168,7 +168,7 @@ def test_a_checkpoint_in_the_folder_of_another_block_is_refused(run: RunFolder) 
 
 def test_blocks_of_two_contracts_are_refused(run: RunFolder, dit_contract: Contract) -> None:
     """Catches a merge of blocks with other intervals, whose shapes fit all the same."""
-    other = replace(dit_contract.terms, seed=7).settle(dit_contract.data)
+    other = replace(dit_contract.config, seed=7).build(dit_contract.data)
     fit(DiffusionBlock(other, 1, recipe()), run.path)
     with pytest.raises(UserError, match="another contract"):
         assemble(run)
@@ -207,7 +207,7 @@ def test_a_truncated_model_file_is_refused(run: RunFolder) -> None:
 def test_other_terms_are_refused_once_a_block_is_trained(run: RunFolder, dit_contract: Contract) -> None:
     """Catches blocks of one run that were trained under different settings, with a message that names the key."""
     with pytest.raises(UserError, match=r"contract.seed is 3 here but 0 in .*contract.json"):
-        run.settle(replace(dit_contract.terms, seed=3), dit_contract.data)
+        run.load_or_build_contract(replace(dit_contract.config, seed=3), dit_contract.data)
 
 
 def test_a_stored_contract_goes_before_a_new_one(run: RunFolder, vit_contract: Contract, tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_a_stored_contract_goes_before_a_new_one(run: RunFolder, vit_contract: C
     partition = vit_contract.partition
     moved = tuple(level * (1 + 1e-9) if 0 < index < 3 else level for index, level in enumerate(partition.boundaries))
     elsewhere = Contract(
-        vit_contract.terms,
+        vit_contract.config,
         vit_contract.data,
         vit_contract.noise,
         replace(partition, boundaries=moved),
@@ -223,4 +223,4 @@ def test_a_stored_contract_goes_before_a_new_one(run: RunFolder, vit_contract: C
     )
     other = RunFolder("other", str(tmp_path))
     other.write_contract(elsewhere)
-    assert other.settle(vit_contract.terms, vit_contract.data).hash == elsewhere.hash != vit_contract.hash
+    assert other.build(vit_contract.config, vit_contract.data).hash == elsewhere.hash != vit_contract.hash

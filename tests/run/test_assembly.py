@@ -14,7 +14,7 @@ from toy_text import known_denoiser, text_contract, text_sampler
 
 from dbl.denoising.decoding import Decoding
 from dbl.denoising.sampling import Sampler
-from dbl.inference.settings import Inference
+from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.run.assembly import assemble
 from dbl.run.contract import Contract
@@ -117,7 +117,7 @@ def test_a_config_laid_out_anew_is_accepted(run: RunFolder) -> None:
 
 
 def test_a_file_that_is_replaced_under_an_open_folder_is_refused(run: RunFolder) -> None:
-    """Catches checksums that hold at the start only: with `resident: one` a block is loaded again much later."""
+    """Catches checksums that hold at the start only: with `keep_in_memory: one` a block is loaded again much later."""
     model = ModelFolder(run.model)
     model.denoiser(0)
     shutil.copy(run.model / "block_1.safetensors", run.model / "block_0.safetensors")
@@ -126,7 +126,7 @@ def test_a_file_that_is_replaced_under_an_open_folder_is_refused(run: RunFolder)
 
 
 def test_a_file_is_hashed_once_while_it_stays_the_same(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a stack with one resident block that hashes a file at every step."""
+    """Catches a stack with one keep_in_memory block that hashes a file at every step."""
     model = ModelFolder(run.model)
     monkeypatch.setattr("dbl.run.model_folder.file_hash", lambda path: pytest.fail(f"{path} is hashed again"))
     for block in (0, 1, 0, 1):
@@ -206,10 +206,10 @@ def test_a_partial_model_has_its_finished_blocks(partial_run: RunFolder, runs: P
         assert all(torch.equal(value, expected[name]) for name, value in model.denoiser(block).state_dict().items())
 
 
-@pytest.mark.parametrize("resident", ["all", "one"])
-def test_a_partial_stack_serves_its_own_levels_alone(resident: str, partial_run: RunFolder) -> None:
+@pytest.mark.parametrize("keep_in_memory", ["all", "one"])
+def test_a_partial_stack_serves_its_own_levels_alone(keep_in_memory: str, partial_run: RunFolder) -> None:
     """Catches a neighbour that answers for a missing block, and blocks that are counted instead of named."""
-    stack = BlockStack.from_pretrained(partial_run.model, Inference(resident=resident)).eval()  # type: ignore[arg-type]
+    stack = BlockStack.from_pretrained(partial_run.model, InferenceConfig(keep_in_memory=keep_in_memory)).eval()  # type: ignore[arg-type]
     partition = stack.contract.partition
     noisy, cond = torch.randn(2, 1, 4, 6), torch.tensor([0, 2])
     for block in (0, 2):
@@ -224,33 +224,35 @@ def test_a_partial_stack_serves_its_own_levels_alone(resident: str, partial_run:
 def test_a_schedule_that_visits_a_missing_block_is_refused_before_any_work(partial_run: RunFolder) -> None:
     """Catches a sampler that runs the first steps and then finds the hole, and one that refuses what it can do."""
     labels, indices = torch.tensor([0, 1]), torch.arange(2)
-    stack = BlockStack.from_pretrained(partial_run.model, Inference(Sampler(num_steps=7)))
+    stack = BlockStack.from_pretrained(partial_run.model, InferenceConfig(Sampler(num_steps=7)))
     stack.register_forward_hook(lambda *_: pytest.fail("a block was called"))
     with pytest.raises(UserError, match=r"sampling with 7 karras steps needs block 1 \(sigma .*partial model lacks"):
         stack.generate(labels, indices)
-    short = BlockStack.from_pretrained(partial_run.model, Inference(Sampler(num_steps=1)))
+    short = BlockStack.from_pretrained(partial_run.model, InferenceConfig(Sampler(num_steps=1)))
     assert short.generate(labels, indices).isfinite().all()  # its only step is at the levels of block 0
 
 
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])
 def test_a_partial_stack_is_not_evaluated(stage: str, partial_run: RunFolder) -> None:
     """Catches a loss over the levels of some blocks that is reported as that of the network."""
-    stack = BlockStack.from_pretrained(partial_run.model, Inference(Sampler(num_steps=7)))
+    stack = BlockStack.from_pretrained(partial_run.model, InferenceConfig(Sampler(num_steps=7)))
     trainer = L.Trainer(logger=False, enable_progress_bar=False, accelerator="cpu", enable_checkpointing=False)
     with pytest.raises(UserError, match=r"needs block 1 \(sigma"):
         getattr(trainer, stage)(stack, Stripes().test_dataloader())
 
 
 def test_a_committee_needs_every_member() -> None:
-    """Catches a committee of the blocks that happen to be there, without a word."""
-    with pytest.raises(UserError, match=r"inference.committee needs block 1 \(sigma .*partial model lacks"):
-        BlockStack(text_contract("clean"), lambda block: known_denoiser(), Inference(committee=True), available=[0, 2])
+    """Catches a ensemble of the blocks that happen to be there, without a word."""
+    with pytest.raises(UserError, match=r"inference.ensemble needs block 1 \(sigma .*partial model lacks"):
+        BlockStack(
+            text_contract("clean"), lambda block: known_denoiser(), InferenceConfig(ensemble=True), available=[0, 2]
+        )
 
 
 @pytest.mark.parametrize("kind", ["clean", "masked"])
 def test_a_partial_stack_writes_no_text(kind: str) -> None:
     """Catches a text that is begun and breaks off at the missing block."""
-    contract, inference = text_contract(kind), Inference(text_sampler(kind))
+    contract, inference = text_contract(kind), InferenceConfig(text_sampler(kind))
     stack = BlockStack(contract, lambda block: contract.denoiser(block), inference, available=[0, 1])
     with pytest.raises(UserError, match=r"writing text needs block 2 \(sigma"):
         stack.text_generator(Decoding())
@@ -313,7 +315,7 @@ def test_a_block_trained_elsewhere_is_added_by_copying_its_folder(
 
 def test_a_copied_block_of_another_contract_is_refused(run: RunFolder, dit_contract: Contract, tmp_path: Path) -> None:
     """Catches a folder that is taken in because its shapes fit."""
-    other = replace(dit_contract.terms, seed=7).settle(dit_contract.data)
+    other = replace(dit_contract.config, seed=7).build(dit_contract.data)
     elsewhere = _train(other, tmp_path / "elsewhere", "other", blocks=(1,))
     shutil.rmtree(run.part("block_1"))
     shutil.copytree(elsewhere.part("block_1"), run.part("block_1"))

@@ -167,7 +167,7 @@ def test_a_longer_training_resumes_the_finished_one(dit_contract: Contract, file
     """Catches a larger trainer.max_steps that starts at 0, does nothing, or leaves the old goal in the file."""
     fit(DiffusionBlock(dit_contract, 0, recipe()), tmp_path, steps=9, resume=True)
     stored = checkpoint(tmp_path, "block_0")
-    assert (stored["global_step"], stored["dbl"]["max_steps"], stored["dbl"]["position"]) == (9, 9, 9)  # type: ignore[index]
+    assert (stored["global_step"], stored["dbl"]["max_steps"], stored["dbl"]["batches_seen"]) == (9, 9, 9)  # type: ignore[index]
     assert _step(files.previous) == 8
 
 
@@ -218,13 +218,13 @@ _FULL = """
     sys.path.insert(0, {tests!r})
     from toy import DIT, Stripes, fit, recipe
     from dbl.training.block import DiffusionBlock
-    from dbl.run.contract import Terms
+    from dbl.run.contract import ContractConfig
     from dbl.utils.errors import UserError
-    from dbl.diffusion.partition import Cut
+    from dbl.diffusion.partition import PartitionConfig
     from dbl.denoising.targets import PixelTarget
 
-    contract = Terms(network=DIT, target=PixelTarget(), partition=Cut(num_blocks=3)).settle(Stripes().spec)
-    block = DiffusionBlock(contract, 0, recipe())
+    contract = ContractConfig(network=DIT, target=PixelTarget(),
+    partition=PartitionConfig(num_blocks=3)).build(Stripes().spec) block = DiffusionBlock(contract, 0, recipe())
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
     try:
         fit(block, Path({folder!r}), steps=9, resume=True)

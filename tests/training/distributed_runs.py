@@ -18,10 +18,10 @@ from torch.multiprocessing import start_processes
 from toy import DIT, Stripes, fit, recipe
 
 from dbl.denoising.targets import PixelTarget
-from dbl.diffusion.partition import Cut
-from dbl.run.contract import Contract, Terms
+from dbl.diffusion.partition import PartitionConfig
+from dbl.run.contract import Contract, ContractConfig
 from dbl.training.block import DiffusionBlock
-from dbl.training.module import Recipe
+from dbl.training.module import TrainingConfig
 from dbl.utils.errors import UserError
 
 WORLD_SIZE = 2
@@ -30,12 +30,16 @@ KILLED = 5  # the last checkpoint is of step 4, in the middle of the second epoc
 
 
 def contract() -> Contract:
-    return Terms(network=DIT, target=PixelTarget(), partition=Cut(num_blocks=3)).settle(Stripes().spec)
+    return ContractConfig(network=DIT, target=PixelTarget(), partition=PartitionConfig(num_blocks=3)).build(
+        Stripes().spec
+    )
 
 
-def sgd(**changes: Any) -> Recipe:
+def sgd(**changes: Any) -> TrainingConfig:
     """A recipe without clipping and without Adam's division, which both hide gradients of a wrong size."""
-    return Recipe(lambda parameters: torch.optim.SGD(parameters, lr=0.02, momentum=0.9), clip_norm=None, **changes)
+    return TrainingConfig(
+        lambda parameters: torch.optim.SGD(parameters, lr=0.02, momentum=0.9), clip_norm=None, **changes
+    )
 
 
 class Watch(L.Callback):
@@ -78,7 +82,9 @@ class Runs:
         self.rank = rank
         self.contract = contract()
 
-    def train(self, name: str, strategy: str, train: Recipe | None = None, steps: int = STEPS, **options: Any) -> None:
+    def train(
+        self, name: str, strategy: str, train: TrainingConfig | None = None, steps: int = STEPS, **options: Any
+    ) -> None:
         """Train block 1 into `folder/name`, in one go."""
         block = DiffusionBlock(self.contract, 1, train or recipe())
         self._fit(name, block, strategy, steps=steps, **options)
@@ -95,7 +101,7 @@ class Runs:
         block.denoiser.loss = lambda *batch: (
             compute(*batch)
             * (  # type: ignore[method-assign]
-                math.nan if self.rank == 1 and block.position == 3 else 1
+                math.nan if self.rank == 1 and block.batches_seen == 3 else 1
             )
         )
         self._fit(name, block, strategy)

@@ -86,7 +86,7 @@ def test_a_killed_training_resumes_bit_for_bit(strategy: str, runs: Path) -> Non
 def test_samples_of_all_ranks_are_counted(strategy: str, runs: Path) -> None:
     """Catches a compute report that counts one rank only."""
     stamp = state(runs, f"{strategy}_whole")["dbl"]
-    assert (stamp["position"], stamp["samples"]) == (6, 6 * 8 * 2)
+    assert (stamp["batches_seen"], stamp["samples"]) == (6, 6 * 8 * 2)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -98,7 +98,7 @@ def test_gradients_are_means_over_ranks_and_accumulated_batches(
     for rank in range(2):
         for position in range(2):
             batch = _batch_of_rank(block, rank, position)
-            block.position = position
+            block.batches_seen = position
             block.on_train_batch_start(batch, 0)
             (block.losses(batch).per_sample.mean() / 4).backward()
     for view in seen(runs, f"{strategy}_accumulated"):
@@ -156,7 +156,7 @@ def test_a_checkpoint_of_two_processes_is_read_and_goes_on_in_one(
 def test_a_checkpoint_of_one_process_goes_on_in_two(strategy: str, runs: Path) -> None:
     """Catches a resume that takes the average for the live weights, or leaves the second rank behind."""
     stamp = state(runs, f"{strategy}_from_one")["dbl"]
-    assert (stamp["position"], stamp["samples"]) == (6, 2 * 8 + 4 * 8 * 2)
+    assert (stamp["batches_seen"], stamp["samples"]) == (6, 2 * 8 + 4 * 8 * 2)
     first, second = seen(runs, f"{strategy}_from_one")
     assert len(first["batches"]) == 4
     assert_equal_states(first["weights"], second["weights"])

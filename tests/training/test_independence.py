@@ -53,7 +53,7 @@ def test_another_seed_trains_other_weights(dit_contract: Contract, tmp_path: Pat
     """Catches a seed that is read nowhere."""
     from dataclasses import replace
 
-    other = replace(dit_contract.terms, seed=1).settle(dit_contract.data)
+    other = replace(dit_contract.config, seed=1).build(dit_contract.data)
     fit(DiffusionBlock(dit_contract, 0, recipe()), tmp_path / "0")
     fit(DiffusionBlock(other, 0, recipe()), tmp_path / "1")
     weights = [checkpoint(tmp_path / name, "block_0")["state_dict"] for name in ("0", "1")]

@@ -18,17 +18,17 @@ from dbl.commands.plan import PlanCLI, parse_bytes
 from dbl.data import Digits
 from dbl.denoising.targets import ClassTarget
 from dbl.diffusion.information import InformationNoise
-from dbl.diffusion.partition import Cut
+from dbl.diffusion.partition import PartitionConfig
 from dbl.networks import Architecture
 from dbl.networks.layers import checkpoint_layers
-from dbl.run.contract import Contract, Terms
+from dbl.run.contract import Contract, ContractConfig
 from dbl.training.baselines import EndToEndViT
 from dbl.training.block import DiffusionBlock
 from dbl.training.callbacks.memory import Memory
 from dbl.training.memory.planner import Planner
-from dbl.training.memory.synthetic_step import BareStep
+from dbl.training.memory.synthetic_step import SyntheticStep
 from dbl.training.memory.tracker import MemoryTracker
-from dbl.training.module import Recipe, TrainedPart
+from dbl.training.module import TrainingConfig, TrainingModule
 from dbl.utils.errors import UserError
 
 
@@ -93,7 +93,7 @@ def _planner(name: str) -> tuple[Planner, int]:
     return cli.planner(), cli.data.batch_size
 
 
-def _allocator_peak(step: BareStep) -> int:
+def _allocator_peak(step: SyntheticStep) -> int:
     """Peak bytes of one real step on the CPU, as the allocator itself reports them to torch's profiler."""
     constants = [*step.part.parameters(), *step.part.buffers()]
     state = [value for values in step.optimizer.state.values() for value in values.values()]
@@ -114,10 +114,10 @@ def _allocator_peak(step: BareStep) -> int:
 def test_the_plan_equals_what_the_allocator_reports(name: str, side: str) -> None:
     """Catches tensors that the plan does not see: the reference is torch's allocator in a real step."""
     planner, _ = _planner(name)
-    cut = planner.terms.partition
+    cut = planner.config.partition
     make = planner.end_to_end(planner.recipe) if side == "end_to_end" else planner.block(cut, planner.recipe)
     planned = sum(planner.peak(make, 8).values())
-    assert planned == pytest.approx(_allocator_peak(BareStep(make(), planner.data, 8)), rel=0.02)
+    assert planned == pytest.approx(_allocator_peak(SyntheticStep(make(), planner.data, 8)), rel=0.02)
 
 
 @pytest.mark.usefixtures("without_data")
@@ -125,10 +125,10 @@ def test_the_plan_equals_what_the_allocator_reports(name: str, side: str) -> Non
 def test_every_config_can_be_planned_without_its_data(path: Path) -> None:
     """Catches a data set that must be there for planning, and a block that needs as much as the whole network."""
     planner, batch_size = _planner(path.stem)
-    cut = planner.terms.partition
+    cut = planner.config.partition
     block = sum(planner.peak(planner.block(cut, planner.recipe), batch_size).values())
     whole = sum(planner.peak(planner.end_to_end(planner.recipe), batch_size).values())
-    network = planner.terms.network
+    network = planner.config.network
     share = network.layer_passes(network.num_layers // cut.num_blocks) / network.num_layers
     assert block < whole * (share + 0.2)  # a block also has its stem, head and modulation
     if path.stem in ("cifar10_dit_s2", "imagenet256_dit_l2"):
@@ -146,8 +146,8 @@ def test_the_callback_measures_what_was_planned(
     part = EndToEndViT(contract, chosen) if kind == "end_to_end" else DiffusionBlock(contract, 1, chosen)
     fit(part, tmp_path, callbacks=[Memory(str(tmp_path / "memory.json"))])
     measured = json.loads((tmp_path / "memory.json").read_text())
-    planner = Planner(contract.terms, stripes.spec, chosen)
-    make = planner.end_to_end(chosen) if kind == "end_to_end" else planner.block(Cut(num_blocks=3), chosen)
+    planner = Planner(contract.config, stripes.spec, chosen)
+    make = planner.end_to_end(chosen) if kind == "end_to_end" else planner.block(PartitionConfig(num_blocks=3), chosen)
     planned = planner.peak(make, stripes.batch_size)
     assert measured["batch_size"] == stripes.batch_size
     assert measured["step"] == 3
@@ -196,7 +196,7 @@ def test_activation_checkpointing_changes_memory_and_nothing_else(
 ) -> None:
     """Catches recomputation with other dropout, other weight names, or that is not switched on."""
     contract = dit_contract if kind == "dit" else vit_contract
-    part: type[TrainedPart] = EndToEndViT if kind == "end_to_end" else DiffusionBlock
+    part: type[TrainingModule] = EndToEndViT if kind == "end_to_end" else DiffusionBlock
     peaks, states = [], []
     for saving in (False, True):
         folder = tmp_path / str(saving)
@@ -213,8 +213,8 @@ def test_bf16_is_planned_as_it_is_measured(stripes: Stripes, dit_contract: Contr
     """Catches weights that are cast in training and not in the plan."""
     memory = Memory(str(tmp_path / "memory.json"))
     fit(DiffusionBlock(dit_contract, 1, recipe()), tmp_path, callbacks=[memory], precision="bf16-mixed")
-    planner = Planner(dit_contract.terms, stripes.spec, recipe(), "bf16-mixed")
-    planned = planner.peak(planner.block(Cut(num_blocks=3), recipe()), stripes.batch_size)
+    planner = Planner(dit_contract.config, stripes.spec, recipe(), "bf16-mixed")
+    planned = planner.peak(planner.block(PartitionConfig(num_blocks=3), recipe()), stripes.batch_size)
     measured = json.loads((tmp_path / "memory.json").read_text())
     assert measured["peak_bytes"] == pytest.approx(sum(planned.values()), rel=0.02)
 
@@ -229,28 +229,32 @@ def test_a_training_too_short_to_measure_leaves_nothing_of_another(vit_contract:
 
 def test_a_network_that_hides_its_layers_is_planned_without_checkpointing(stripes: Stripes) -> None:
     """Catches a plan that fails for a network of one's own."""
-    planner = Planner(Terms(network=_Hidden(), partition=Cut(num_blocks=3)), stripes.spec, Recipe())
+    planner = Planner(
+        ContractConfig(network=_Hidden(), partition=PartitionConfig(num_blocks=3)), stripes.spec, TrainingConfig()
+    )
     assert [row.name for row in planner.rows([3])] == ["end to end", "3 blocks"]
 
 
 def test_tables_are_planned_on_the_device_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a table that stays on the CPU when a GPU is planned; without a GPU only the forward pass can run."""
-    planner = Planner(_planner("digits_vit")[0].terms, _planner("digits_vit")[0].data, Recipe(), device="cuda")
+    planner = Planner(_planner("digits_vit")[0].config, _planner("digits_vit")[0].data, TrainingConfig(), device="cuda")
     devices = []
 
-    def forward_only(step: BareStep) -> dict[str, int]:
+    def forward_only(step: SyntheticStep) -> dict[str, int]:
         devices.append(step.part.losses(step.batch).per_sample.device.type)
         return {}
 
-    monkeypatch.setattr(BareStep, "peak", forward_only)
-    monkeypatch.setattr(BareStep, "_end_step", lambda step: None)
-    planner.peak(planner.block(Cut(num_blocks=3), planner.recipe), 4)
+    monkeypatch.setattr(SyntheticStep, "peak", forward_only)
+    monkeypatch.setattr(SyntheticStep, "_end_step", lambda step: None)
+    planner.peak(planner.block(PartitionConfig(num_blocks=3), planner.recipe), 4)
     assert devices == ["cuda"]
 
 
 def test_a_copied_tensor_belongs_to_the_same_plan(stripes: Stripes) -> None:
     """Catches torch's deep copy of a fake tensor, which takes in the whole mode and crashes the interpreter later."""
-    planner = Planner(Terms(network=DIT, partition=Cut(num_blocks=1)), stripes.spec, Recipe())
+    planner = Planner(
+        ContractConfig(network=DIT, partition=PartitionConfig(num_blocks=1)), stripes.spec, TrainingConfig()
+    )
     with planner._without_data():
         original = torch.zeros(3, requires_grad=True)
         first, second = deepcopy([original, original])
@@ -268,8 +272,10 @@ def test_a_network_without_layers_cannot_be_checkpointed() -> None:
 def test_the_plan_has_every_row_and_saves_where_it_should() -> None:
     """Catches rows that are all planned with one recipe."""
     data = Digits(batch_size=8, eval_batch_size=8).spec
-    terms = Terms(network=replace(VIT, num_layers=6), target=ClassTarget(dim=16), noise=InformationNoise(num_draws=64))
-    planner = Planner(terms, data, Recipe())
+    config = ContractConfig(
+        network=replace(VIT, num_layers=6), target=ClassTarget(dim=16), noise=InformationNoise(num_draws=64)
+    )
+    planner = Planner(config, data, TrainingConfig())
     rows = {row.name: row for row in planner.rows([2, 3])}
     assert {row.num_layers for row in rows.values()} == {6, 3, 2}
     peak = {name: planner.peak(row.make_part, 64) for name, row in rows.items()}
@@ -281,23 +287,25 @@ def test_the_plan_has_every_row_and_saves_where_it_should() -> None:
 
 def test_a_compiled_recipe_is_planned_as_if_it_were_not(stripes: Stripes) -> None:
     """Catches a plan that tries to compile a network of fake tensors."""
-    planner = Planner(Terms(network=DIT, partition=Cut(num_blocks=1)), stripes.spec, Recipe())
-    plain, compiled = (planner.peak(planner.end_to_end(Recipe(compile=value)), 8) for value in (False, True))
+    planner = Planner(
+        ContractConfig(network=DIT, partition=PartitionConfig(num_blocks=1)), stripes.spec, TrainingConfig()
+    )
+    plain, compiled = (planner.peak(planner.end_to_end(TrainingConfig(compile=value)), 8) for value in (False, True))
     assert plain == compiled
 
 
 def test_lower_precision_keeps_smaller_activations(stripes: Stripes) -> None:
     """Catches a precision that is read nowhere."""
-    terms = Terms(network=DIT, partition=Cut(num_blocks=1))
-    full, half = (Planner(terms, stripes.spec, Recipe(), precision) for precision in ("32-true", "bf16-mixed"))
-    sizes = [planner.peak(planner.end_to_end(Recipe()), 64)["activations"] for planner in (full, half)]
+    config = ContractConfig(network=DIT, partition=PartitionConfig(num_blocks=1))
+    full, half = (Planner(config, stripes.spec, TrainingConfig(), precision) for precision in ("32-true", "bf16-mixed"))
+    sizes = [planner.peak(planner.end_to_end(TrainingConfig()), 64)["activations"] for planner in (full, half)]
     assert sizes[1] < 0.9 * sizes[0]
 
 
 def test_the_largest_batch_of_a_plan() -> None:
     """Catches an answer that does not fit when it is planned."""
     planner, _ = _planner("digits_vit")
-    make = planner.block(Cut(num_blocks=3), planner.recipe)
+    make = planner.block(PartitionConfig(num_blocks=3), planner.recipe)
     largest = planner.largest_batch(make, 50_000_000, near=128)
     assert sum(planner.peak(make, largest).values()) <= 50_000_000 < sum(planner.peak(make, largest + 1).values())
 

@@ -69,10 +69,10 @@ def test_a_token_reaches_logits_from_its_own_place_on(kind: str, place: int) -> 
     assert ((pair[0] - pair[1]).abs().amax((0, 2)) > 1e-5).tolist() == [number >= place for number in range(6)]
 
 
-def recurrent(monkeypatch: pytest.MonkeyPatch, position: int = 0) -> tuple[EndToEndRecurrentLM, list[Any]]:
-    """A recurrent baseline at a position, and what its network is given."""
+def recurrent(monkeypatch: pytest.MonkeyPatch, batches_seen: int = 0) -> tuple[EndToEndRecurrentLM, list[Any]]:
+    """A recurrent baseline at a batches_seen, and what its network is given."""
     part, given = cast(EndToEndRecurrentLM, make("recurrent")), []
-    part.position = position
+    part.batches_seen = batches_seen
 
     def watched(read: Tensor, state: Tensor, iterations: int, backprop: int | None = None) -> Tensor:
         given.append((state, iterations, backprop))
@@ -88,8 +88,8 @@ def test_iterations_and_states_are_functions_of_the_position(monkeypatch: pytest
     for global_seed in (0, 1):
         torch.manual_seed(global_seed)
         states, numbers = [], []
-        for position in range(30):
-            part, given = recurrent(monkeypatch, position)
+        for batches_seen in range(30):
+            part, given = recurrent(monkeypatch, batches_seen)
             part.logits(tokens()[:, :-1], training=True)
             states.append(given[0][0])
             numbers.append(given[0][1:])
@@ -105,24 +105,24 @@ def test_iterations_and_states_are_functions_of_the_position(monkeypatch: pytest
 
 
 def test_iterations_are_as_many_as_wanted_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a law whose mean is another than `mean_iterations`, or that allows none at all."""
+    """Catches a distribution whose mean is another than `mean_iterations`, or that allows none at all."""
     part, _ = recurrent(monkeypatch)
     numbers = []
-    for position in range(4000):
-        part.position = position
+    for batches_seen in range(4000):
+        part.batches_seen = batches_seen
         numbers.append(part._iterations())
     found = torch.tensor(numbers).double()
     assert found.mean().item() == pytest.approx(4, abs=4 * found.std().item() / 4000**0.5)
     assert found.min() == 1
-    # A Poisson law of a fixed rate 3 has variance 3; a log-normal rate adds 9 (e^(1/4) - 1) = 2.6 to it.
+    # A Poisson distribution of a fixed rate 3 has variance 3; a log-normal rate adds 9 (e^(1/4) - 1) = 2.6 to it.
     assert found.var().item() == pytest.approx(5.6, abs=0.8)
 
 
 def test_the_test_iterates_the_mean_number_from_a_fixed_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches nats that change with the position at which training stopped."""
+    """Catches nats that change with the batches_seen at which training stopped."""
     seen = []
-    for position in (0, 17):
-        part, given = recurrent(monkeypatch, position)
+    for batches_seen in (0, 17):
+        part, given = recurrent(monkeypatch, batches_seen)
         part.logits(tokens()[:, :-1], training=False)
         seen.append(given[0])
     assert torch.equal(seen[0][0], seen[1][0])
@@ -138,7 +138,7 @@ def test_the_run_of_another_network_is_refused(kind: str, other: str) -> None:
 
 def test_each_architecture_has_its_baseline() -> None:
     """Catches a masked run that is compared with another kind of network than the denoiser in one block."""
-    kinds = {kind: baseline_of(text_contract(kind).terms.network) for kind in ("clean", "two", "recurrent", "masked")}
+    kinds = {kind: baseline_of(text_contract(kind).config.network) for kind in ("clean", "two", "recurrent", "masked")}
     assert kinds == {
         "clean": EndToEndCausalLM,
         "two": EndToEndCausalLM,

@@ -14,7 +14,7 @@ from dbl.training.block import DiffusionBlock, NoisyBatch
 from dbl.training.callbacks.ema import EMA
 from dbl.training.callbacks.loss_by_level import LossByLevel
 from dbl.training.loggers import part_loggers
-from dbl.training.module import Recipe
+from dbl.training.module import TrainingConfig
 from dbl.training.noisy_data import NoisyData
 from dbl.utils.errors import UserError
 
@@ -38,7 +38,7 @@ def test_global_step_counts_optimizer_steps(dit_contract: Contract, tmp_path: Pa
     block = DiffusionBlock(dit_contract, 0, recipe(accumulate=3))
     trainer = fit(block, tmp_path, steps=4)
     assert trainer.global_step == 4
-    assert block.position == 12
+    assert block.batches_seen == 12
 
 
 def test_the_learning_rate_follows_warm_up_and_cosine(dit_contract: Contract, tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_the_learning_rate_follows_warm_up_and_cosine(dit_contract: Contract, tm
 
 def test_constant_decay_stays() -> None:
     """Catches a cosine that is applied whatever the recipe says."""
-    assert [Recipe(decay="constant", warmup_steps=1).learning_rate_factor(step, 10) for step in range(4)] == [
+    assert [TrainingConfig(decay="constant", warmup_steps=1).learning_rate_factor(step, 10) for step in range(4)] == [
         0.5,
         1,
         1,
@@ -151,7 +151,7 @@ def test_clipping_bounds_the_step(dit_contract: Contract, tmp_path: Path) -> Non
     """Catches a clip_norm that is read nowhere: plain gradient descent with a tiny norm hardly moves."""
     moved = {}
     for clip in (1e-4, None):
-        train = Recipe(optimizer=lambda p: torch.optim.SGD(p, lr=1.0), decay="constant", clip_norm=clip)
+        train = TrainingConfig(optimizer=lambda p: torch.optim.SGD(p, lr=1.0), decay="constant", clip_norm=clip)
         block = DiffusionBlock(dit_contract, 0, train)
         start = [parameter.detach().clone() for parameter in block.denoiser.parameters()]
         fit(block, tmp_path / str(clip), steps=1)
@@ -169,7 +169,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(
     block = DiffusionBlock(dit_contract, 1, recipe())
     compute = block.denoiser.loss
     monkeypatch.setattr(
-        block.denoiser, "loss", lambda *batch: compute(*batch) * (math.nan if block.position == 4 else 1)
+        block.denoiser, "loss", lambda *batch: compute(*batch) * (math.nan if block.batches_seen == 4 else 1)
     )
     with pytest.raises(UserError, match=r"block_1 stopped at step 4: loss is nan at noise levels .* \(step 4\)"):
         fit(block, tmp_path)

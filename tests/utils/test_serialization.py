@@ -12,34 +12,38 @@ from dbl.data.spec import DataSpec
 from dbl.denoising.targets import ClassTarget, Target
 from dbl.diffusion.information import InformationNoise
 from dbl.diffusion.noise import LogNormalNoise, NoiseDistribution, TabulatedNoise
-from dbl.diffusion.partition import Cut, Partition
+from dbl.diffusion.partition import Partition, PartitionConfig
 from dbl.networks import Architecture, ViT
-from dbl.run.contract import Terms
+from dbl.run.contract import ContractConfig
 from dbl.utils.errors import UserError
 from dbl.utils.serialization import class_path, first_difference, from_plain, to_plain
 
 
 @dataclass(frozen=True)
 class OwnNoise(LogNormalNoise):
-    """A user's own law, outside the package."""
+    """A user's own distribution, outside the package."""
 
     extra: int = 3
 
 
-TERMS = Terms(
-    ViT(width=24), ClassTarget(dim=9), InformationNoise(num_draws=11), Cut(num_blocks=2, layers=[1, 3]), seed=8
+TERMS = ContractConfig(
+    ViT(width=24),
+    ClassTarget(dim=9),
+    InformationNoise(num_draws=11),
+    PartitionConfig(num_blocks=2, layers=[1, 3]),
+    seed=8,
 )
 
 
 def test_terms_survive_json() -> None:
     """Catches a field that is dropped, or a nested class that comes back as its base or with defaults."""
-    assert from_plain(json.loads(json.dumps(to_plain(TERMS))), Terms) == TERMS
+    assert from_plain(json.loads(json.dumps(to_plain(TERMS))), ContractConfig) == TERMS
 
 
 def test_tuples_survive_json() -> None:
-    """Catches tuples that come back as lists and so make a law unequal to itself."""
-    law = TabulatedNoise(1.0, 4.0, sigmas=(4.0, 2.0, 1.0), cdf_values=(1.0, 0.3, 0.0))
-    assert from_plain(json.loads(json.dumps(to_plain(law))), NoiseDistribution) == law
+    """Catches tuples that come back as lists and so make a distribution unequal to itself."""
+    distribution = TabulatedNoise(1.0, 4.0, sigmas=(4.0, 2.0, 1.0), cdf_values=(1.0, 0.3, 0.0))
+    assert from_plain(json.loads(json.dumps(to_plain(distribution))), NoiseDistribution) == distribution
 
 
 def test_plain_form_is_that_of_the_configs() -> None:
@@ -51,9 +55,9 @@ def test_plain_form_is_that_of_the_configs() -> None:
 
 
 def test_a_users_own_class_survives() -> None:
-    """Catches a fixed list of known classes: own laws and networks must work without a change in `dbl`."""
-    law = OwnNoise(p_mean=0.1, extra=7)
-    assert from_plain(to_plain(law), NoiseDistribution) == law
+    """Catches a fixed list of known classes: own distributions and networks must work without a change in `dbl`."""
+    distribution = OwnNoise(p_mean=0.1, extra=7)
+    assert from_plain(to_plain(distribution), NoiseDistribution) == distribution
 
 
 @pytest.mark.parametrize(
@@ -62,7 +66,7 @@ def test_a_users_own_class_survives() -> None:
         "os.system",
         "pathlib.Path",
         "subprocess.Popen",
-        "dbl.diffusion.partition.Cut",
+        "dbl.diffusion.partition.PartitionConfig",
         "dbl.diffusion.noise.NoiseDistribution.sample",
         "dbl.diffusion.noise.Missing",
         "no_such_package.Noise",
@@ -82,13 +86,13 @@ def test_a_sibling_class_is_refused() -> None:
         from_plain(to_plain(LogNormalNoise()), Architecture)
 
 
-@pytest.mark.parametrize("path", ["subprocess.Popen", "dbl.diffusion.partition.Cut"])
+@pytest.mark.parametrize("path", ["subprocess.Popen", "dbl.diffusion.partition.PartitionConfig"])
 def test_a_nested_class_of_another_kind_is_refused(path: str) -> None:
-    """Catches a check that stops at the outermost class: `terms.network` must be an Architecture."""
+    """Catches a check that stops at the outermost class: `config.network` must be an Architecture."""
     plain = to_plain(TERMS)
     plain["init_args"]["network"] = {"class_path": path, "init_args": {}}
     with pytest.raises(UserError, match="class_path"):
-        from_plain(plain, Terms)
+        from_plain(plain, ContractConfig)
 
 
 def test_first_difference_names_the_dotted_key() -> None:
@@ -109,16 +113,19 @@ def test_first_difference_sees_keys_lists_and_classes() -> None:
     """Catches a comparison that goes over the keys of one side only, or leaves out lists or the class itself."""
     assert first_difference({"a": {"b": 1}}, {"a": {"b": 1, "c": 2}}) == ("a.c", None, 2)
     assert first_difference({"a": {"b": [1, 2]}}, {"a": {"b": [1, 3]}}) == ("a.b", [1, 2], [1, 3])
-    ours, theirs = {"noise": {"law": to_plain(LogNormalNoise())}}, {"noise": {"law": to_plain(OwnNoise())}}
+    ours, theirs = (
+        {"noise": {"distribution": to_plain(LogNormalNoise())}},
+        {"noise": {"distribution": to_plain(OwnNoise())}},
+    )
     difference = first_difference(ours, theirs)
     assert difference is not None
-    assert difference[0] == "noise.law"
+    assert difference[0] == "noise.distribution"
     assert "LogNormalNoise" in difference[1]
 
 
 def _dataclasses_of_dbl() -> list[type]:
     """All concrete frozen dataclasses that a contract or a tokenizer file may hold."""
-    kinds: list[type] = [Terms, Partition]
+    kinds: list[type] = [ContractConfig, Partition]
     bases: list[type] = [Architecture, Target, NoiseDistribution, DataSpec, Tokenizer]
     while bases:
         base = bases.pop()

@@ -9,7 +9,7 @@ from dbl.commands.fit import BlockCLI
 from dbl.commands.launch.backend import Backend, Outcome
 from dbl.commands.launch.job import Job
 from dbl.training.block import DiffusionBlock
-from dbl.training.module import TrainedPart
+from dbl.training.module import TrainingModule
 from dbl.utils.errors import Interrupted, UserError, known_fault
 
 
@@ -34,7 +34,7 @@ class InlineBackend(Backend):
         return Outcome(job, 0)
 
 
-def fit_part(options: list[str], part: type[TrainedPart] = DiffusionBlock) -> None:
+def fit_part(options: list[str], part: type[TrainingModule] = DiffusionBlock) -> None:
     """Run `dbl fit` and free what it used: the one way in which any part of any run is trained.
 
     Args:

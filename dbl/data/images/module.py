@@ -6,13 +6,13 @@ from functools import cached_property
 from dbl.data.images.augment import Augmentation
 from dbl.data.images.measure import measure
 from dbl.data.images.sets import ImageBatches, ImageSet
-from dbl.data.module import OrderedData, Split
+from dbl.data.module import ResumableDataModule, Split
 from dbl.data.spec import ImageSpec
 from dbl.data.splits import stratified_split
 from dbl.utils.errors import UserError
 
 
-class ImageData(OrderedData):
+class ImageData(ResumableDataModule):
     """Labelled images in three disjoint splits. A data set of one's own is a subclass with the method `load`.
 
     Args:
@@ -83,7 +83,7 @@ class ImageData(OrderedData):
         return train if name == "train" else validation
 
     def batches(self, name: Split, training: bool) -> ImageBatches:
-        """See `OrderedData.batches`."""
+        """See `ResumableDataModule.batches`."""
         images = self.split(name)
         if not training:
             return ImageBatches(images)

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
-from dbl.data.module import OrderedData, Split
+from dbl.data.module import ResumableDataModule, Split
 from dbl.data.spec import TextSpec
 from dbl.data.text.encode import EncodedText, Encoder
 from dbl.data.text.measure import declared_text, measure_text
@@ -17,7 +17,7 @@ from dbl.utils.errors import UserError, check_choice
 Packing = Literal["stream", "document"]
 
 
-class TextData(OrderedData):
+class TextData(ResumableDataModule):
     """Text in three disjoint splits. A data set of one's own is a subclass with the method `load`.
 
     The documents of a split become one row of tokens, each followed by the end token if the tokenizer has one. A split
@@ -118,7 +118,7 @@ class TextData(OrderedData):
 
     @property
     def declared_spec(self) -> TextSpec:
-        """See `OrderedData.declared_spec`; text is read only where the tokenizer takes its alphabet from it."""
+        """See `ResumableDataModule.declared_spec`; text is read only where the tokenizer takes its alphabet from it."""
         return declared_text(self.name, self.tokenizer, self.seq_len)
 
     def split(self, name: Split) -> TokenSet:
@@ -132,7 +132,7 @@ class TextData(OrderedData):
         return self._sequences_of[name]
 
     def batches(self, name: Split, training: bool) -> TextBatches:
-        """See `OrderedData.batches`; training changes nothing."""
+        """See `ResumableDataModule.batches`; training changes nothing."""
         return TextBatches(self.split(name))
 
     def _sequences(self, name: Split) -> TokenSet:

@@ -65,7 +65,7 @@ class Target(ABC):
 
     @abstractmethod
     def check(self, noise: NoiseDistribution) -> None:
-        """Raise UserError unless levels of this law mean something for this target."""
+        """Raise UserError unless levels of this distribution mean something for this target."""
 
     @abstractmethod
     def make_table(self, data: DataSpec, seed: int) -> Tensor | None:

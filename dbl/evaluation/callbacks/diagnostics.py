@@ -5,7 +5,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from dbl.data import OrderedData
+from dbl.data import ResumableDataModule
 from dbl.denoising.targets import MaskTarget
 from dbl.evaluation.diagnostics import diagnose
 from dbl.evaluation.figures import loss_figure, trajectory_figure
@@ -54,9 +54,9 @@ class Diagnostics(L.Callback):
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure and log."""
         data = getattr(trainer, "datamodule", None)
-        if not self.num_samples or not isinstance(pl_module, BlockStack) or not isinstance(data, OrderedData):
+        if not self.num_samples or not isinstance(pl_module, BlockStack) or not isinstance(data, ResumableDataModule):
             return
-        if isinstance(pl_module.contract.terms.target, MaskTarget):
+        if isinstance(pl_module.contract.config.target, MaskTarget):
             return
         # Callbacks run outside the context that gives test steps the trainer's precision.
         with trainer.precision_plugin.test_step_context():

@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from dbl.data import ImageData, OrderedData
+from dbl.data import ImageData, ResumableDataModule
 from dbl.data.spec import ImageSpec
 from dbl.denoising.targets import image_spec
 from dbl.diffusion.noise import even_fractions
@@ -75,7 +75,7 @@ class ImageQuality(L.Callback):
         self.result: dict[str, Any] | None = None
         self._judge: _Judge | None = None
 
-    def prepare(self, data: OrderedData, makes_images: bool) -> None:
+    def prepare(self, data: ResumableDataModule, makes_images: bool) -> None:
         """Check, before any training, what the comparison at its end will need.
 
         Args:

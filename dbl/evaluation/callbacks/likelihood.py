@@ -37,7 +37,7 @@ class Likelihood(L.Callback):
         result: `Bound` as JSON values: `nats`, `standard_error`, `prior`, `reconstruction`, `blocks`,
             `num_samples`, `num_scored`, `levels_per_block`, `curve`; `exact`, whether it is a value and no bound; for
             text `num_bytes`, `perplexity`, `bits_per_byte`, `bits_per_token`, else null (bytes too, where a token
-            stands for unknown text); `own_blocks`, of a committee: the bound of the blocks themselves, each at its own
+            stands for unknown text); `own_blocks`, of a ensemble: the bound of the blocks themselves, each at its own
             levels, else null. None if there is no bound.
 
     Raises:
@@ -105,7 +105,7 @@ class Likelihood(L.Callback):
         elif isinstance(module, BlockStack) and (channel := channel_of(module.contract)) is not None:
             noise, partition = module.contract.noise, module.contract.partition
             self._estimator = BoundEstimator(channel, noise, partition, self.levels_per_block, self.seed)
-            if module.committee is not None:
+            if module.ensemble is not None:
                 self._own = BoundEstimator(channel, noise, partition, self.levels_per_block, self.seed)
 
     def _add(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
@@ -117,7 +117,7 @@ class Likelihood(L.Callback):
                 self._estimator.add(*module.exact_nats(batch))  # type: ignore[operator]
             else:
                 assert isinstance(module, BlockStack)
-                add_batch(self._estimator, module, batch, module.answering)
+                add_batch(self._estimator, module, batch, module.denoiser_for)
                 if self._own is not None:
                     add_batch(self._own, module, batch, module.denoiser)
         if self._bytes is not None:
@@ -136,7 +136,7 @@ class Likelihood(L.Callback):
             module.log(f"{stage}/{name}", value)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and self.result["curve"]:
-                masked = isinstance(module, BlockStack) and isinstance(module.contract.terms.target, MaskTarget)
+                masked = isinstance(module, BlockStack) and isinstance(module.contract.config.target, MaskTarget)
                 figure = likelihood_figure(self.result["curve"], "the masking probability" if masked else "sigma")
                 logger.experiment.add_figure("likelihood", figure)
 
@@ -162,12 +162,12 @@ def add_batch(estimator: BoundEstimator, stack: BlockStack, batch: Batch, denois
 
     def predict(block: int, noisy: Tensor, sigma: Tensor) -> Prediction:
         nonlocal read
-        answering = denoiser(block)
-        if answering is not read[0]:
+        denoiser_for = denoiser(block)
+        if denoiser_for is not read[0]:
             # What depends on no level, such as the clean stream of a causal network, is computed once for all levels.
-            extend = getattr(answering.network, "extend", None)
-            read = (answering, clean.cond if extend is None else extend(clean.cond))
-        return answering.predict(noisy, sigma, read[1])
+            extend = getattr(denoiser_for.network, "extend", None)
+            read = (denoiser_for, clean.cond if extend is None else extend(clean.cond))
+        return denoiser_for.predict(noisy, sigma, read[1])
 
     with torch.no_grad():
         estimator.add(clean.clean, clean.labels, batch["index"], predict)
@@ -235,7 +235,7 @@ def _scalars(result: dict[str, Any]) -> dict[str, float]:
 
 def channel_of(contract: Contract) -> Channel | None:
     """The channel of a run; None if its targets are continuous and have no such bound."""
-    if isinstance(contract.terms.target, MaskTarget):
+    if isinstance(contract.config.target, MaskTarget):
         return MaskingChannel(contract.data.num_classes)
     if contract.table is None:
         return None

@@ -1,4 +1,4 @@
-"""How good the generated texts are: variety, perplexity under a teacher and MAUVE, beside those of real texts.
+"""How good the generated texts are: variety, perplexity under a scoring model and MAUVE, beside those of real texts.
 
 Axes: n texts, N batch, P tokens of a prompt, K sequences read at once, T + 1 tokens of a sequence.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dbl.data.splits import evenly_spaced
 from dbl.denoising.decoding import Decoding
-from dbl.evaluation.teachers import Teacher, open_teacher
+from dbl.evaluation.scoring import ScoringModel, open_scoring_model
 from dbl.evaluation.text_metrics import LEAST_TEXTS, check_mauve, distinct_n, mauve_score, unigram_entropy, words
 from dbl.utils.errors import UserError
 
@@ -32,9 +32,9 @@ class TextQuality(L.Callback):
         num_tokens: generated for each text.
         prompt_tokens: of the beginning of a test text, given to the network.
         batch_size: texts generated at once.
-        teacher: a causal language model that judges: a run folder, a folder of Hugging Face or a name on its hub, such
-            as `gpt2-large`; null for no perplexity.
-        mauve: also MAUVE, with the teacher's features.
+        scoring_model: a causal language model that judges: a run folder, a folder of Hugging Face or a name on its hub,
+            such as `gpt2-large`; null for no perplexity.
+        mauve: also MAUVE, with the scoring model's features.
         temperature: as in `Decoding`.
         top_k: as in `Decoding`.
         top_p: as in `Decoding`.
@@ -42,11 +42,12 @@ class TextQuality(L.Callback):
         seed: of the draws of the generation and of MAUVE's clusters.
 
     Attributes:
-        result: what the last comparison found, as JSON values: settings, `teacher` (its identity), `metrics` and `real`
-            (by name), `texts` (some prompts with their continuations); None before, and where nothing was compared.
+        result: what the last comparison found, as JSON values: settings, `scoring_model` (its identity), `metrics` and
+            `real` (by name), `texts` (some prompts with their continuations); None before, and where nothing was
+            compared.
 
     Raises:
-        UserError: if a number is impossible, or MAUVE is asked for without a teacher or with too few texts.
+        UserError: if a number is impossible, or MAUVE is asked for without a scoring model or with too few texts.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class TextQuality(L.Callback):
         num_tokens: int = 64,
         prompt_tokens: int = 16,
         batch_size: int = 32,
-        teacher: str | None = None,
+        scoring_model: str | None = None,
         mauve: bool = False,
         temperature: float = 1.0,
         top_k: int | None = None,
@@ -69,15 +70,15 @@ class TextQuality(L.Callback):
         for name, value in (counts | {"num_steps": num_steps}).items():
             if value is not None and value < 1:
                 raise UserError(f"text_quality.{name} ({value}) must be at least 1")
-        if mauve and teacher is None:
-            raise UserError("text_quality.mauve needs features: set text_quality.teacher, e.g. to gpt2-large")
+        if mauve and scoring_model is None:
+            raise UserError("text_quality.mauve needs features: set text_quality.scoring_model, e.g. to gpt2-large")
         if mauve and 0 < num_texts < LEAST_TEXTS:
             raise UserError(f"text_quality.num_texts ({num_texts}) must be at least {LEAST_TEXTS} for MAUVE")
         self.num_texts = num_texts
         self.num_tokens = num_tokens
         self.prompt_tokens = prompt_tokens
         self.batch_size = batch_size
-        self.teacher = teacher
+        self.scoring_model = scoring_model
         self.mauve = mauve
         self.decoding = Decoding(temperature, top_k, top_p)
         self.num_steps = num_steps
@@ -85,7 +86,7 @@ class TextQuality(L.Callback):
         self.result: dict[str, Any] | None = None
 
     def prepare(self, data: Any) -> None:
-        """Check, before any training, that texts fit, that the teacher can be loaded, and MAUVE computed.
+        """Check, before any training, that texts fit, that the scoring model can be loaded, and MAUVE computed.
 
         Args:
             data: DataModule that will be tested on; there is nothing to check if it is no text.
@@ -96,11 +97,11 @@ class TextQuality(L.Callback):
         if self.num_texts == 0 or not hasattr(data, "tokenizer"):
             return
         self._chosen(data)
-        if self.teacher is None:
+        if self.scoring_model is None:
             return
         if self.mauve:
             check_mauve()
-        open_teacher(self.teacher)
+        open_scoring_model(self.scoring_model)
 
     @torch.no_grad()
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -118,20 +119,22 @@ class TextQuality(L.Callback):
     def _compare(self, trainer: L.Trainer, pl_module: L.LightningModule, data: Any) -> dict[str, Any]:
         indices, tokens = self._chosen(data)
         prompts, endings = tokens[:, : self.prompt_tokens], tokens[:, self.prompt_tokens :]
-        teacher = open_teacher(self.teacher, pl_module.device) if self.teacher is not None else None
+        scoring_model = (
+            open_scoring_model(self.scoring_model, pl_module.device) if self.scoring_model is not None else None
+        )
         real = [data.tokenizer.decode(ids) for ids in endings]
-        # The real texts come first: what the teacher cannot read is found before the long generation.
-        real_metrics = _metrics(real, teacher)
+        # The real texts come first: what the scoring model cannot read is found before the long generation.
+        real_metrics = _metrics(real, scoring_model)
         # Callbacks run outside the context that gives test steps the trainer's precision.
         with trainer.precision_plugin.test_step_context():
             continued = self._continued(pl_module, prompts, indices)
         generated = [data.tokenizer.decode(ids) for ids in continued]
-        metrics = _metrics(generated, teacher)
-        if self.mauve and teacher is not None:
-            metrics["mauve"] = self._mauve(real, generated, teacher)
+        metrics = _metrics(generated, scoring_model)
+        if self.mauve and scoring_model is not None:
+            metrics["mauve"] = self._mauve(real, generated, scoring_model)
         return {
             **self._settings(),
-            "teacher": teacher.identity if teacher is not None else None,
+            "scoring_model": scoring_model.identity if scoring_model is not None else None,
             "metrics": metrics,
             "real": real_metrics,
             "texts": [
@@ -174,9 +177,11 @@ class TextQuality(L.Callback):
             parts.append(part.cpu())
         return torch.cat(parts)
 
-    def _mauve(self, real: list[str], generated: list[str], teacher: Teacher) -> float:
+    def _mauve(self, real: list[str], generated: list[str], scoring_model: ScoringModel) -> float:
         # As mauve-text does, empty texts are left out: they have no last token.
-        of_real, of_generated = (teacher.features([text for text in texts if text]) for texts in (real, generated))
+        of_real, of_generated = (
+            scoring_model.features([text for text in texts if text]) for texts in (real, generated)
+        )
         return mauve_score(of_real, of_generated, self.seed)
 
     def _settings(self) -> dict[str, Any]:
@@ -192,11 +197,11 @@ class TextQuality(L.Callback):
         }
 
 
-def _metrics(texts: list[str], teacher: Teacher | None) -> dict[str, float]:
+def _metrics(texts: list[str], scoring_model: ScoringModel | None) -> dict[str, float]:
     """Of some texts, by the names they are logged with."""
     parts = [words(text) for text in texts]
     metrics = {"distinct_2": distinct_n(parts, 2), "unigram_entropy": unigram_entropy(parts)}
-    if teacher is not None:
-        score = teacher.nats(texts)
+    if scoring_model is not None:
+        score = scoring_model.nats(texts)
         metrics |= {"gen_ppl": score.perplexity, "gen_bpb": score.bits_per_byte}
     return metrics

@@ -22,12 +22,12 @@ Keys of `report.json`:
     - `test`: metrics on the test split, first seed;
     - `quality`: metric -> `mean`, `min`, `max`, `values`, `over` (what differs between the values);
     - `image_quality`, `text_quality`, `likelihood`, `diagnostics`: results of the callbacks of these names for the
-      first seed, or null. Of `text_quality`: the settings, `teacher`, `metrics` of the generated texts, `real` (the
-      same of real texts) and `texts` (some, as `prompt` and `generated`). Of `likelihood`: `nats` of a label or token,
-      `standard_error`, `prior`, `reconstruction`, `blocks` (`nats`, `standard_error`), `num_samples`, `num_scored`
-      (labels or tokens), `levels_per_block`, `curve`; `exact`, false if `nats` is an upper bound; of text also
-      `num_bytes`, `perplexity`, `bits_per_token` and `bits_per_byte`, else null; `own_blocks`, the same of the
-      blocks at their own levels if the rest is of a committee, else null;
+      first seed, or null. Of `text_quality`: the settings, `scoring_model`, `metrics` of the generated texts, `real`
+      (the same of real texts) and `texts` (some, as `prompt` and `generated`). Of `likelihood`: `nats` of a label or
+      token, `standard_error`, `prior`, `reconstruction`, `blocks` (`nats`, `standard_error`), `num_samples`,
+      `num_scored` (labels or tokens), `levels_per_block`, `curve`; `exact`, false if `nats` is an upper bound; of text
+      also `num_bytes`, `perplexity`, `bits_per_token` and `bits_per_byte`, else null; `own_blocks`, the same of the
+      blocks at their own levels if the rest is of a ensemble, else null;
     - `quality_by_steps`: list of `steps` and `metrics` (metric -> as in `quality`); empty for text;
 - `memory_plan`: rows of `dbl plan` (`batch_size`, `precision`, `device`, `rows`), or null;
 - `samples`: file name of the sample grid, or null; `pictures`: the other pictures.

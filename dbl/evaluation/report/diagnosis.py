@@ -15,7 +15,7 @@ def diagnosis(found: Mapping[str, Any] | None, report: Mapping[str, Any], task: 
     lines = [
         "## What each block does",
         "",
-        f"Measured on {found['num_samples']} test {task.samples} at quantiles of the noise law of training (sigma "
+        f"Measured on {found['num_samples']} test {task.samples} at quantiles of the training distribution (sigma "
         f"{levels[0]:.3g} to {levels[-1]:.3g}). *Loss*: {found['loss_unit']}, without the weight of training."
         f"{task.blocks_and_noise}",
         "",

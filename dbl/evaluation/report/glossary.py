@@ -92,18 +92,18 @@ TEXT_METRICS: Metrics = {
     "mauve": (
         "MAUVE",
         "[how alike](https://arxiv.org/abs/2102.01454) the generated and the real texts are in the features of the "
-        "teacher, from 0 to 1; higher is better. It depends on the number of texts and on the teacher.",
+        "scoring model, from 0 to 1; higher is better. It depends on the number of texts and on the scoring model.",
     ),
     "gen_ppl": (
-        "perplexity of generated texts for the teacher",
-        "how uncertain the teacher, another language model, is about the generated texts, for each of its own tokens. "
+        "perplexity of generated texts for the scoring model",
+        "how uncertain the scoring model, another language model, is about the generated texts, per token of its own. "
         "It judges samples and is no likelihood of the network that wrote them. Lower is smoother, not always better: "
-        "monotonous texts are [cheap for a teacher](https://arxiv.org/abs/2409.02908). Best near the value of real "
+        "monotonous texts [score well](https://arxiv.org/abs/2409.02908). Best near the value of real "
         "text, with equal variety.",
     ),
     "gen_bpb": (
-        "bits per byte of generated texts for the teacher",
-        "the same in bits for each byte of the generated texts, which is less bound to one teacher; again of samples, "
+        "bits per byte of generated texts for the scoring model",
+        "the same in bits per byte of the generated texts, which depends less on the scoring model; again of samples, "
         "no likelihood of the network, and best near the value of real text.",
     ),
     "distinct_2": (
@@ -146,7 +146,7 @@ _CHOICES = {
     "uniform_log_sigma": "intervals of equal width in the logarithm of {level}",
     "explicit": "boundaries given by hand",
     "karras": "levels as in [EDM](https://arxiv.org/abs/2206.00364), most of them at both ends",
-    "quantile": "levels at equal shares of the noise law",
+    "quantile": "levels at equal shares of the noise distribution",
 }
 
 

@@ -36,7 +36,7 @@ def setup(report: Mapping[str, Any], task: Task) -> list[str]:
         "",
         f"- Target: {task.choice(class_name(report['target']))}.",
         *([f"- Readout: {task.choice(kind)}."] if kind else []),
-        f"- Noise law of training: {task.choice(class_name(report['noise']))}.",
+        f"- Noise distribution of training: {task.choice(class_name(report['noise']))}.",
         f"- Partition: {cut['num_blocks']} block{'s' * (cut['num_blocks'] > 1)} by {task.choice(cut['scheme'])}; in "
         f"training each interval is widened by {cut['overlap']:g} of its width in the logarithm of {task.level} on "
         "both sides.",
@@ -93,8 +93,8 @@ def fenced(text: str) -> list[str]:
 
 
 _COMMITTEE = (
-    " Here all blocks answered each level together (a *committee*, `inference.committee`), so a row of a block says "
-    "what its levels cost, not what it alone can do; the row without committee has each block answer its own levels."
+    " Here all blocks answered each level together (a *ensemble*, `inference.ensemble`), so a row of a block says "
+    "what its levels cost, not what it alone can do; the row without ensemble has each block answer its own levels."
 )
 
 
@@ -129,9 +129,9 @@ def likelihood(report: Mapping[str, Any], task: Task) -> list[str]:
 
 
 def _without_committee(found: Mapping[str, Any]) -> list[tuple[str, float, float]]:
-    """The row of the chain in which each block answers its own levels, if the rest is of a committee."""
+    """The row of the chain in which each block answers its own levels, if the rest is of a ensemble."""
     own = found.get("own_blocks")
-    return [("each block at its own levels, no committee", own["nats"], own["standard_error"])] if own else []
+    return [("each block at its own levels, no ensemble", own["nats"], own["standard_error"])] if own else []
 
 
 def _baseline(sides: list[dict[str, Any]], task: Task) -> list[tuple[str, float, float]]:

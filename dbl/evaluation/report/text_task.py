@@ -121,11 +121,15 @@ class TextTask(Task):
             return []
         top_k = "all tokens" if quality["top_k"] is None else f"the {quality['top_k']} most probable tokens"
         steps = "" if quality["num_steps"] is None else f" {quality['num_steps']} steps of the sampler;"
-        teacher = f"the teacher is {quality['teacher']}" if quality["teacher"] else "there is no teacher"
+        scoring_model = (
+            f"the scoring model is {quality['scoring_model']}"
+            if quality["scoring_model"]
+            else "there is no scoring model"
+        )
         return [
             f"- Generated texts: {quality['num_texts']:,} test texts of which the first {quality['prompt_tokens']} "
             f"tokens were given and {quality['num_tokens']} written;{steps} temperature {quality['temperature']:g}, "
-            f"drawn from {top_k}, top-p {quality['top_p']:g}; {teacher}. Metrics are of the written tokens alone; "
+            f"drawn from {top_k}, top-p {quality['top_p']:g}; {scoring_model}. Metrics cover the written tokens alone; "
             "those of real text, of the tokens that really follow."
         ]
 

@@ -114,9 +114,9 @@ class NextToken(TextTask):
             )
         if self._committee:
             lines.append(
-                " Here the blocks form a *committee* (`inference.committee`): at every level the mean of what all of "
+                " Here the blocks form a *ensemble* (`inference.ensemble`): at every level the mean of what all of "
                 "them say of the text before is used, which costs nothing, since each reads every token anyway. The "
-                "bound, its shares and the texts are the committee's; losses of single blocks, and what each block "
+                "bound, its shares and the texts are the ensemble's; losses of single blocks, and what each block "
                 "does, are measured on the blocks alone. They were trained without knowing of each other."
             )
         return "".join(lines)

@@ -38,10 +38,10 @@ def write_report(
     report = {
         "run": run.name,
         "contract": contract.hash,
-        "network": to_plain(contract.terms.network),
-        "target": to_plain(contract.terms.target),
-        "noise": to_plain(contract.terms.noise),
-        "partition": to_plain(contract.terms.partition),
+        "network": to_plain(contract.config.network),
+        "target": to_plain(contract.config.target),
+        "noise": to_plain(contract.config.noise),
+        "partition": to_plain(contract.config.partition),
         "data": {
             **_facts(contract.data),
             "tokenizer": _tokenizer(run, contract.data, list(sides_of_seeds)),

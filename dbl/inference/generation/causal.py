@@ -108,12 +108,12 @@ class CausalGenerator(TextGenerator):
                 text = unread = text[:, -max(self.seq_len // 2, 1) :]
 
 
-class BlockChain(Reader):
+class BlockDecoder(Reader):
     """Blocks of a causal language model: noise is carried to the next token, beside what each block has read.
 
     Args:
         denoiser: gives the denoiser of a block, whose network has `extend`.
-        noise: law of the levels.
+        noise: distribution of the levels.
         partition: which block owns which level.
         sampler: levels and method.
         decoding: acts on what each block says of the context.

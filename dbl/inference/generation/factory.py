@@ -8,7 +8,7 @@ from dbl.denoising.denoiser import Denoiser, GaussianDenoiser
 from dbl.denoising.sampling import Sampler
 from dbl.denoising.targets import MaskTarget, text_spec
 from dbl.diffusion.partition import Partition
-from dbl.inference.generation.causal import BlockChain, CausalGenerator, Reader, TextGenerator
+from dbl.inference.generation.causal import BlockDecoder, CausalGenerator, Reader, TextGenerator
 from dbl.inference.generation.masked import MaskedGenerator
 from dbl.inference.generation.recurrent import RecurrentChain
 from dbl.networks import RecurrentLM
@@ -29,7 +29,7 @@ def stack_generator(
     Args:
         contract: of the run.
         denoiser: gives the denoiser of a block of `partition`, ready for inference.
-        partition: of the run; one block for a committee, which answers all levels.
+        partition: of the run; one block for a ensemble, which answers all levels.
         sampler: steps for each token; of masked text for all of them.
         decoding: how tokens are drawn.
         seed: of all draws.
@@ -37,19 +37,19 @@ def stack_generator(
     Raises:
         UserError: if the run is not one of text.
     """
-    text = text_spec(contract.data, type(contract.terms.target).__name__)
+    text = text_spec(contract.data, type(contract.config.target).__name__)
     noise = contract.noise
-    if isinstance(contract.terms.target, MaskTarget):
+    if isinstance(contract.config.target, MaskTarget):
         return MaskedGenerator(
             denoiser, noise, partition, sampler, decoding, text.seq_len, mask=text.num_classes, seed=seed
         )
-    if isinstance(contract.terms.network, RecurrentLM):
+    if isinstance(contract.config.network, RecurrentLM):
         reader: Reader = RecurrentChain(cast(GaussianDenoiser, denoiser(0)), noise, sampler, decoding)
     elif hasattr(denoiser(0).network, "extend"):
-        reader = BlockChain(denoiser, noise, partition, sampler, decoding)
+        reader = BlockDecoder(denoiser, noise, partition, sampler, decoding)
     else:
         raise UserError(
-            f"{type(contract.terms.network).__name__} cannot write text: its blocks need a method `extend`, as "
+            f"{type(contract.config.network).__name__} cannot write text: its blocks need a method `extend`, as "
             "dbl.networks.causal_lm.CausalNetwork has it"
         )
     return CausalGenerator(reader, text.seq_len, seed)

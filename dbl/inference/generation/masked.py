@@ -22,7 +22,7 @@ class MaskedGenerator(TextGenerator):
 
     Args:
         denoiser: gives the denoiser of a block.
-        noise: law of the masking probability.
+        noise: distribution of the masking probability.
         partition: which block owns which masking probability.
         sampler: number of steps.
         decoding: acts on the logits of hidden tokens.

@@ -39,7 +39,7 @@ class RecurrentChain(_WholeText):
 
     Args:
         denoiser: of the only block.
-        noise: law of the levels.
+        noise: distribution of the levels.
         sampler: its number of steps is the number of iterations.
         decoding: acts on what the network says of the context.
     """

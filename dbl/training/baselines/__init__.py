@@ -4,16 +4,16 @@ from dbl.networks import Architecture, CausalLM, RecurrentLM, ViT
 from dbl.training.baselines.causal_lm import EndToEndCausalLM
 from dbl.training.baselines.recurrent_lm import EndToEndRecurrentLM
 from dbl.training.baselines.vit import EndToEndViT
-from dbl.training.module import TrainedPart
+from dbl.training.module import TrainingModule
 
-_BASELINES: dict[type[Architecture], type[TrainedPart]] = {
+_BASELINES: dict[type[Architecture], type[TrainingModule]] = {
     CausalLM: EndToEndCausalLM,
     RecurrentLM: EndToEndRecurrentLM,
     ViT: EndToEndViT,
 }
 
 
-def baseline_of(network: Architecture) -> type[TrainedPart] | None:
+def baseline_of(network: Architecture) -> type[TrainingModule] | None:
     """The end-to-end form of an architecture; None if it is the denoiser in one block (B = 1)."""
     return _BASELINES.get(type(network))
 

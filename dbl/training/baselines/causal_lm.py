@@ -15,7 +15,7 @@ from dbl.run.assembly import read_part
 from dbl.run.contract import Contract
 from dbl.run.folder import RunFolder, run_tokenizer
 from dbl.training.baselines.text import EndToEndText
-from dbl.training.module import Recipe
+from dbl.training.module import TrainingConfig
 from dbl.utils.errors import UserError
 from dbl.utils.seeding import seeded
 
@@ -66,12 +66,12 @@ class EndToEndCausalLM(EndToEndText):
 
     network: CausalModel
 
-    def __init__(self, contract: Contract, recipe: Recipe | None = None) -> None:
+    def __init__(self, contract: Contract, recipe: TrainingConfig | None = None) -> None:
         super().__init__(contract, recipe)
-        sizes = contract.terms.network
+        sizes = contract.config.network
         if not isinstance(sizes, CausalLM):
             raise UserError(f"EndToEndCausalLM needs contract.network CausalLM, not {type(sizes).__name__}")
-        with seeded(contract.terms.seed, "weights", "end_to_end"):
+        with seeded(contract.config.seed, "weights", "end_to_end"):
             self.network = CausalModel(sizes, self.text, self.target_shape, contract.table)
 
     def logits(self, tokens: Tensor, training: bool) -> Tensor:

@@ -11,11 +11,11 @@ from dbl.networks import RecurrentLM
 from dbl.networks.recurrent_lm import RecurrentBaseline
 from dbl.run.contract import Contract
 from dbl.training.baselines.text import EndToEndText
-from dbl.training.module import Recipe
+from dbl.training.module import TrainingConfig
 from dbl.utils.errors import UserError
 from dbl.utils.seeding import SampleDraws, generator_for, seeded
 
-# Spread of the logarithm of the mean of the Poisson law (Huginn, Sec. 3.3).
+# Spread of the logarithm of the mean of the Poisson distribution (Huginn, Sec. 3.3).
 _LOG_SPREAD = 0.5
 
 
@@ -48,19 +48,19 @@ class EndToEndRecurrentLM(EndToEndText):
 
     network: RecurrentModel
 
-    def __init__(self, contract: Contract, recipe: Recipe | None = None) -> None:
+    def __init__(self, contract: Contract, recipe: TrainingConfig | None = None) -> None:
         super().__init__(contract, recipe)
-        sizes = contract.terms.network
+        sizes = contract.config.network
         if not isinstance(sizes, RecurrentLM):
             raise UserError(f"EndToEndRecurrentLM needs contract.network RecurrentLM, not {type(sizes).__name__}")
         self.sizes = sizes
         target_dim = self.target_shape[1]
-        with seeded(contract.terms.seed, "weights", "end_to_end"):
+        with seeded(contract.config.seed, "weights", "end_to_end"):
             body = sizes.build_recurrent(self.text, target_dim, contract.table)
             self.network = RecurrentModel(body, target_dim, self.text.num_classes)
 
     def logits(self, tokens: Tensor, training: bool) -> Tensor:
-        """See `EndToEndText.logits`; in training, start states and iterations are functions of the position.
+        """See `EndToEndText.logits`; in training, start states and iterations are functions of `batches_seen`.
 
         In tests all sequences start from one state, so that the nats of a sequence do not depend on its batch.
         """
@@ -68,7 +68,7 @@ class EndToEndRecurrentLM(EndToEndText):
         if not training:
             state = self._normal(shape[1:], tokens, "state", "test").expand(shape)
             return cast(Tensor, self.network(tokens, state, self.sizes.mean_iterations))
-        state = self._normal(shape, tokens, "state", self.position, self.global_rank)
+        state = self._normal(shape, tokens, "state", self.batches_seen, self.global_rank)
         return cast(Tensor, self.network(tokens, state, self._iterations(), self.sizes.backprop_iterations))
 
     def _normal(self, shape: tuple[int, ...], like: Tensor, *purpose: str | int) -> Tensor:
@@ -79,7 +79,7 @@ class EndToEndRecurrentLM(EndToEndText):
         """At least one, the same on all ranks."""
         if self.stands_for_all_steps:
             return self.sizes.mean_iterations
-        generator = generator_for(self.seed, "iterations", self.position)
+        generator = generator_for(self.seed, "iterations", self.batches_seen)
         normal = torch.randn(1, generator=generator)
         # The mean of a log-normal number is exp(mu + spread^2 / 2).
         rate = (self.sizes.mean_iterations - 1) * torch.exp(_LOG_SPREAD * normal - _LOG_SPREAD**2 / 2)

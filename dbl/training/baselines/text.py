@@ -10,11 +10,11 @@ from dbl.denoising.decoding import Decoding
 from dbl.denoising.targets import Batch, TokenTarget, mean_cross_entropy, text_spec
 from dbl.inference.generation import TextGenerator
 from dbl.run.contract import Contract
-from dbl.training.module import Losses, Recipe, TrainedPart
+from dbl.training.module import Losses, TrainingConfig, TrainingModule
 from dbl.utils.errors import UserError
 
 
-class EndToEndText(TrainedPart):
+class EndToEndText(TrainingModule):
     """A language model trained through all its layers at once: a sibling of `DiffusionBlock`.
 
     Args:
@@ -30,9 +30,9 @@ class EndToEndText(TrainedPart):
 
     network: nn.Module
 
-    def __init__(self, contract: Contract, recipe: Recipe | None = None) -> None:
+    def __init__(self, contract: Contract, recipe: TrainingConfig | None = None) -> None:
         super().__init__("end_to_end", 0, contract, recipe)
-        target = contract.terms.target
+        target = contract.config.target
         if not isinstance(target, TokenTarget):
             raise UserError(f"{type(self).__name__} needs contract.target TokenTarget, not {type(target).__name__}")
         self.text = text_spec(contract.data, type(self).__name__)

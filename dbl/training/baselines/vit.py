@@ -8,12 +8,12 @@ from torchmetrics.classification import MulticlassAccuracy
 from dbl.denoising.targets import Batch
 from dbl.networks import ViT
 from dbl.run.contract import Contract
-from dbl.training.module import Losses, Recipe, TrainedPart
+from dbl.training.module import Losses, TrainingConfig, TrainingModule
 from dbl.utils.errors import UserError
 from dbl.utils.seeding import seeded
 
 
-class EndToEndViT(TrainedPart):
+class EndToEndViT(TrainingModule):
     """The same layers as the blocks of a ViT run, trained through all at once: a sibling of `DiffusionBlock`.
 
     Args:
@@ -21,13 +21,13 @@ class EndToEndViT(TrainedPart):
         recipe: how to train it.
     """
 
-    def __init__(self, contract: Contract, recipe: Recipe | None = None) -> None:
+    def __init__(self, contract: Contract, recipe: TrainingConfig | None = None) -> None:
         super().__init__("end_to_end", 0, contract, recipe)
-        network = contract.terms.network
+        network = contract.config.network
         if not isinstance(network, ViT):
             raise UserError(f"EndToEndViT needs contract.network ViT, not {type(network).__name__}")
         self.space = contract.space()
-        with seeded(contract.terms.seed, "weights", "end_to_end"):
+        with seeded(contract.config.seed, "weights", "end_to_end"):
             self.network = network.build_classifier(contract.data)
         self.accuracy = MulticlassAccuracy(contract.data.num_classes, average="micro")
 

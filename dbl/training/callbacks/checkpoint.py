@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from dbl.run.checkpoints import Checkpoints
-from dbl.training.module import TrainedPart
+from dbl.training.module import TrainingModule
 from dbl.utils.errors import Interrupted, UserError
 from dbl.utils.files import remove_unfinished, replacing
 
@@ -110,7 +110,7 @@ class LastCheckpoint(Checkpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save if it is time; stop if a signal came."""
-        assert isinstance(pl_module, TrainedPart)
+        assert isinstance(pl_module, TrainingModule)
         if not pl_module.between_steps:
             return  # in the middle of an accumulation: its gradients would be lost
         step, asked = trainer.global_step, self._asked_to_stop(trainer)
@@ -121,7 +121,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save what another callback or `trainer.max_epochs` ends early, while the live weights are still in place."""
-        assert isinstance(pl_module, TrainedPart)
+        assert isinstance(pl_module, TrainingModule)
         last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
         if (trainer.should_stop or last_epoch) and pl_module.between_steps:
             self._save(trainer)
@@ -137,7 +137,7 @@ class LastCheckpoint(Checkpoint):
         except OSError as error:
             saved = f"step {self._saved_step} is still saved" if self._saved_step else "nothing is saved yet"
             raise UserError(
-                f"{self.path} could not be written at step {step} ({error.strerror or error}); {saved}; mend that, "
+                f"{self.path} could not be written at step {step} ({error.strerror or error}); {saved}; fix that, "
                 "e.g. free space on the disk, and the same command resumes (without --from-scratch)"
             ) from None
         self._saved_step = step
@@ -157,7 +157,7 @@ class LastCheckpoint(Checkpoint):
         return trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
 
 
-def _interruption(trainer: L.Trainer, part: TrainedPart) -> Interrupted:
+def _interruption(trainer: L.Trainer, part: TrainingModule) -> Interrupted:
     return Interrupted(
         f"{part.part} stopped at step {trainer.global_step} of {trainer.max_steps} and was saved; "
         "the same command resumes it (without --from-scratch)"

@@ -11,7 +11,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.optim.swa_utils import AveragedModel
 
 from dbl.training.distributed import ShardedStrategy
-from dbl.training.module import TrainedPart
+from dbl.training.module import TrainingModule
 from dbl.utils.errors import UserError
 
 
@@ -50,10 +50,10 @@ class EMA(WeightAveraging):
             self._part.shard(strategy)
 
     @property
-    def _part(self) -> TrainedPart:
+    def _part(self) -> TrainingModule:
         assert self._average_model is not None
         part = self._average_model.module
-        assert isinstance(part, TrainedPart)
+        assert isinstance(part, TrainingModule)
         return part
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

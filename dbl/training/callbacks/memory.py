@@ -11,7 +11,7 @@ from torch import Tensor
 from dbl.training.callbacks.ema import EMA
 from dbl.training.distributed import ShardedStrategy
 from dbl.training.memory.tracker import MemoryTracker
-from dbl.training.module import TrainedPart
+from dbl.training.module import TrainingModule
 from dbl.utils.errors import UserError
 from dbl.utils.files import write_json
 
@@ -52,8 +52,8 @@ class Memory(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Begin the measurement if this batch ends the step that is asked for."""
-        assert isinstance(pl_module, TrainedPart)
-        ends_step = (pl_module.position + 1) % pl_module.recipe.accumulate == 0
+        assert isinstance(pl_module, TrainingModule)
+        ends_step = (pl_module.batches_seen + 1) % pl_module.recipe.accumulate == 0
         if not ends_step or trainer.global_step - self._first_step != self.step - 1:
             return
         if pl_module.device.type == "cuda":
@@ -68,7 +68,7 @@ class Memory(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """End the measurement and write it."""
-        assert isinstance(pl_module, TrainedPart)
+        assert isinstance(pl_module, TrainingModule)
         if self._tracker is None:
             return
         self._active.close()
@@ -91,7 +91,7 @@ class Memory(L.Callback):
         self._tracker = None
 
 
-def _sees_tensors(trainer: L.Trainer, part: TrainedPart) -> bool:
+def _sees_tensors(trainer: L.Trainer, part: TrainingModule) -> bool:
     return not (part.recipe.compile or isinstance(trainer.strategy, ShardedStrategy))
 
 

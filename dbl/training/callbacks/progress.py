@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from dbl.training.module import TrainedPart
+from dbl.training.module import TrainingModule
 
 
 class StepProgress(ProgressBar):
@@ -87,7 +87,7 @@ class Throughput(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count; log every `trainer.log_every_n_steps` steps."""
-        assert isinstance(pl_module, TrainedPart)
+        assert isinstance(pl_module, TrainingModule)
         self._samples += len(outputs["per_sample"])
         steps = trainer.global_step - self._step
         if steps and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]

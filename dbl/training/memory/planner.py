@@ -20,13 +20,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dbl.data.spec import DataSpec
 from dbl.diffusion.noise import NoiseDistribution
-from dbl.diffusion.partition import Cut
+from dbl.diffusion.partition import PartitionConfig
 from dbl.networks.layers import layers_of
-from dbl.run.contract import Contract, Terms
+from dbl.run.contract import Contract, ContractConfig
 from dbl.training.baselines import baseline_of
 from dbl.training.block import DiffusionBlock
-from dbl.training.memory.synthetic_step import BareStep
-from dbl.training.module import Recipe, TrainedPart
+from dbl.training.memory.synthetic_step import SyntheticStep
+from dbl.training.module import TrainingConfig, TrainingModule
 
 # A line through two small sizes may be almost flat: no guess goes farther beyond what fits than by this factor.
 _FARTHEST = 4096
@@ -65,7 +65,7 @@ def _crossing(earlier: tuple[int, int], latest: tuple[int, int], limit: int) -> 
     return int(latest[0] + (limit - latest[1]) / max(slope, 1e-9))
 
 
-MakePart = Callable[[], TrainedPart]
+MakePart = Callable[[], TrainingModule]
 
 
 @dataclass(frozen=True)
@@ -90,30 +90,30 @@ class Planner:
     """Plans training steps for one config, without `torch.compile`, whose inner tensors nobody sees.
 
     Args:
-        terms: what the blocks agree on; its partition is replaced by the one that is planned.
+        config: what the blocks agree on; its partition is replaced by the one that is planned.
         data: shape and classes.
         recipe: how a part is trained.
         precision: of the trainer, `32-true` or `bf16-mixed`.
         device: whose kernels are planned, `cpu` or `cuda`.
     """
 
-    terms: Terms
+    config: ContractConfig
     data: DataSpec
-    recipe: Recipe
+    recipe: TrainingConfig
     precision: str = "32-true"
     device: str = "cpu"
 
-    def end_to_end(self, recipe: Recipe) -> MakePart:
+    def end_to_end(self, recipe: TrainingConfig) -> MakePart:
         """The baseline: all layers at once."""
-        baseline = baseline_of(self.terms.network)
+        baseline = baseline_of(self.config.network)
         if baseline is not None:
-            contract = self._contract(Cut(num_blocks=1))
+            contract = self._contract(PartitionConfig(num_blocks=1))
             return lambda: baseline(contract, replace(recipe, compile=False))  # type: ignore[arg-type, call-arg]
-        return self.block(Cut(num_blocks=1), recipe)
+        return self.block(PartitionConfig(num_blocks=1), recipe)
 
-    def block(self, cut: Cut, recipe: Recipe) -> MakePart:
+    def block(self, partition: PartitionConfig, recipe: TrainingConfig) -> MakePart:
         """The block with the most layers of a partition."""
-        contract = self._contract(cut)
+        contract = self._contract(partition)
         layers = contract.partition.layers
         return lambda: DiffusionBlock(contract, layers.index(max(layers)), replace(recipe, compile=False))
 
@@ -131,12 +131,12 @@ class Planner:
         }
         if not self._has_layers():
             recipes = {"": recipes[""]}
-        layers = self.terms.network.num_layers
+        layers = self.config.network.num_layers
         rows = [Row(f"end to end{how}", None, layers, self.end_to_end(recipe)) for how, recipe in recipes.items()]
         for num in numbers_of_blocks:
-            cut, name = self.cut(num), f"{num} block" + "s" * (num > 1)
-            largest = max(self._contract(cut).partition.layers)
-            rows += [Row(name + how, num, largest, self.block(cut, recipe)) for how, recipe in recipes.items()]
+            partition, name = self.partition_config(num), f"{num} block" + "s" * (num > 1)
+            largest = max(self._contract(partition).partition.layers)
+            rows += [Row(name + how, num, largest, self.block(partition, recipe)) for how, recipe in recipes.items()]
         return rows
 
     def _has_layers(self) -> bool:
@@ -145,26 +145,26 @@ class Planner:
         with self._without_data():
             return layers_of(make_part().raw_network) is not None
 
-    def cut(self, num_blocks: int) -> Cut:
+    def partition_config(self, num_blocks: int) -> PartitionConfig:
         """The config's own partition for its own number of blocks, an even one for others."""
-        own = self.terms.partition
-        return own if num_blocks == own.num_blocks else Cut(num_blocks=num_blocks, overlap=own.overlap)
+        own = self.config.partition
+        return own if num_blocks == own.num_blocks else PartitionConfig(num_blocks=num_blocks, overlap=own.overlap)
 
-    def _contract(self, cut: Cut) -> Contract:
-        return replace(self.terms, partition=cut, noise=self._noise).settle(self.data)
+    def _contract(self, partition: PartitionConfig) -> Contract:
+        return replace(self.config, partition=partition, noise=self._noise).build(self.data)
 
     @cached_property
     def _noise(self) -> NoiseDistribution:
-        """The law, fitted once for all partitions."""
-        table = self.terms.target.make_table(self.data, self.terms.seed)
-        return self.terms.noise.fit(table, torch.tensor(self.data.class_frequencies))
+        """The distribution, fitted once for all partitions."""
+        table = self.config.target.make_table(self.data, self.config.seed)
+        return self.config.noise.fit(table, torch.tensor(self.data.class_frequencies))
 
     def peak(self, make_part: MakePart, batch_size: int) -> dict[str, int]:
         """Category -> bytes at the peak of one training step, the optimizer's state being there."""
         with self._without_data():
             part = make_part()
             _move_constants(part, self.device)
-            return BareStep(part, self.data, batch_size, self.precision).peak()
+            return SyntheticStep(part, self.data, batch_size, self.precision).peak()
 
     @contextmanager
     def _without_data(self) -> Iterator[None]:
@@ -207,7 +207,7 @@ def plan_rows(
     return found
 
 
-def _move_constants(part: TrainedPart, device: str) -> None:
+def _move_constants(part: TrainingModule, device: str) -> None:
     """Put tables that existed before on the device that is planned; a part's weights were made there."""
     for module in part.modules():
         for name, buffer in module.named_buffers(recurse=False):

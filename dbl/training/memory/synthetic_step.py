@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from dbl.data.spec import DataSpec, ImageSpec, TextSpec
 from dbl.training.block import DiffusionBlock, NoisyBatch
 from dbl.training.memory.tracker import MemoryTracker
-from dbl.training.module import TrainedPart
+from dbl.training.module import TrainingModule
 
 
-class BareStep:
-    """What `TrainedPart.training_step` does, on made-up data; the optimizer has its state already.
+class SyntheticStep:
+    """What `TrainingModule.training_step` does, on made-up data; the optimizer has its state already.
 
     Args:
         part: that is trained, on its device.
@@ -21,7 +21,7 @@ class BareStep:
         precision: of the trainer, `32-true` or `bf16-mixed`.
     """
 
-    def __init__(self, part: TrainedPart, data: DataSpec, batch_size: int, precision: str = "32-true") -> None:
+    def __init__(self, part: TrainingModule, data: DataSpec, batch_size: int, precision: str = "32-true") -> None:
         self.part = part.train()
         self.part.prepare_network()
         self.part.stands_for_all_steps = True
@@ -56,11 +56,11 @@ class BareStep:
         self.optimizer.zero_grad()
 
 
-def _device(part: TrainedPart) -> str:
+def _device(part: TrainingModule) -> str:
     return next(part.trained.parameters()).device.type
 
 
-def _batch(part: TrainedPart, data: DataSpec, size: int) -> Any:
+def _batch(part: TrainingModule, data: DataSpec, size: int) -> Any:
     """What a part is given in training."""
     batch = samples(data, size)
     if not isinstance(part, DiffusionBlock):

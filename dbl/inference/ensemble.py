@@ -2,7 +2,7 @@
 
 A block with `streams="clean"` and the posterior readout answers every noise level with the same function of the
 context, to which the evidence of the noisy vector is added. So at any level the answers of all blocks can be combined,
-and to write a token each block reads the context anyway: the committee costs no further pass through a layer. Training
+and to write a token each block reads the context anyway: the ensemble costs no further pass through a layer. Training
 is not touched: blocks stay independent.
 """
 
@@ -17,7 +17,7 @@ from dbl.denoising.targets import Adjust, Clean, Prediction, TableReadout
 from dbl.networks.causal_lm import CausalNetwork, Context
 
 
-class Committee(Denoiser):
+class Ensemble(Denoiser):
     """The denoiser whose context logits are the mean of those of all blocks.
 
     The mean is that of log-probabilities, so the context distribution is the geometric mean of the blocks', normalised.

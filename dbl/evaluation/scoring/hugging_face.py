@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dbl.evaluation.teachers.teacher import EncodedText, Teacher
+from dbl.evaluation.scoring.model import EncodedText, ScoringModel
 from dbl.utils.errors import UserError
 
 _MOST_CONTEXT = 4096  # of longer contexts the logits alone take gigabytes
 
 
-class HuggingFaceTeacher(Teacher):
+class HuggingFaceScoringModel(ScoringModel):
     """A causal language model that `transformers` can load; code of the hub is never run.
 
     Args:
@@ -36,7 +36,7 @@ class HuggingFaceTeacher(Teacher):
         self._check_causal()
 
     def encode(self, text: str) -> EncodedText:
-        """See `Teacher.encode`; a text that spells out a special token is read letter by letter."""
+        """See `ScoringModel.encode`; a text that spells out a special token is read letter by letter."""
         found = self._tokenizer(
             text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
         )
@@ -49,12 +49,12 @@ class HuggingFaceTeacher(Teacher):
         return EncodedText(torch.tensor(tokens, dtype=torch.long), given, len(rest.encode()))
 
     def logits(self, tokens: Tensor) -> Tensor:
-        """See `Teacher.logits`."""
+        """See `ScoringModel.logits`."""
         logits: Tensor = self._network(tokens, use_cache=False).logits
         return logits
 
     def hidden(self, tokens: Tensor) -> Tensor:
-        """See `Teacher.hidden`."""
+        """See `ScoringModel.hidden`."""
         hidden: Tensor = self._network.base_model(tokens, use_cache=False).last_hidden_state
         return hidden
 
@@ -64,8 +64,8 @@ class HuggingFaceTeacher(Teacher):
             return
         found = {text[start:end] for token, (start, end) in zip(tokens, places, strict=True) if token == unknown}
         raise UserError(
-            f"teacher {self.name}: it does not know {', '.join(map(repr, sorted(found)))}, which the texts contain; "
-            "name a teacher whose tokenizer covers them"
+            f"scoring model {self.name}: it does not know {', '.join(map(repr, sorted(found)))}, found in the texts; "
+            "name a scoring model whose tokenizer covers them"
         )
 
     @torch.no_grad()
@@ -75,7 +75,9 @@ class HuggingFaceTeacher(Teacher):
         tokens[1, -1] = 1
         first, second = self.logits(tokens)[:, :-1].float()
         if (first - second).abs().max() > 1e-4 * first.abs().max():
-            raise UserError(f"teacher {self.name}: it sees later tokens; name a causal language model such as gpt2")
+            raise UserError(
+                f"scoring model {self.name}: it sees later tokens; name a causal language model such as gpt2"
+            )
 
 
 def _load(name: str) -> tuple[Any, Any]:
@@ -84,7 +86,9 @@ def _load(name: str) -> tuple[Any, Any]:
         from huggingface_hub import is_offline_mode
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError as error:
-        raise UserError(f"teacher {name}: transformers cannot be imported ({error}): pip install dbl[text]") from None
+        raise UserError(
+            f"scoring model {name}: transformers cannot be imported ({error}): pip install dbl[text]"
+        ) from None
     options: dict[str, Any] = {
         "local_files_only": Path(name).is_dir() or is_offline_mode(),
         "trust_remote_code": False,
@@ -97,15 +101,17 @@ def _load(name: str) -> tuple[Any, Any]:
     except Exception as error:  # transformers raises many kinds for what is missing, damaged or unreachable
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"teacher {name}: it cannot be loaded ({reason[:160]}); name a folder with a causal language model of "
-            "Hugging Face, or a model of its hub that can be reached or was downloaded before"
+            f"scoring model {name}: it cannot be loaded ({reason[:160]}); name a folder with a causal language model "
+            "of Hugging Face, or a model of its hub that can be reached or was downloaded before"
         ) from None
     network, facts = loaded
     absent = sorted(facts["missing_keys"]) + sorted(map(str, facts["mismatched_keys"]))
     if absent:
-        raise UserError(f"teacher {name}: its files lack weights of a causal language model, such as {absent[0]}")
+        raise UserError(f"scoring model {name}: its files lack weights of a causal language model, such as {absent[0]}")
     if not tokenizer.is_fast:
-        raise UserError(f"teacher {name}: its tokenizer has no fast form of `tokenizers`; name another teacher")
+        raise UserError(
+            f"scoring model {name}: its tokenizer has no fast form of `tokenizers`; name another scoring model"
+        )
     return tokenizer, network
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dbl.evaluation.teachers.teacher import EncodedText, Teacher
+from dbl.evaluation.scoring.model import EncodedText, ScoringModel
 from dbl.utils.errors import UserError
 
 
-class RunTeacher(Teacher):
+class RunScoringModel(ScoringModel):
     """An end-to-end causal language model of a run; it has no start token, so first tokens are not scored.
 
     Args:
@@ -33,7 +33,7 @@ class RunTeacher(Teacher):
         self.start_token = None
 
     def encode(self, text: str) -> EncodedText:
-        """See `Teacher.encode`; a text that its tokenizer would read as another text is refused as well."""
+        """See `ScoringModel.encode`; a text that its tokenizer would read as another text is refused as well."""
         try:
             tokens: Tensor = self._tokenizer.encode(text).cpu()
         except UserError as error:
@@ -41,7 +41,7 @@ class RunTeacher(Teacher):
         read = self._tokenizer.decode(tokens)
         if read != text:
             raise UserError(
-                f"teacher {self.name}: its tokenizer reads {text[:40]!r} as {read[:40]!r}; name a teacher that keeps "
+                f"scoring model {self.name}: its tokenizer reads {text[:40]!r} as {read[:40]!r}; name one that keeps "
                 "the texts as they are"
             )
         # The first token alone is given: nothing stands before it.
@@ -49,12 +49,12 @@ class RunTeacher(Teacher):
         return EncodedText(tokens, min(len(tokens), 1), num_bytes)
 
     def logits(self, tokens: Tensor) -> Tensor:
-        """See `Teacher.logits`."""
+        """See `ScoringModel.logits`."""
         logits: Tensor = self._network.logits(tokens)
         return logits
 
     def hidden(self, tokens: Tensor) -> Tensor:
-        """See `Teacher.hidden`."""
+        """See `ScoringModel.hidden`."""
         hidden: Tensor = self._network.features(tokens)
         return hidden
 
@@ -62,7 +62,7 @@ class RunTeacher(Teacher):
         """The fault with the characters in it, which each fail alone as well."""
         found = [repr(character) for character in sorted(set(text)) if not self._knows(character)]
         what = f"it does not know {', '.join(found)}, which the texts contain" if found else str(error)
-        return UserError(f"teacher {self.name}: {what}; name a teacher whose tokenizer covers the texts")
+        return UserError(f"scoring model {self.name}: {what}; name a scoring model whose tokenizer covers the texts")
 
     def _knows(self, character: str) -> bool:
         try:

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import dbl.evaluation.teachers.teacher
-from dbl.evaluation.teachers import (
-    HuggingFaceTeacher,
-    RunTeacher,
-    Teacher,
-    TeacherScore,
-    open_teacher,
+import dbl.evaluation.scoring.model
+from dbl.evaluation.scoring import (
+    HuggingFaceScoringModel,
+    RunScoringModel,
+    ScoringModel,
+    TextScore,
+    open_scoring_model,
     windows,
 )
 from dbl.utils.errors import UserError
@@ -69,48 +69,56 @@ def without_start(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_gpt2(tmp_path_factory.mktemp("gpt2"), start=None)
 
 
-def plain_nats(teacher: Teacher, tokens: list[int], first: int) -> float:
+def plain_nats(scoring_model: ScoringModel, tokens: list[int], first: int) -> float:
     """Of the tokens from `first` on, one call for each token, in windows that move by half of the context."""
     total = 0.0
     for place in range(first, len(tokens)):
-        window = 0 if place <= teacher.context else math.ceil((place - teacher.context) / (teacher.context // 2))
-        stop = min(teacher.context + window * (teacher.context // 2), len(tokens) - 1)
-        before = tokens[max(stop - teacher.context, 0) : place]
-        total -= teacher.logits(torch.tensor([before])).log_softmax(-1)[0, -1, tokens[place]].item()
+        window = (
+            0
+            if place <= scoring_model.context
+            else math.ceil((place - scoring_model.context) / (scoring_model.context // 2))
+        )
+        stop = min(scoring_model.context + window * (scoring_model.context // 2), len(tokens) - 1)
+        before = tokens[max(stop - scoring_model.context, 0) : place]
+        total -= scoring_model.logits(torch.tensor([before])).log_softmax(-1)[0, -1, tokens[place]].item()
     return total
 
 
 def test_nats_are_those_of_a_plain_loop_with_a_start_token(with_start: str) -> None:
     """Catches a token that is missed or scored twice, a shift by one, and padding that changes a score."""
-    teacher = HuggingFaceTeacher(with_start)
-    encoded = [teacher.encode(text).tokens.tolist() for text in TEXTS]
-    assert teacher.start_token == 258
-    score = teacher.nats(TEXTS)
-    assert score.nats == pytest.approx(sum(plain_nats(teacher, [258, *tokens], 1) for tokens in encoded), rel=1e-5)
+    scoring_model = HuggingFaceScoringModel(with_start)
+    encoded = [scoring_model.encode(text).tokens.tolist() for text in TEXTS]
+    assert scoring_model.start_token == 258
+    score = scoring_model.nats(TEXTS)
+    assert score.nats == pytest.approx(
+        sum(plain_nats(scoring_model, [258, *tokens], 1) for tokens in encoded), rel=1e-5
+    )
     assert score.tokens == sum(map(len, encoded))
     assert score.bytes == sum(len(text.encode()) for text in TEXTS)
 
 
 def test_without_a_start_token_first_tokens_are_given(without_start: str) -> None:
     """Catches bytes of first tokens that are counted though they were not scored."""
-    teacher = HuggingFaceTeacher(without_start)
-    assert teacher.start_token is None
-    encoded = [teacher.encode(text).tokens.tolist() for text in TEXTS]
-    score = teacher.nats(TEXTS)
-    assert score.nats == pytest.approx(sum(plain_nats(teacher, tokens, 1) for tokens in encoded), rel=1e-5)
+    scoring_model = HuggingFaceScoringModel(without_start)
+    assert scoring_model.start_token is None
+    encoded = [scoring_model.encode(text).tokens.tolist() for text in TEXTS]
+    score = scoring_model.nats(TEXTS)
+    assert score.nats == pytest.approx(sum(plain_nats(scoring_model, tokens, 1) for tokens in encoded), rel=1e-5)
     assert score.tokens == sum(max(len(tokens) - 1, 0) for tokens in encoded)
     # All first tokens are single letters but that of "é", a token of two bytes, and "" has none.
     assert score.bytes == sum(len(text.encode()) for text in TEXTS) - 2 - 4
-    assert teacher.nats(["the é"]).bytes == 4  # " é" and "e": "th" is one token
+    assert scoring_model.nats(["the é"]).bytes == 4  # " é" and "e": "th" is one token
 
 
 def test_a_first_character_of_several_tokens_is_given_whole(without_start: str) -> None:
     """Catches bytes that do not belong to the scored tokens where a token ends inside a character."""
-    teacher = HuggingFaceTeacher(without_start)
-    assert len(teacher.encode("ü").tokens) == 2
-    score = teacher.nats(["über"])
+    scoring_model = HuggingFaceScoringModel(without_start)
+    assert len(scoring_model.encode("ü").tokens) == 2
+    score = scoring_model.nats(["über"])
     assert (score.tokens, score.bytes) == (3, 3)
-    assert score.nats == pytest.approx(plain_nats(teacher, teacher.encode("über").tokens.tolist(), 2), rel=1e-5)
+    assert score.nats == pytest.approx(
+        plain_nats(scoring_model, scoring_model.encode("über").tokens.tolist(), 2), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("context", [1, 2, 5, 6, 40])
@@ -138,14 +146,14 @@ def test_a_text_without_a_second_token_has_no_window(tokens: list[int]) -> None:
 
 def test_the_size_of_a_pass_changes_nothing(with_start: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches texts that lose their order or see each other in a batch."""
-    teacher = HuggingFaceTeacher(with_start)
+    scoring_model = HuggingFaceScoringModel(with_start)
     texts = [text for text in TEXTS if text]
-    nats, features = teacher.nats(texts), teacher.features(texts)
-    monkeypatch.setattr(dbl.evaluation.teachers.teacher, "_TOKENS_PER_PASS", 1)
-    alone = teacher.nats(texts)
+    nats, features = scoring_model.nats(texts), scoring_model.features(texts)
+    monkeypatch.setattr(dbl.evaluation.scoring.model, "_TOKENS_PER_PASS", 1)
+    alone = scoring_model.nats(texts)
     assert alone.nats == pytest.approx(nats.nats, rel=1e-6)
     assert (alone.tokens, alone.bytes) == (nats.tokens, nats.bytes)
-    np.testing.assert_allclose(teacher.features(texts), features, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scoring_model.features(texts), features, rtol=1e-4, atol=1e-5)
 
 
 def test_features_are_those_of_mauve_text(with_start: str) -> None:
@@ -158,7 +166,7 @@ def test_features_are_those_of_mauve_text(with_start: str) -> None:
     tokens = [tokenizer.encode(text, return_tensors="pt", truncation=True, max_length=CONTEXT) for text in texts]
     tokenizer.eos_token = "<start>"  # its loader asks for a token to fill with
     expected = featurize_tokens_from_model(get_model(with_start, tokenizer, -1), tokens, batch_size=2)
-    features = HuggingFaceTeacher(with_start).features(texts)
+    features = HuggingFaceScoringModel(with_start).features(texts)
     assert features.dtype == np.float32
     assert features.shape == (len(texts), 6)
     np.testing.assert_allclose(features, expected.numpy(), rtol=1e-4, atol=1e-5)
@@ -168,23 +176,23 @@ def test_an_empty_text_has_no_features(with_start: str) -> None:
     """Catches the state of a padded place in its stead."""
     for texts in (["a", ""], []):
         with pytest.raises(UserError, match="empty text"):
-            HuggingFaceTeacher(with_start).features(texts)
+            HuggingFaceScoringModel(with_start).features(texts)
 
 
 def test_special_tokens_in_a_text_are_read_as_letters(with_start: str) -> None:
     """Catches a generated text that starts itself anew, and gains a better score."""
-    teacher = HuggingFaceTeacher(with_start)
-    assert teacher.encode("<start>").tokens.tolist() == [
-        token for letter in "<start>" for token in teacher.encode(letter).tokens.tolist()
+    scoring_model = HuggingFaceScoringModel(with_start)
+    assert scoring_model.encode("<start>").tokens.tolist() == [
+        token for letter in "<start>" for token in scoring_model.encode(letter).tokens.tolist()
     ]
 
 
 def test_the_identity_follows_the_files(with_start: str, tmp_path: Path) -> None:
-    """Catches two teachers that a report would take for one, and one that it would take for two."""
-    first = HuggingFaceTeacher(with_start).identity
+    """Catches two scoring models that a report would take for one, and one that it would take for two."""
+    first = HuggingFaceScoringModel(with_start).identity
     assert first.startswith(with_start)
     digest = first.rpartition("@")[2]
-    same, other = (HuggingFaceTeacher(save_gpt2(tmp_path / str(seed), seed=seed)).identity for seed in (0, 1))
+    same, other = (HuggingFaceScoringModel(save_gpt2(tmp_path / str(seed), seed=seed)).identity for seed in (0, 1))
     assert same.rpartition("@")[2] == digest
     assert other.rpartition("@")[2] != digest
 
@@ -195,10 +203,10 @@ def test_a_character_outside_of_the_vocabulary_is_refused(tmp_path: Path) -> Non
     library = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
     library.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     transformers.PreTrainedTokenizerFast(tokenizer_object=library, unk_token="?").save_pretrained(tmp_path)
-    teacher = HuggingFaceTeacher(str(tmp_path))
-    assert teacher.nats(["a b a"]).tokens == 2
-    with pytest.raises(UserError, match=f"teacher {tmp_path}: it does not know 'c', 'dé'"):
-        teacher.nats(["a b", "a dé c b"])
+    scoring_model = HuggingFaceScoringModel(str(tmp_path))
+    assert scoring_model.nats(["a b a"]).tokens == 2
+    with pytest.raises(UserError, match=f"scoring model {tmp_path}: it does not know 'c', 'dé'"):
+        scoring_model.nats(["a b", "a dé c b"])
 
 
 def test_a_network_that_sees_later_tokens_is_refused(tmp_path: Path) -> None:
@@ -208,7 +216,7 @@ def test_a_network_that_sees_later_tokens_is_refused(tmp_path: Path) -> None:
     config = transformers.BertConfig(vocab_size=260, max_position_embeddings=9, initializer_range=0.5, **sizes)
     transformers.BertLMHeadModel(config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="sees later tokens"):
-        HuggingFaceTeacher(str(tmp_path))
+        HuggingFaceScoringModel(str(tmp_path))
 
 
 def test_files_without_all_weights_are_refused(tmp_path: Path) -> None:
@@ -220,15 +228,15 @@ def test_files_without_all_weights_are_refused(tmp_path: Path) -> None:
     del weights["transformer.h.1.attn.c_proj.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"lack weights .* such as transformer\.h\.1\.attn\.c_proj\.weight"):
-        HuggingFaceTeacher(str(tmp_path))
+        HuggingFaceScoringModel(str(tmp_path))
 
 
 def test_likelihoods_that_are_not_finite_are_refused(with_start: str) -> None:
     """Catches a perplexity that JSON cannot hold."""
-    teacher = HuggingFaceTeacher(with_start)
-    teacher._network.lm_head.weight.fill_(math.nan)
+    scoring_model = HuggingFaceScoringModel(with_start)
+    scoring_model._network.lm_head.weight.fill_(math.nan)
     with pytest.raises(UserError, match="not finite"):
-        teacher.nats(["to be"])
+        scoring_model.nats(["to be"])
 
 
 def test_what_cannot_be_loaded_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +245,7 @@ def test_what_cannot_be_loaded_is_one_clear_line(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: True)
     for name in (str(tmp_path), "nobody/no-such-model", str(tmp_path / "absent")):
         with pytest.raises(UserError, match="cannot be loaded") as caught:
-            open_teacher(name)
+            open_scoring_model(name)
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
 
@@ -254,7 +262,7 @@ def test_the_hub_is_asked_unless_it_is_forbidden(offline: bool, monkeypatch: pyt
     monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: offline)
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", from_pretrained)
     with pytest.raises(UserError, match="cannot be loaded"):
-        HuggingFaceTeacher("gpt2-large")
+        HuggingFaceScoringModel("gpt2-large")
     assert asked == {"local_files_only": offline, "trust_remote_code": False}
 
 
@@ -262,17 +270,17 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches an ImportError in place of one clear line."""
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match=r"pip install dbl\[text\]"):
-        HuggingFaceTeacher("gpt2")
+        HuggingFaceScoringModel("gpt2")
 
 
 def test_ratios_are_of_sums() -> None:
     """Catches nats in place of bits, tokens in place of bytes, and a division by 0."""
-    score = TeacherScore(nats=12 * math.log(2), tokens=4, bytes=6)
+    score = TextScore(nats=12 * math.log(2), tokens=4, bytes=6)
     assert score.perplexity == pytest.approx(8)
     assert score.bits_per_byte == pytest.approx(2)
     for name in ("perplexity", "bits_per_byte"):
         with pytest.raises(UserError, match="no token was scored"):
-            getattr(TeacherScore(0.0, 0, 0), name)
+            getattr(TextScore(0.0, 0, 0), name)
 
 
 class Letters:
@@ -326,36 +334,36 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_a_run_scores_like_a_plain_loop(run_folder: str) -> None:
     """Catches a run that is sought at Hugging Face, a first letter that is scored, and a state of a padded place."""
-    teacher = open_teacher(run_folder)
-    assert isinstance(teacher, RunTeacher)
+    scoring_model = open_scoring_model(run_folder)
+    assert isinstance(scoring_model, RunScoringModel)
     texts = ["abé d", "é", "", "bad cab bad éa"]
-    score = teacher.nats(texts)
+    score = scoring_model.nats(texts)
     encoded = [Letters().encode(text).tolist() for text in texts]
-    assert score.nats == pytest.approx(sum(plain_nats(teacher, tokens, 1) for tokens in encoded), rel=1e-5)
+    assert score.nats == pytest.approx(sum(plain_nats(scoring_model, tokens, 1) for tokens in encoded), rel=1e-5)
     assert (score.tokens, score.bytes) == (4 + 13, 5 + 14)
     last = Network().features(torch.tensor([encoded[0]]))[0, -1]
-    np.testing.assert_allclose(teacher.features(["bad", "abé d"])[1], last.detach().numpy(), rtol=1e-5)
+    np.testing.assert_allclose(scoring_model.features(["bad", "abé d"])[1], last.detach().numpy(), rtol=1e-5)
 
 
 def test_a_run_refuses_what_it_does_not_know(run_folder: str) -> None:
     """Catches a number for another text than the one that was given."""
-    teacher = RunTeacher(run_folder)
-    with pytest.raises(UserError, match=f"teacher {run_folder}: it does not know '!', 'x', which"):
-        teacher.nats(["bad", "bax!"])
-    teacher._tokenizer = Letters(capitals=True)
+    scoring_model = RunScoringModel(run_folder)
+    with pytest.raises(UserError, match=f"scoring model {run_folder}: it does not know '!', 'x', which"):
+        scoring_model.nats(["bad", "bax!"])
+    scoring_model._tokenizer = Letters(capitals=True)
     with pytest.raises(UserError, match="reads 'Bad' as 'bad'"):
-        teacher.nats(["Bad"])
+        scoring_model.nats(["Bad"])
 
 
 def test_the_identity_of_a_run_follows_weights_and_tokenizer(run_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a run that was trained anew and is taken for the old one."""
-    first = RunTeacher(run_folder).identity
-    assert RunTeacher(run_folder).identity == first
+    first = RunScoringModel(run_folder).identity
+    assert RunScoringModel(run_folder).identity == first
     other = Network()
     other.scale.data += 1e-3
     monkeypatch.setattr(
         sys.modules["dbl.training.baselines.causal_lm"], "load_causal_lm", lambda path: (other, Letters())
     )
-    second = RunTeacher(run_folder).identity
+    second = RunScoringModel(run_folder).identity
     monkeypatch.setattr(Letters, "identity", "others")
-    assert len({first, second, RunTeacher(run_folder).identity}) == 3
+    assert len({first, second, RunScoringModel(run_folder).identity}) == 3

@@ -8,9 +8,9 @@ from dbl.denoising.decoding import Decoding
 from dbl.denoising.likelihood import BoundEstimator
 from dbl.denoising.sampling import Sampler
 from dbl.evaluation.callbacks.likelihood import add_batch, channel_of
-from dbl.inference.committee import Committee
-from dbl.inference.generation import BlockChain, CausalGenerator
-from dbl.inference.settings import Inference
+from dbl.inference.ensemble import Ensemble
+from dbl.inference.generation import BlockDecoder, CausalGenerator
+from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.run.contract import Contract
 from dbl.utils.errors import UserError
@@ -21,14 +21,14 @@ def contract() -> Contract:
     return text_contract("clean")
 
 
-def committee_of(contract: Contract) -> Committee:
+def committee_of(contract: Contract) -> Ensemble:
     members = [contract.denoiser(block).eval() for block in range(contract.partition.num_blocks)]
     with torch.no_grad():
         for number, member in enumerate(members):
             for index, parameter in enumerate(member.parameters()):
                 generator = torch.Generator().manual_seed(100 * number + index)
                 parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-    return Committee(members)  # type: ignore[arg-type]
+    return Ensemble(members)  # type: ignore[arg-type]
 
 
 def batch_of(contract: Contract, num: int = 3) -> dict[str, torch.Tensor]:
@@ -40,16 +40,16 @@ def batch_of(contract: Contract, num: int = 3) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def test_the_committee_is_the_geometric_mean_of_its_members(contract: Contract) -> None:
     """Catches a mean of logits without normalisation, a member left out, and evidence that is counted once a member."""
-    committee, clean = committee_of(contract), contract.space().encode(batch_of(contract))
+    ensemble, clean = committee_of(contract), contract.space().encode(batch_of(contract))
     sigma = torch.tensor([0.5, 1.0, 4.0])
     noisy = clean.clean + sigma.reshape(-1, 1, 1) * torch.randn(clean.clean.shape)
     members = [
         (readout.linear(network(None, None, clean.cond))).log_softmax(-1)  # type: ignore[operator]
-        for readout, network in zip(committee.readouts, committee.network.members, strict=True)  # type: ignore[arg-type]
+        for readout, network in zip(ensemble.readouts, ensemble.network.members, strict=True)  # type: ignore[arg-type]
     ]
     evidence = (noisy @ contract.table.T) / sigma.reshape(-1, 1, 1).square()  # type: ignore[union-attr]
     expected = (sum(members) / len(members) + evidence).softmax(-1)
-    found = committee.predict(noisy, sigma, clean.cond)
+    found = ensemble.predict(noisy, sigma, clean.cond)
     assert found.logits is not None
     torch.testing.assert_close(found.logits.softmax(-1), expected)
     torch.testing.assert_close(found.denoised, expected @ contract.table)
@@ -57,19 +57,19 @@ def test_the_committee_is_the_geometric_mean_of_its_members(contract: Contract) 
 
 @torch.no_grad()
 def test_the_bound_of_a_committee_is_its_own_cross_entropy(contract: Contract) -> None:
-    """Catches a bound that asks the blocks one by one: with exact evidence the bound is the committee's exact value."""
-    committee = committee_of(contract)
-    inference = Inference(committee=True, sampler=Sampler(schedule="quantile", num_steps=4))
+    """Catches a bound that asks the blocks one by one: with exact evidence the bound is the ensemble's exact value."""
+    ensemble = committee_of(contract)
+    inference = InferenceConfig(ensemble=True, sampler=Sampler(schedule="quantile", num_steps=4))
     stack = BlockStack(contract, lambda block: contract.denoiser(block), inference).eval()
-    stack.committee = committee
+    stack.ensemble = ensemble
     channel = channel_of(contract)
     assert channel is not None
     estimator = BoundEstimator(channel, contract.noise, contract.partition, levels_per_block=8, seed=0)
     batch = batch_of(contract, num=300)
-    add_batch(estimator, stack, batch, stack.answering)
+    add_batch(estimator, stack, batch, stack.denoiser_for)
     clean = stack.space.encode(batch)
     far = torch.full((300,), 1e4)
-    logits = committee.predict(torch.zeros_like(clean.clean), far, clean.cond).logits
+    logits = ensemble.predict(torch.zeros_like(clean.clean), far, clean.cond).logits
     assert logits is not None
     exact = torch.nn.functional.cross_entropy(logits.flatten(0, 1), clean.labels.flatten()).item()
     found = estimator.result()
@@ -78,11 +78,11 @@ def test_the_bound_of_a_committee_is_its_own_cross_entropy(contract: Contract) -
 
 def test_a_committee_writes_alike_with_and_without_kept_keys(contract: Contract) -> None:
     """Catches contexts of one member that are given to another."""
-    committee = committee_of(contract)
+    ensemble = committee_of(contract)
     written = []
     for cached in (True, False):
-        reader = BlockChain(
-            lambda block: committee,
+        reader = BlockDecoder(
+            lambda block: ensemble,
             contract.noise,
             contract.partition,
             Sampler(schedule="quantile", num_steps=4),
@@ -97,7 +97,7 @@ def test_a_committee_writes_alike_with_and_without_kept_keys(contract: Contract)
 @pytest.mark.parametrize("kind", ["two", "masked", "recurrent"])
 def test_other_blocks_form_no_committee(kind: str) -> None:
     """Catches blocks that are asked about levels on which they were not trained."""
-    with pytest.raises(UserError, match=r"inference\.committee needs"):
-        Inference(committee=True).check(text_contract(kind))  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="resident=all"):
-        Inference(committee=True, resident="one").check(text_contract("clean"))
+    with pytest.raises(UserError, match=r"inference\.ensemble needs"):
+        InferenceConfig(ensemble=True).check(text_contract(kind))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="keep_in_memory=all"):
+        InferenceConfig(ensemble=True, keep_in_memory="one").check(text_contract("clean"))

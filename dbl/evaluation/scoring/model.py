@@ -1,4 +1,4 @@
-"""What every teacher has in common: a causal language model that judges the texts of others.
+"""What every scoring model has in common: a causal language model that judges the texts of others.
 
 Axes: N windows in a batch, T tokens of a window, C vocabulary, D width, n texts.
 """
@@ -21,12 +21,12 @@ _TOKENS_PER_PASS = 2048  # their logits take 0.4 GB with the vocabulary of GPT-2
 
 
 @dataclass(frozen=True)
-class TeacherScore:
+class TextScore:
     """Sums over texts; ratios are taken from them at the end.
 
     Args:
         nats: negative log-likelihood of all scored tokens.
-        tokens: that were scored, of the teacher's own tokenizer.
+        tokens: that were scored, of the scoring model's own tokenizer.
         bytes: of the UTF-8 text of these tokens.
     """
 
@@ -36,7 +36,7 @@ class TeacherScore:
 
     @property
     def perplexity(self) -> float:
-        """Per token of the teacher.
+        """Per token of the scoring model.
 
         Raises:
             UserError: if nothing was scored.
@@ -45,7 +45,7 @@ class TeacherScore:
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits per byte of UTF-8, which may be compared across teachers.
+        """Bits per byte of UTF-8, which may be compared across scoring models.
 
         Raises:
             UserError: if nothing was scored.
@@ -54,13 +54,13 @@ class TeacherScore:
 
     def _scored(self, count: int) -> int:
         if count == 0:
-            raise UserError("teacher: no token was scored; the texts are empty or have one token each")
+            raise UserError("scoring model: no token was scored; the texts are empty or have one token each")
         return count
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedText:
-    """A text as a teacher reads it.
+    """A text as a scoring model reads it.
 
     Args:
         tokens: [n] int64, of the text alone.
@@ -73,7 +73,7 @@ class EncodedText:
     num_bytes: int
 
 
-class Teacher(ABC):
+class ScoringModel(ABC):
     """A causal language model with a tokenizer of its own, frozen and in float32.
 
     Attributes:
@@ -95,7 +95,7 @@ class Teacher(ABC):
         """Read a text.
 
         Raises:
-            UserError: if the text has characters that the teacher does not know.
+            UserError: if the text has characters that the scoring model does not know.
         """
 
     @abstractmethod
@@ -107,22 +107,22 @@ class Teacher(ABC):
         """Last hidden states [N,T,D] of `tokens` [N,T], T at most `context`; causal."""
 
     @torch.no_grad()
-    def nats(self, texts: Sequence[str]) -> TeacherScore:
+    def nats(self, texts: Sequence[str]) -> TextScore:
         """Negative log-likelihood of the texts, each by itself; every token is scored once.
 
         Texts longer than the context are read in windows that overlap by half, so all scored tokens but those at the
         beginning of a text have at least half of the context before them.
 
         Raises:
-            UserError: if a text has characters that the teacher does not know, or the sum is not finite.
+            UserError: if a text has characters that the scoring model does not know, or the sum is not finite.
         """
         encoded = [self.encode(text) for text in texts]
         found = [window for text in encoded for window in self._windows_of(text)]
         total = sum(self._nats_of([found[place] for place in batch]) for batch in _batches([len(x) for x, _ in found]))
         if not math.isfinite(total):
-            raise UserError(f"teacher {self.name}: its likelihood of the texts is not finite; check its weights")
+            raise UserError(f"scoring model {self.name}: its likelihood of the texts is not finite; check its weights")
         num_tokens = sum(int((labels != IGNORED).sum()) for _, labels in found)
-        return TeacherScore(float(total), num_tokens, sum(text.num_bytes for text in encoded))
+        return TextScore(float(total), num_tokens, sum(text.num_bytes for text in encoded))
 
     @torch.no_grad()
     def features(self, texts: Sequence[str]) -> np.ndarray:
@@ -131,11 +131,11 @@ class Teacher(ABC):
         Of a text longer than the context, only its beginning is read.
 
         Raises:
-            UserError: if there is no text, or one is empty or has characters that the teacher does not know.
+            UserError: if there is no text, or one is empty or has characters that the scoring model does not know.
         """
         rows = [self.encode(text).tokens[: self.context] for text in texts]
         if not rows or not all(map(len, rows)):
-            raise UserError(f"teacher {self.name}: no text, or an empty text, has no features; leave it out")
+            raise UserError(f"scoring model {self.name}: no text, or an empty text, has no features; leave it out")
         found: dict[int, Tensor] = {}
         for batch in _batches([len(row) for row in rows]):
             hidden = self.hidden(_padded([rows[place] for place in batch], 0).to(self.device))  # N, T, D
