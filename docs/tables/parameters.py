@@ -70,7 +70,7 @@ def parser_of(command: str) -> ArgumentParser:
     Args:
         command: of `dbl`, e.g. "train".
     """
-    module = import_module(f"dbl.commands.{'parts' if command in _PARTS else command}")
+    module = import_module(f"dbl.commands.{'fit' if command in _PARTS else command}")
     with patch.object(ArgumentParser, "parse_args", _stop_at):
         try:
             module.main([command])

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from dbl.data import HubImages, rows
-from dbl.data.images import cache
 from dbl.data.images.decode import ImageDecoder
+from dbl.utils import files
 from dbl.utils.errors import UserError
 
 REAL_DATA = os.environ.get("DBL_DATA")
@@ -319,7 +319,7 @@ def test_cache_on_a_disk_for_reading_only(make, folder, grey, monkeypatch):
         raise PermissionError
 
     make(data_dir=str(folder)).load("train")
-    monkeypatch.setattr(cache, "FileLock", cannot_write)
+    monkeypatch.setattr(files, "FileLock", cannot_write)
     train = make(data_dir=str(folder), memory_map=True).load("train")
     assert torch.equal(pixels(train).squeeze(1), torch.from_numpy(grey[0]))
 

@@ -223,4 +223,5 @@ def test_a_stored_contract_goes_before_a_new_one(run: RunFolder, vit_contract: C
     )
     other = RunFolder("other", str(tmp_path))
     other.write_contract(elsewhere)
-    assert other.build(vit_contract.config, vit_contract.data).hash == elsewhere.hash != vit_contract.hash
+    found = other.load_or_build_contract(vit_contract.config, vit_contract.data)
+    assert found.hash == elsewhere.hash != vit_contract.hash

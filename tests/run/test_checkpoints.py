@@ -223,8 +223,8 @@ _FULL = """
     from dbl.diffusion.partition import PartitionConfig
     from dbl.denoising.targets import PixelTarget
 
-    contract = ContractConfig(network=DIT, target=PixelTarget(),
-    partition=PartitionConfig(num_blocks=3)).build(Stripes().spec) block = DiffusionBlock(contract, 0, recipe())
+    config = ContractConfig(network=DIT, target=PixelTarget(), partition=PartitionConfig(num_blocks=3))
+    block = DiffusionBlock(config.build(Stripes().spec), 0, recipe())
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
     try:
         fit(block, Path({folder!r}), steps=9, resume=True)
