@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from dbl.data.local_files import find_files
+from dbl.data.sources.local_files import find_files
 from dbl.data.text.documents import FileDocuments
 from dbl.data.text.tokenizer_file import TokenizerFile, tokenizers_library
 from dbl.utils.errors import UserError

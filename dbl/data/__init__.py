@@ -1,7 +1,7 @@
 """Data: labelled images or text in three disjoint splits, read in an order that is a function of counters.
 
-A data set of one's own is a subclass of `ImageData` with one method, `load(split) -> ImageSet | None`, or of `TextData`
-with one method, `load(split) -> Iterable[str] | None`.
+A new data set is a subclass of `ImageData` with one method, `load(split) -> ImageSet | None`, or of `TextData` with one
+method, `load(split) -> Iterable[str] | None`.
 """
 
 from dbl.data.images.augment import Augmentation, HorizontalFlip, PaddedCrop, RandAugment

@@ -1,4 +1,4 @@
-"""The DataModule of any data set: loaders whose order is a function of counters, from what a kind of data must give."""
+"""The DataModule of any data set: loaders whose order is a function of counters, so that a run can be resumed."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sized
@@ -8,6 +8,7 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from typing_extensions import override
 
 from dbl.data.order import BatchIndex, EvaluationOrder, TrainingOrder
 from dbl.data.spec import DataSpec
@@ -16,18 +17,16 @@ Split = Literal["train", "validation", "test"]
 
 
 class ResumableDataModule(LightningDataModule, ABC):
-    """Samples in three disjoint splits. `ImageData` and `TextData` are the two kinds.
-
-    A kind gives `spec`, `split` and `batches`.
+    """Samples in three disjoint splits. A kind of data, such as `ImageData`, gives `spec`, `split` and `batches`.
 
     Args:
-        batch_size: training samples in a batch of one device.
-        eval_batch_size: samples in a batch of one device in validation and test.
-        num_workers: processes that prepare batches; 0 prepares them in the main process.
-        seed: of the order of the training samples.
+        batch_size: number of training samples in a batch of one device.
+        eval_batch_size: number of samples in a batch of one device in validation and test.
+        num_workers: number of processes that prepare batches; 0 prepares them in the main process.
+        seed: random seed of the order of the training samples.
 
     Attributes:
-        name: of the data set, for people.
+        name: name of the data set, for people.
     """
 
     name: str
@@ -48,15 +47,14 @@ class ResumableDataModule(LightningDataModule, ABC):
 
     @property
     def declared_spec(self) -> DataSpec:
-        """Facts that suffice for planning; a data set whose arguments give its sizes reads nothing for them."""
+        """Facts that suffice for planning; nothing is read where the arguments of the data set give its sizes."""
         return self.spec
 
     @abstractmethod
     def split(self, name: Split) -> Sized:
-        """The samples of a split; read once. An empty validation split means no validation.
+        """The samples of a split, read once. An empty validation split means no validation.
 
-        Raises:
-            UserError: if the data set has no such split.
+        Raises UserError if the data set has no such split.
         """
 
     @abstractmethod
@@ -64,33 +62,34 @@ class ResumableDataModule(LightningDataModule, ABC):
         """The split as whole batches by `BatchIndex`.
 
         Args:
-            name: of the split.
-            training: with the random changes of training, for the block and rank that the data set is bound to.
+            name: name of the split.
+            training: whether to apply the random changes of training, for the block and rank of this DataModule.
         """
 
     def batch(self, split: Split, indices: Tensor) -> dict[str, Tensor]:
-        """Clean samples, as a loader without random changes would give them in a batch at position 0.
+        """One batch of chosen samples, without random changes.
 
         Args:
-            split: that the samples are of.
-            indices: [K] int64, of the samples in their split.
+            split: name of their split.
+            indices: indices [K] int64 of the samples in the split.
 
         Returns:
-            The keys of a loader's batch, among them `index` [K] and `position`, a plain 0.
+            The keys of a loader's batch, among them `index` [K] and `position`, which is 0.
         """
         clean: dict[str, Tensor] = self.batches(split, training=False)[BatchIndex(0, indices)]
         return clean
 
     def bind(self, block: int, start: Callable[[], int]) -> None:
-        """Say what the training batches are for.
+        """Set what the training batches depend on.
 
         Args:
-            block: that is trained; each block reads the samples in an order of its own.
-            start: returns the number of batches that training has consumed so far.
+            block: index of the block that is trained; each block reads the samples in an order of its own.
+            start: function that returns the number of batches that training has consumed so far.
         """
         self._block = block
         self._start = start
 
+    @override
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches from the bound start on; see `TrainingOrder`."""
         rank, world_size = self._ranks
@@ -98,16 +97,17 @@ class ResumableDataModule(LightningDataModule, ABC):
         order = TrainingOrder(num_samples, self.batch_size, self.seed, self._block, self._start, rank, world_size)
         return self._loader(self.batches("train", training=True), order)
 
+    @override
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         """The validation samples in order; no loader if there are none."""
         return self._evaluation_loader("validation") if len(self.split("validation")) else []
 
+    @override
     def test_dataloader(self) -> DataLoader[Any]:
-        """The test samples in order."""
         return self._evaluation_loader("test")
 
+    @override
     def predict_dataloader(self) -> DataLoader[Any]:
-        """The test samples in order."""
         return self._evaluation_loader("test")
 
     @property
@@ -121,7 +121,7 @@ class ResumableDataModule(LightningDataModule, ABC):
     def _loader(self, batches: Dataset[Any], order: TrainingOrder | EvaluationOrder) -> DataLoader[Any]:
         return DataLoader(
             batches,
-            batch_size=None,
+            batch_size=None,  # the sampler yields whole batches
             sampler=order,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.utils.data import DistributedSampler
+from typing_extensions import override
 
 from dbl.utils.errors import UserError
 from dbl.utils.seeding import generator_for
@@ -19,9 +20,8 @@ class BatchIndex(NamedTuple):
     """What the loader asks of the data set: one batch.
 
     Args:
-        position: of the batch; in training the number of batches since the start of training, otherwise since the start
-            of the split.
-        indices: [N] int64, of the batch's samples in the split.
+        position: number of batches before this one: since the start of training, or in evaluation, of the split.
+        indices: indices [N] int64 of the batch's samples in the split.
     """
 
     position: int
@@ -29,7 +29,7 @@ class BatchIndex(NamedTuple):
 
 
 def check_batch_index(batch: object) -> None:
-    """Raise UserError if a batch is asked for in another way than by the orders of this file."""
+    """Raise UserError unless a batch is asked for by one of the orders in this file."""
     if not isinstance(batch, BatchIndex):
         raise UserError("trainer.overfit_batches replaces the order of the data; leave it at 0")
 
@@ -38,15 +38,15 @@ class TrainingOrder(DistributedSampler[BatchIndex]):
     """A new permutation of the samples in every epoch.
 
     The permutation is a function of (seed, block, epoch) and the batch one of its position, never of what was read
-    before. Images that do not fill a last batch are left out of the epoch; the next epoch leaves out others.
+    before. Samples that do not fill a last batch are left out of the epoch; the next epoch leaves out others.
 
     Args:
-        num_samples: samples in the training split.
-        batch_size: samples in a batch of one rank.
-        seed: of the whole run.
-        block: that is trained.
-        start: returns the position of the next batch; asked at each start of an iteration.
-        rank: of this process.
+        num_samples: number of samples in the training split.
+        batch_size: number of samples in a batch of one rank.
+        seed: random seed of the run.
+        block: index of the block that is trained.
+        start: function that returns the position of the next batch; called at each start of an iteration.
+        rank: rank of this process.
         world_size: number of processes; together they read `batch_size * world_size` samples at one position.
 
     Raises:
@@ -74,19 +74,21 @@ class TrainingOrder(DistributedSampler[BatchIndex]):
                 f"{num_samples} samples of the training split; choose from 1 to {num_samples // world_size}"
             )
 
+    @override
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
         return self.num_samples // (self.batch_size * self.num_replicas)
 
+    @override
     def __iter__(self) -> Iterator[BatchIndex]:
-        """As many batches as an epoch has, from the start position on and across the end of its epoch if need be."""
+        """Yield as many batches as an epoch has, from the start position on, across the end of an epoch if need be."""
         start = self.start()
         for position in range(start, start + len(self)):
             epoch, batch = divmod(position, len(self))
             if position == start or batch == 0:
                 permutation = self._permutation(epoch)
             first = (batch * self.num_replicas + self.rank) * self.batch_size
-            # A slice of the permutation would send the whole of it to a worker.
+            # A copy, since a worker would be sent the whole permutation with a slice of it.
             yield BatchIndex(position, permutation[first : first + self.batch_size].clone())
 
     def _permutation(self, epoch: int) -> Tensor:
@@ -100,9 +102,9 @@ class EvaluationOrder(DistributedSampler[BatchIndex]):
     another: a remainder of fewer samples than ranks joins the batch before it.
 
     Args:
-        num_samples: samples in the split.
-        batch_size: samples in a batch of one rank.
-        rank: of this process.
+        num_samples: number of samples in the split.
+        batch_size: number of samples in a batch of one rank.
+        rank: rank of this process.
         world_size: number of processes.
 
     Raises:
@@ -118,13 +120,15 @@ class EvaluationOrder(DistributedSampler[BatchIndex]):
         if num_samples < world_size:
             raise UserError(f"data: {num_samples} samples cannot be evaluated on {world_size} ranks; use fewer devices")
 
+    @override
     def __len__(self) -> int:
-        """Batches of each rank."""
+        """Number of batches of each rank."""
         full, rest = divmod(self.num_samples, self.batch_size * self.num_replicas)
         return max(1, full + (rest >= self.num_replicas))
 
+    @override
     def __iter__(self) -> Iterator[BatchIndex]:
-        """The batches of this rank, in order."""
+        """Yield the batches of this rank in order."""
         step = self.batch_size * self.num_replicas
         for position in range(len(self)):
             end = self.num_samples if position == len(self) - 1 else (position + 1) * step

@@ -1,4 +1,4 @@
-"""What the rest of `dbl` must know of a data set before it has seen a sample."""
+"""What the rest of `dbl` must know about a data set: sizes, frequencies and an identity."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,9 @@ class DataSpec:
     """The facts about any data set that fix sizes and frequencies; part of the contract.
 
     Args:
-        name: for people, e.g. "digits".
-        identity: a hash that changes when the training data or its split changes.
-        num_classes: C: classes of images, or tokens of a vocabulary.
+        name: name for people, e.g. "digits".
+        identity: hash that changes when the training data or its split changes.
+        num_classes: C, number of classes of images, or of tokens of a vocabulary.
         class_frequencies: [C] shares of the classes in the training split, adding up to 1.
     """
 
@@ -32,16 +32,12 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class ImageSpec(DataSpec):
-    """The facts about labelled images.
+    """The facts about labelled images: those of `DataSpec`, and three more.
 
     Args:
-        name: as in `DataSpec`.
-        identity: as in `DataSpec`.
-        num_classes: as in `DataSpec`.
-        class_frequencies: as in `DataSpec`.
-        shape: of one image, [channels, height, width].
-        mean: [channels] mean of the raw training values.
-        std: [channels] standard deviation of the raw training values, measured, not assumed.
+        shape: shape of one image, [channels, height, width].
+        mean: mean [channels] of the raw training values.
+        std: standard deviation [channels] of the raw training values, measured, not assumed.
 
     Example:
         >>> import dbl
@@ -65,15 +61,14 @@ class ImageSpec(DataSpec):
 
 @dataclass(frozen=True)
 class TextSpec(DataSpec):
-    """The facts about text that was cut into sequences of tokens.
+    """The facts about text that was cut into sequences of tokens: those of `DataSpec`, and two more.
+
+    The identity also changes with the tokenizer. Frequencies count each token once more than it occurs, so that none
+    is 0.
 
     Args:
-        name: as in `DataSpec`.
-        identity: as in `DataSpec`; it also changes with the tokenizer.
-        num_classes: tokens of the vocabulary.
-        class_frequencies: as in `DataSpec`, of tokens, each counted once more than it occurs so that none is 0.
-        seq_len: T, tokens that are predicted in one sequence; each sequence has one token more before them.
-        tokenizer: a hash of the tokenizer.
+        seq_len: T, number of tokens that are predicted in one sequence; each sequence has one token more before them.
+        tokenizer: hash of the tokenizer.
 
     Raises:
         UserError: if `seq_len` is not positive.

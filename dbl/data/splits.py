@@ -1,4 +1,4 @@
-"""Choosing some images of a set: a held-out part, or an evenly spaced selection."""
+"""Choosing some samples of a set: a held-out part, or an evenly spaced selection."""
 
 import torch
 from torch import Tensor
@@ -12,12 +12,12 @@ def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, T
     The number held out of a class is rounded down, so each class that occurs keeps at least one sample.
 
     Args:
-        labels: [N] int64.
-        share: to hold out, in [0, 1).
-        seed: of the choice.
+        labels: classes [N] int64.
+        share: share to hold out, in [0, 1).
+        seed: random seed of the choice.
 
     Returns:
-        Indices [K] that are kept and [N-K] that are held out, both increasing.
+        Increasing indices: [K] of what is kept, and [N-K] of what is held out.
     """
     shuffled = torch.randperm(len(labels), generator=generator_for(seed, "split"))
     by_class = shuffled[labels[shuffled].argsort(stable=True)]
@@ -31,6 +31,6 @@ def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, T
 
 
 def evenly_spaced(num_available: int, num_wanted: int) -> Tensor:
-    """[min(num_available, num_wanted)] rising int64 indices, spread over all that are available."""
+    """Increasing int64 indices [min(num_available, num_wanted)], spread over all that are available."""
     num = min(num_available, num_wanted)
     return torch.arange(num) * num_available // max(num, 1)

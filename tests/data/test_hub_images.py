@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dbl.data import HubImages, rows
+from dbl.data import HubImages
 from dbl.data.images.decode import ImageDecoder
-from dbl.utils import files
+from dbl.data.sources import records
 from dbl.utils.errors import UserError
 
 REAL_DATA = os.environ.get("DBL_DATA")
@@ -76,8 +76,8 @@ def pixels(images) -> torch.Tensor:
 
 
 def test_pixels_and_labels_are_those_of_the_files(make, folder, grey, monkeypatch):
-    """Catches reordered rows, images without their labels, and a lost or repeated piece."""
-    monkeypatch.setattr(rows, "PIECE_ROWS", 7)
+    """Catches reordered rows, images without their labels, and a lost or repeated chunk."""
+    monkeypatch.setattr(records, "CHUNK_ROWS", 7)
     data = make(data_dir=str(folder))
     train, test = data.load("train"), data.load("test")
     assert torch.equal(pixels(train), torch.from_numpy(grey[0]).unsqueeze(1))
@@ -221,8 +221,8 @@ def test_files_that_do_not_fit_are_refused(make, tmp_path, images, labels, messa
 
 
 def test_damaged_row_is_named(make, tmp_path, grey, monkeypatch):
-    """Catches a row number that counts within a piece, and a cache that keeps half of a split."""
-    monkeypatch.setattr(rows, "PIECE_ROWS", 4)
+    """Catches a row number that counts within a chunk, and a cache that keeps half of a split."""
+    monkeypatch.setattr(records, "CHUNK_ROWS", 4)
     images = [*({"bytes": encode(image), "path": None} for image in grey[0][:9]), {"bytes": b"?", "path": None}]
     write_both(tmp_path, images, list(range(10)))
     with pytest.raises(UserError, match=r"row 9 of .*train\.parquet"):
@@ -277,8 +277,8 @@ def test_images_are_converted_to_the_declared_channels(make, tmp_path):
 def decodings(monkeypatch):
     """Counts how often rows are decoded."""
     calls = []
-    decode = ImageDecoder.pieces
-    monkeypatch.setattr(ImageDecoder, "pieces", lambda self, source: calls.append(source) or decode(self, source))
+    decode = ImageDecoder.chunks
+    monkeypatch.setattr(ImageDecoder, "chunks", lambda self, source: calls.append(source) or decode(self, source))
     return calls
 
 
@@ -319,7 +319,7 @@ def test_cache_on_a_disk_for_reading_only(make, folder, grey, monkeypatch):
         raise PermissionError
 
     make(data_dir=str(folder)).load("train")
-    monkeypatch.setattr(files, "FileLock", cannot_write)
+    monkeypatch.setattr("dbl.utils.files.FileLock", cannot_write)
     train = make(data_dir=str(folder), memory_map=True).load("train")
     assert torch.equal(pixels(train).squeeze(1), torch.from_numpy(grey[0]))
 

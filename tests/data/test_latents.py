@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dbl.data import HorizontalFlip, Latents, rows
+from dbl.data import HorizontalFlip, Latents
+from dbl.data.sources import records
 from dbl.utils.errors import UserError
 
 SHAPE = (2, 3, 3)
@@ -105,9 +106,9 @@ def test_spec_and_batches(make, tmp_path, latents):
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_parquet(make, tmp_path, latents, monkeypatch, nested):
-    """Catches scrambled axes of flat and nested lists, and rows cut in pieces wrongly."""
+    """Catches scrambled axes of flat and nested lists, and rows cut into chunks wrongly."""
     values, labels = latents
-    monkeypatch.setattr(rows, "PIECE_ROWS", 7)
+    monkeypatch.setattr(records, "CHUNK_ROWS", 7)
     write_parquet(tmp_path / "train.parquet", (values if nested else values.flatten(1)).tolist(), labels.tolist())
     train = make("train.parquet").load("train")
     assert torch.equal(train.images[torch.arange(20)], values)

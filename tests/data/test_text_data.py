@@ -177,13 +177,13 @@ def test_large_texts_are_measured_evenly(monkeypatch):
     assert sum(counts) == 8
 
 
-def test_long_documents_are_encoded_in_pieces(monkeypatch):
-    """Catches text that is lost, repeated or separated between pieces."""
+def test_long_documents_are_encoded_in_chunks(monkeypatch):
+    """Catches text that is lost, repeated or separated between chunks."""
     whole = Toy(["one\ntwo\n" * 9 + "threefour" * 4], tokenizer=Bytes(), validation_share=0).split("train").tokens
-    monkeypatch.setattr(dbl.data.text.encode, "PIECE_CHARACTERS", 10)
-    pieces = Toy(["one\ntwo\n" * 9 + "threefour" * 4], tokenizer=Bytes(), validation_share=0).split("train").tokens
-    assert bytes(pieces) == bytes(whole) == ("one\ntwo\n" * 9 + "threefour" * 4).encode() + b"\0"
-    assert max(len(piece) for piece in dbl.data.text.encode._cut("ab\n" * 20 + "c" * 35)) == 10
+    monkeypatch.setattr(dbl.data.text.encode, "CHUNK_CHARACTERS", 10)
+    chunks = Toy(["one\ntwo\n" * 9 + "threefour" * 4], tokenizer=Bytes(), validation_share=0).split("train").tokens
+    assert bytes(chunks) == bytes(whole) == ("one\ntwo\n" * 9 + "threefour" * 4).encode() + b"\0"
+    assert max(len(chunk) for chunk in dbl.data.text.encode._cut("ab\n" * 20 + "c" * 35)) == 10
 
 
 @pytest.mark.parametrize(("num", "expected"), [(1, "a"), (3, "abc"), (4, "abcd"), (99, "abcdefghi")])

@@ -10,7 +10,8 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 
-from dbl.data import Bytes, Characters, HubText, TextData, TextFiles, rows
+from dbl.data import Bytes, Characters, HubText, TextData, TextFiles
+from dbl.data.sources import records
 from dbl.data.text.documents import FileDocuments
 from dbl.data.text.encode import Encoder
 from dbl.data.text.tokens import MappedTokens
@@ -35,8 +36,8 @@ def make(tmp_path):
 def encodings(monkeypatch):
     """Counts how often documents are encoded."""
     calls = []
-    pieces = Encoder._pieces
-    monkeypatch.setattr(Encoder, "_pieces", lambda self, *rest: calls.append(self) or pieces(self, *rest))
+    chunks = Encoder._chunks
+    monkeypatch.setattr(Encoder, "_chunks", lambda self, *rest: calls.append(self) or chunks(self, *rest))
     return calls
 
 
@@ -197,9 +198,9 @@ def test_failed_encoding_leaves_no_entry(make, tmp_path):
     assert not list((tmp_path / "cache").rglob("tokens.bin"))
 
 
-def test_tables_are_read_piece_by_piece(make, tmp_path, monkeypatch):
-    """Catches rows that are lost or repeated between pieces."""
-    monkeypatch.setattr(rows, "PIECE_ROWS", 3)
+def test_records_are_read_in_chunks(make, tmp_path, monkeypatch):
+    """Catches rows that are lost or repeated between chunks."""
+    monkeypatch.setattr(records, "CHUNK_ROWS", 3)
     texts = [str(number) for number in range(10)]
     write_table(tmp_path / "a.parquet", texts)
     documents = FileDocuments((tmp_path / "a.parquet",), "text")
@@ -268,7 +269,7 @@ def test_hub_split_is_read(make, monkeypatch):
 
 def test_stream_stops_at_the_wanted_tokens(make, monkeypatch, encodings):
     """Catches a stream that is read to its end, a cache that ignores the number, and reading again."""
-    monkeypatch.setattr(rows, "PIECE_ROWS", 4)
+    monkeypatch.setattr(records, "CHUNK_ROWS", 4)
     builder = Builder()
     monkeypatch.setattr(datasets, "load_dataset_builder", lambda path, config_name: builder)
     settings = {"path": "someone/toy", "streaming": True, "test_split": "dev"}

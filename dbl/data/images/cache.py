@@ -1,6 +1,8 @@
 """Decoded images on disk, so that they are decoded once and a set larger than memory can be read in part.
 
 An entry is a folder with `images.npy` [N,C,H,W] uint8 and `labels.npy` [N] int64, written last; see `write_once`.
+The cache of `datasets` would keep the encoded images beside the decoded ones, needs a folder that can be written, and
+does not say which of its files is damaged.
 """
 
 import logging
@@ -12,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dbl.data.images.decode import Piece
 from dbl.data.images.sets import ImageSet
 from dbl.utils.errors import UserError
 from dbl.utils.files import replacing, write_once
+
+Chunk = tuple[Tensor, Tensor]  # images [K,C,H,W] uint8 and labels [K] int64
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +30,7 @@ class MappedImages:
     The file is opened anew for each batch, which costs little, so that worker processes are sent only its name.
 
     Args:
-        path: of the file.
+        path: `.npy` file.
     """
 
     path: Path
@@ -39,7 +42,7 @@ class MappedImages:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the values: uint8."""
+        """uint8."""
         return torch.uint8
 
     def __getitem__(self, indices: Tensor, /) -> Tensor:
@@ -51,9 +54,7 @@ class MappedImages:
         return np.load(self.path, mmap_mode="r")
 
 
-def cached(
-    entry: Path, shape: tuple[int, int, int, int], pieces: Callable[[], Iterator[Piece]], memory_map: bool
-) -> ImageSet:
+def cached(entry: Path, shape: tuple[int, ...], chunks: Callable[[], Iterator[Chunk]], memory_map: bool) -> ImageSet:
     """Read an entry; decode and write it first if it is not there.
 
     Several processes may ask at once: one decodes, the others wait for it.
@@ -61,33 +62,33 @@ def cached(
     Args:
         entry: folder of the entry.
         shape: [N,C,H,W] of all images.
-        pieces: decodes them.
-        memory_map: leave the images on disk.
+        chunks: decodes all images in order.
+        memory_map: whether to leave the images on disk.
 
     Raises:
         UserError: if the entry is damaged, or cannot be written and `memory_map` needs it.
     """
     try:
-        write_once(entry, "labels.npy", lambda: _write(entry, shape, pieces()))
+        write_once(entry, "labels.npy", lambda: _write(entry, shape, chunks()))
     except OSError as error:
         if memory_map:
             raise UserError(f"data.init_args.cache_dir: cannot write {entry} ({error}); memory_map needs it") from None
         _log.info("Decoded images are not kept: cannot write %s (%s)", entry, error)
-        decoded = list(pieces())
-        return ImageSet(torch.cat([piece.images for piece in decoded]), torch.cat([piece.labels for piece in decoded]))
+        images, labels = zip(*chunks(), strict=True)
+        return ImageSet(torch.cat(images), torch.cat(labels))
     return _read(entry, memory_map)
 
 
-def _write(entry: Path, shape: tuple[int, int, int, int], pieces: Iterator[Piece]) -> None:
-    labels = []
+def _write(entry: Path, shape: tuple[int, ...], chunks: Iterator[Chunk]) -> None:
+    all_labels = []
     with replacing(entry / "images.npy") as path, path.open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for piece in pieces:
-            file.write(piece.images.numpy().tobytes())
-            labels.append(piece.labels)
+        # The header goes first: an array of all images may not fit in memory.
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for images, labels in chunks:
+            file.write(images.numpy().tobytes())
+            all_labels.append(labels)
     with replacing(entry / "labels.npy") as path, path.open("wb") as file:
-        np.save(file, torch.cat(labels).numpy())
+        np.save(file, torch.cat(all_labels).numpy())
 
 
 def _read(entry: Path, memory_map: bool) -> ImageSet:

@@ -1,37 +1,30 @@
-"""From rows with encoded images to uint8 tensors of one size."""
+"""From records with encoded images to uint8 tensors of one size."""
 
 import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dbl.data.rows import Rows
+from dbl.data.sources.records import RecordSource
 from dbl.utils.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class Piece(NamedTuple):
-    """Some samples: `images` [K,C,H,W] uint8, `labels` [K] int64."""
-
-    images: Tensor
-    labels: Tensor
-
-
 @dataclass(frozen=True)
 class ImageDecoder:
-    """How to read samples from a table of encoded images (JPEG, PNG, ...).
+    """Settings for reading encoded images (JPEG, PNG, ...); names of decoded copies on disk depend on its `repr`.
 
     Args:
-        image_column: where the images are.
-        label_column: where their classes are.
+        image_column: column of the images.
+        label_column: column of their classes.
         image_size: rows and columns of pixels; an image of another size is resized (bicubic) and cut in the centre.
         channels: 1 for grey, 3 for colour; an image of another kind is converted.
 
@@ -50,24 +43,29 @@ class ImageDecoder:
         if self.channels not in (1, 3):
             raise UserError(f"data.init_args.channels ({self.channels}) must be 1 (grey) or 3 (colour)")
 
-    def pieces(self, rows: Rows) -> Iterator[Piece]:
-        """Decode all rows in order, a piece at a time, in several threads.
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """[C,H,W] of a decoded image."""
+        return self.channels, self.image_size, self.image_size
+
+    def chunks(self, records: RecordSource) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images [K,C,H,W] uint8 and labels [K] int64 of all records in order, decoded in several threads.
 
         Raises:
             UserError: if a column is missing or holds something else, or an image is damaged.
         """
-        rows.require(image_column=self.image_column, label_column=self.label_column)
-        rows.require_rows()
+        records.require_columns(image_column=self.image_column, label_column=self.label_column)
+        records.require_records()
         done = 0
         with ThreadPoolExecutor() as pool:
-            for table in rows.pieces([self.image_column, self.label_column]):
-                cells = table.column(self.image_column).to_pylist()
-                places = [f"row {done + row} of {rows.source}" for row in range(len(cells))]
+            for chunk in records.chunks([self.image_column, self.label_column]):
+                cells = chunk.column(self.image_column).to_pylist()
+                places = [f"row {done + row} of {records.name}" for row in range(len(cells))]
                 # Many images a task: for small ones, handing over after each costs more than decoding it.
                 tasks = [slice(first, first + 128) for first in range(0, len(cells), 128)]
                 parts = pool.map(self._decode_all, [cells[task] for task in tasks], [places[task] for task in tasks])
                 images = torch.from_numpy(np.concatenate(list(parts))).permute(0, 3, 1, 2).contiguous()
-                yield Piece(images, rows.labels(table, self.label_column))
+                yield images, records.labels(chunk, self.label_column)
                 done += len(cells)
 
     def _decode_all(self, cells: list[Any], places: list[str]) -> np.ndarray:

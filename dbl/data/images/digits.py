@@ -1,13 +1,14 @@
 """Handwritten digits that come with scikit-learn: a real data set without a download."""
 
 import torch
+from typing_extensions import override
 
 from dbl.data.images.module import ImageData, Split
 from dbl.data.images.sets import ImageSet
 from dbl.data.splits import stratified_split
 
 _TEST_SHARE = 0.2
-# Not the seed of the validation cut: every run is tested on the same images.
+# Apart from `split_seed`: every run is tested on the same images.
 _TEST_SEED = 0
 
 
@@ -25,8 +26,8 @@ class Digits(ImageData):
         (1302, 140, 355)
     """
 
+    @override
     def load(self, split: Split) -> ImageSet | None:
-        """See `ImageData.load`; there is no validation split."""
         if split == "validation":
             return None
         from sklearn.datasets import load_digits

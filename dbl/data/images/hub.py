@@ -5,15 +5,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from dbl.data.images.cache import cached
 from dbl.data.images.decode import ImageDecoder
 from dbl.data.images.measure import declared
 from dbl.data.images.module import ImageData, Split
 from dbl.data.images.sets import ImageSet, check_classes
-from dbl.data.local_files import files_of_splits, local_copies
-from dbl.data.rows import HubRows, ParquetRows, Rows
+from dbl.data.sources.local_files import files_of_splits, local_copies, named_splits
+from dbl.data.sources.records import HubRecords, ParquetRecords, RecordSource
 from dbl.data.spec import ImageSpec
-from dbl.utils.errors import UserError
 
 
 class HubImages(ImageData):
@@ -27,17 +28,17 @@ class HubImages(ImageData):
         image_size: rows and columns of pixels; images of another size are resized and cut in the centre.
         channels: 1 for grey, 3 for colour; images of another kind are converted.
         num_classes: C; checked against the labels.
-        image_column: where the images are.
-        label_column: where their classes are.
+        image_column: column of the images.
+        label_column: column of their classes.
         train_split: name of the training split.
         validation_split: name of the validation split; null cuts it from the training split.
         test_split: name of the test split.
-        config_name: which variant, for sets on the hub that have several.
+        config_name: variant, for sets on the hub that have several.
         data_dir: folder of local parquet files; null looks in `$DBL_DATA`, then on the hub.
         data_files: name of a split -> its parquet file or a glob, relative to `data_dir` (or to the current folder).
-        cache_dir: for decoded images.
-        memory_map: leave the decoded images in `cache_dir` and read only those of a batch; for sets larger than memory.
-        base: the arguments of `ImageData`.
+        cache_dir: folder for decoded images.
+        memory_map: whether to read decoded images from `cache_dir` batch by batch; for sets larger than memory.
+        base: arguments of `ImageData`.
 
     Example:
         >>> import dbl
@@ -76,51 +77,39 @@ class HubImages(ImageData):
         self.data_files = data_files
         self.cache_dir = cache_dir
         self.memory_map = memory_map
-        self._split_names = {"train": train_split, "validation": validation_split, "test": test_split}
-        if len(set(self._names)) < len(self._names):
-            raise UserError(f"data.init_args: the names of the splits must differ, got {', '.join(self._names)}")
+        self._split_names = named_splits(train_split, validation_split, test_split)
         self._decoder = ImageDecoder(image_column, label_column, image_size, channels)
 
     @property
+    @override
     def declared_spec(self) -> ImageSpec:
-        """See `ImageData.declared_spec`."""
-        size = self._decoder.image_size
-        return declared(self.name, (self._decoder.channels, size, size), self.num_classes)
+        return declared(self.name, self._decoder.shape, self.num_classes)
 
+    @override
     def load(self, split: Split) -> ImageSet | None:
-        """See `ImageData.load`.
-
-        Raises:
-            UserError: if files, columns, images or labels are not as the arguments say, or the hub cannot be reached.
-        """
-        name = self._split_names[split]
-        if name is None:
+        if split not in self._split_names:
             return None
-        rows = self._rows(name)
-        size, channels = self._decoder.image_size, self._decoder.channels
-        shape = (len(rows), channels, size, size)
-        images = cached(self._entry(rows), shape, partial(self._decoder.pieces, rows), self.memory_map)
+        records = self._records(self._split_names[split])
+        shape = (len(records), *self._decoder.shape)
+        images = cached(self._entry(records), shape, partial(self._decoder.chunks, records), self.memory_map)
         if split == "train":
-            check_classes(images, self.num_classes, rows.source)
+            check_classes(images, self.num_classes, records.name)
         return images
 
-    def _entry(self, rows: Rows) -> Path:
-        """Where the decoded rows are kept."""
-        key = hashlib.sha256(f"{rows.fingerprint} {self._decoder}".encode()).hexdigest()
+    def _entry(self, records: RecordSource) -> Path:
+        """Where the decoded records are kept."""
+        key = hashlib.sha256(f"{records.fingerprint} {self._decoder}".encode()).hexdigest()
         return Path(self.cache_dir) / f"{self.name}-{key[:16]}"
 
-    def _rows(self, name: str) -> Rows:
+    def _records(self, name: str) -> RecordSource:
         if files := self._local_files():
-            return ParquetRows(files[name])
-        wanted = " and ".join(f"{self.name}/{split}.parquet" for split in self._names)
-        return HubRows(self.path, self.config_name, name, f"set DBL_DATA to a folder with {wanted}")
+            return ParquetRecords(files[name])
+        wanted = " and ".join(f"{self.name}/{split}.parquet" for split in self._split_names.values())
+        return HubRecords(self.path, self.config_name, name, f"set DBL_DATA to a folder with {wanted}")
 
     def _local_files(self) -> dict[str, list[Path]]:
         """The files of every split; none means the hub, so that no run mixes two sources."""
+        splits = list(self._split_names.values())
         if self.data_files is not None:
-            return files_of_splits(Path(self.data_dir or "."), self.data_files, self._names)
-        return local_copies(self.name, self.data_dir, self._names, ("parquet",))
-
-    @property
-    def _names(self) -> list[str]:
-        return [name for name in self._split_names.values() if name is not None]
+            return files_of_splits(Path(self.data_dir or "."), self.data_files, splits)
+        return local_copies(self.name, self.data_dir, splits, ["parquet"])

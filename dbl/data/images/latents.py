@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from typing_extensions import override
 
 from dbl.data.images.measure import declared
 from dbl.data.images.module import ImageData, Split
 from dbl.data.images.sets import ImageSet, check_classes
-from dbl.data.local_files import files_of_splits
-from dbl.data.rows import ParquetRows
+from dbl.data.sources.local_files import files_of_splits
+from dbl.data.sources.records import ParquetRecords
 from dbl.data.spec import ImageSpec
 from dbl.utils.errors import UserError
 
@@ -36,8 +37,8 @@ class Latents(ImageData):
         image_size: H and W of the latents.
         num_classes: number of classes; checked against the labels, like the shape.
         data_dir: folder that relative files start from; null means `$DBL_DATA` if that is set, else the current folder.
-        name: of the data set, for people.
-        base: the arguments of `ImageData`.
+        name: name of the data set, for people.
+        base: arguments of `ImageData`.
 
     Example:
         >>> import dbl, torch
@@ -70,16 +71,12 @@ class Latents(ImageData):
         self._shape = (channels, image_size, image_size)
 
     @property
+    @override
     def declared_spec(self) -> ImageSpec:
-        """See `ImageData.declared_spec`."""
         return declared(self.name, self._shape, self.num_classes)
 
+    @override
     def load(self, split: Split) -> ImageSet | None:
-        """See `ImageData.load`.
-
-        Raises:
-            UserError: if a file is absent or damaged, or shape or classes are not as declared.
-        """
         folder = Path(self.data_dir or os.environ.get("DBL_DATA") or ".")
         splits = ["train", *({"validation"} & self.data_files.keys()), "test"]
         if split not in splits:
@@ -99,9 +96,9 @@ class ShardedLatents:
     Files are opened anew for each batch, at about 0.1 ms each, so that worker processes are sent only their names.
 
     Args:
-        files: in order.
+        files: safetensors files, in order.
         ends: number of latents up to and including each file.
-        shape: [N,C,H,W] of all.
+        shape: [N,C,H,W] of all latents.
     """
 
     files: tuple[Path, ...]
@@ -110,7 +107,7 @@ class ShardedLatents:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of what is given out: float32, whatever the files hold."""
+        """float32, whatever the files hold."""
         return torch.float32
 
     def __getitem__(self, indices: Tensor, /) -> Tensor:
@@ -152,22 +149,22 @@ def _as_classes(labels: Tensor, num: int, path: Path) -> Tensor:
 
 
 def _read_parquet(files: list[Path], shape: tuple[int, int, int]) -> ImageSet:
-    rows = ParquetRows(files)
+    records = ParquetRecords(files)
     for column in ("latents", "labels"):
-        rows.require(data_files=column)
-    rows.require_rows()
+        records.require_columns(data_files=column)
+    records.require_records()
     latents, labels = [], []
-    for table in rows.pieces(["latents", "labels"]):
-        latents.append(_floats(table, shape, rows.source))
-        labels.append(rows.labels(table, "labels"))
+    for chunk in records.chunks(["latents", "labels"]):
+        latents.append(_floats(chunk, shape, records.name))
+        labels.append(records.labels(chunk, "labels"))
     return ImageSet(torch.cat(latents), torch.cat(labels))
 
 
-def _floats(table: "pyarrow.Table", shape: tuple[int, int, int], source: str) -> Tensor:
+def _floats(chunk: "pyarrow.Table", shape: tuple[int, int, int], source: str) -> Tensor:
     """[K,C,H,W] float32 from lists that are flat or nested."""
     import pyarrow
 
-    values = table.column("latents").combine_chunks()
+    values = chunk.column("latents").combine_chunks()
     found = np.array(values[0].as_py(), dtype=object).shape
     if found != (math.prod(shape),):
         _check_shape(found, shape, source)
@@ -177,7 +174,7 @@ def _floats(table: "pyarrow.Table", shape: tuple[int, int, int], source: str) ->
         values = values.flatten()
     if not pyarrow.types.is_floating(values.type):
         raise UserError(f"data.init_args.data_files: the latents of {source} are {values.type}, not floats")
-    if len(values) != len(table) * math.prod(shape):
+    if len(values) != len(chunk) * math.prod(shape):
         raise UserError(f"data.init_args.data_files: not all latents of {source} have the shape {list(shape)}")
     return torch.from_numpy(values.to_numpy(zero_copy_only=False).astype(np.float32)).view(-1, *shape)
 

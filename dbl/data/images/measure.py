@@ -11,17 +11,15 @@ from dbl.data.spec import ImageSpec
 from dbl.data.splits import evenly_spaced
 from dbl.utils.errors import UserError
 
-# Of a larger split this many images, evenly spaced, are read for identity, mean and standard deviation: to read all of
+# Images, evenly spaced, that identity, mean and standard deviation of a larger split are computed from: to read all of
 # ImageNet at the start of every process would take minutes.
 MAX_MEASURED = 100_000
-# Of a larger text this many tokens, in evenly spaced runs, are read for identity and frequencies.
 
 
 def measure(name: str, training: ImageSet) -> ImageSpec:
     """The facts about a data set, from its training split alone.
 
-    Raises:
-        UserError: if a class never occurs in the split or a value is not finite.
+    Raises UserError if a class never occurs in the split or a value is not finite.
     """
     frequencies = _frequencies(name, training.labels)
     mean, std = _moments(training)
@@ -40,7 +38,7 @@ def measure(name: str, training: ImageSet) -> ImageSpec:
 
 
 def declared(name: str, shape: tuple[int, int, int], num_classes: int) -> ImageSpec:
-    """Facts for planning, before any data is there: shape and classes are true, frequencies and statistics stand in."""
+    """Facts for planning, before any data is read: frequencies, mean and standard deviation are placeholders."""
     channels = shape[0]
     return ImageSpec(
         name, "declared", num_classes, (1 / num_classes,) * num_classes, shape, (0.0,) * channels, (1.0,) * channels
@@ -52,7 +50,7 @@ def _frequencies(name: str, labels: Tensor) -> Tensor:
     counts = labels.bincount()
     missing = (counts == 0).nonzero().flatten().tolist()
     if missing:
-        # Frequency 0 would leave a class without a target, and an invented frequency would be untrue.
+        # Frequency 0 would leave a class without a target, and any other frequency would be made up.
         raise UserError(
             f"data: the training split of {name} has no image of class {missing[0]}; number classes without gaps"
         )

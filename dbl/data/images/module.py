@@ -3,6 +3,8 @@
 from abc import abstractmethod
 from functools import cached_property
 
+from typing_extensions import override
+
 from dbl.data.images.augment import Augmentation
 from dbl.data.images.measure import measure
 from dbl.data.images.sets import ImageBatches, ImageSet
@@ -16,17 +18,17 @@ class ImageData(ResumableDataModule):
     """Labelled images in three disjoint splits. A data set of one's own is a subclass with the method `load`.
 
     Args:
-        batch_size: training images in a batch of one device.
-        eval_batch_size: images in a batch of one device in validation and test.
+        batch_size: number of training images in a batch of one device.
+        eval_batch_size: number of images in a batch of one device in validation and test.
         augmentations: random changes of the training images, applied in this order.
         validation_share: share of each class that is cut from the training images where the data set has no validation
             split, in [0, 1); 0 means no validation.
-        split_seed: of that cut, apart from `seed`, so that runs of several seeds have the same splits.
-        num_workers: processes that prepare batches; 0 prepares them in the main process.
-        seed: of the order of the training images and of their augmentations.
+        split_seed: random seed of that cut, apart from `seed`, so that runs of several seeds have the same splits.
+        num_workers: number of processes that prepare batches; 0 prepares them in the main process.
+        seed: random seed of the order of the training images and of their augmentations.
 
     Attributes:
-        name: of the data set, for people.
+        name: name of the data set, for people.
 
     Example:
         >>> import dbl, torch
@@ -59,31 +61,31 @@ class ImageData(ResumableDataModule):
 
     @abstractmethod
     def load(self, split: Split) -> ImageSet | None:
-        """Read one split. None for "validation" if the data set has none; it is then cut from the training images."""
+        """Read one split; return None for "validation" if it is to be cut from the training images."""
 
     @cached_property
+    @override
     def spec(self) -> ImageSpec:
-        """The facts about the data set, measured over the training split."""
         return measure(self.name, self.split("train"))
 
     @property
+    @override
     def declared_spec(self) -> ImageSpec:
-        """Facts that suffice for planning; a data set whose arguments give shape and classes reads nothing for them."""
         return self.spec
 
+    @override
     def split(self, name: Split) -> ImageSet:
         """The images of a split; read once.
 
-        Raises:
-            UserError: if the data set has no such split, or its images or classes are not those of the training split.
+        Raises UserError if the data set has no such split, or its images differ in kind from the training images.
         """
         if name == "test":
             return self._test
         train, validation = self._train_and_validation
         return train if name == "train" else validation
 
+    @override
     def batches(self, name: Split, training: bool) -> ImageBatches:
-        """See `ResumableDataModule.batches`."""
         images = self.split(name)
         if not training:
             return ImageBatches(images)
@@ -107,7 +109,7 @@ class ImageData(ResumableDataModule):
         return images
 
     def _like(self, split: Split, loaded: ImageSet | None, train: ImageSet) -> ImageSet:
-        """The images, if they have shape, type and classes of the training images."""
+        """Return the images; raise UserError unless they have the shape, type and classes of the training images."""
         images = self._present(split, loaded)
         if images.images.shape[1:] != train.images.shape[1:] or images.images.dtype != train.images.dtype:
             raise UserError(

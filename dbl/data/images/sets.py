@@ -10,6 +10,7 @@ from typing import Protocol, TypedDict
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from typing_extensions import override
 
 from dbl.data.images.augment import Augmentation
 from dbl.data.order import BatchIndex, check_batch_index
@@ -26,37 +27,37 @@ class Images(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the values."""
+        """Type of the values."""
 
     def __getitem__(self, indices: Tensor, /) -> Tensor:
         """A copy of the images at `indices` [K], as [K,C,H,W]."""
 
 
 @dataclass(frozen=True, eq=False)
-class ImageView:
-    """Some of other images, without a copy of them.
+class ImageView(Images):
+    """A selection of images, without a copy of them.
 
     Args:
-        images: the images that are looked at.
-        rows: [N] int64, which of them, in the order of the view.
+        images: images to select from.
+        selected: indices [N] int64 in `images`, in the order of the view.
     """
 
     images: Images
-    rows: Tensor
+    selected: Tensor
 
     @property
+    @override
     def shape(self) -> torch.Size:
-        """[N,C,H,W]."""
-        return torch.Size((len(self.rows), *self.images.shape[1:]))
+        return torch.Size((len(self.selected), *self.images.shape[1:]))
 
     @property
+    @override
     def dtype(self) -> torch.dtype:
-        """Of the values."""
         return self.images.dtype
 
+    @override
     def __getitem__(self, indices: Tensor, /) -> Tensor:
-        """See `Images`."""
-        return self.images[self.rows[indices]]
+        return self.images[self.selected[indices]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +66,10 @@ class ImageSet:
 
     Args:
         images: [N,C,H,W], uint8 for pixels or float32 for latents.
-        labels: [N] int64, class of each image, counted from 0.
+        labels: classes [N] int64, counted from 0.
 
     Raises:
-        UserError: if shapes, types or labels are not so.
+        UserError: if a shape, a type or a label is another.
 
     Example:
         >>> import dbl, torch
@@ -102,11 +103,7 @@ class ImageSet:
 
 
 def check_classes(training: ImageSet, num_classes: int, source: str) -> None:
-    """Check a declared number of classes.
-
-    Raises:
-        UserError: if the largest label is not that of the last class.
-    """
+    """Raise UserError unless the largest label of the training images is that of the last class."""
     largest = int(training.labels.max()) if len(training) else -1
     if largest != num_classes - 1:
         raise UserError(
@@ -119,10 +116,10 @@ class ImageBatch(TypedDict):
     """What a loader yields.
 
     Args:
-        image: [N,C,H,W] raw values, as in the data set.
-        label: [N] int64.
-        index: [N] int64, of the images in their split.
-        position: of the batch; see `BatchIndex`.
+        image: raw values [N,C,H,W], as in the data set.
+        label: classes [N] int64.
+        index: indices [N] int64 of the images in their split.
+        position: number of the batch; see `BatchIndex`.
     """
 
     image: Tensor
@@ -137,11 +134,11 @@ class ImageBatches(Dataset[ImageBatch]):
     The augmentations' randomness is a function of (seed, block, position, rank).
 
     Args:
-        images: of one split.
-        augmentations: applied one after another; none for evaluation.
-        seed: of the whole run.
-        block: that is trained.
-        rank: of this process.
+        images: images of one split.
+        augmentations: random changes, applied one after another; none for evaluation.
+        seed: random seed of the run.
+        block: index of the block that is trained.
+        rank: rank of this process.
     """
 
     def __init__(
@@ -159,7 +156,7 @@ class ImageBatches(Dataset[ImageBatch]):
         self.rank = rank
 
     def __len__(self) -> int:
-        """Images, not batches: the number of batches is the order's."""
+        """Number of images, not of batches: that is the order's."""
         return len(self.images)
 
     def __getitem__(self, batch: BatchIndex) -> ImageBatch:

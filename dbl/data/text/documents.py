@@ -1,4 +1,4 @@
-"""Texts, one document after another, out of local files or tables."""
+"""Documents of text, from local files or from records."""
 
 import hashlib
 import warnings
@@ -7,54 +7,57 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dbl.data.rows import ParquetRows, Table
+from typing_extensions import override
+
+from dbl.data.sources.local_files import file_versions
+from dbl.data.sources.records import ParquetRecords, RecordSource
 from dbl.utils.errors import DblWarning, UserError
 
 
 class Documents(ABC):
-    """Texts that can be read again and are known by a fingerprint, so that their tokens are worth keeping."""
+    """Texts that can be read again and have a fingerprint, so that their tokens can be kept on disk."""
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Changes when the texts do."""
+        """Text that changes when the documents do."""
 
     @abstractmethod
     def __iter__(self) -> Iterator[str]:
-        """The texts in order."""
+        """Yield the texts in order."""
 
 
 @dataclass(frozen=True)
-class TableDocuments(Documents):
-    """Each row of a table is a document; empty ones are left out.
+class RecordDocuments(Documents):
+    """Each record is a document; empty ones are left out.
 
     Args:
-        table: to read.
-        column: that holds the text.
+        records: records to read.
+        column: column of the text.
     """
 
-    table: Table
+    records: RecordSource
     column: str
 
     @property
+    @override
     def fingerprint(self) -> str:
-        """See `Documents.fingerprint`."""
-        return f"{self.table.fingerprint} {self.column}"
+        return f"{self.records.fingerprint} {self.column}"
 
+    @override
     def __iter__(self) -> Iterator[str]:
-        """See `Table.texts`, also for errors."""
-        return self.table.texts(self.column)
+        return self.records.texts(self.column)
 
 
 @dataclass(frozen=True)
 class FileDocuments(Documents):
-    """Local files, one after another: each row of a parquet file is a document, every other file is one whole.
+    """Local files, one after another: each record of a parquet file is a document, every other file is one whole.
 
     Bytes that are not UTF-8 are replaced by U+FFFD, with one warning for each file.
 
     Args:
-        files: at least one.
-        column: of parquet files, that holds the text.
+        files: text or parquet files, at least one.
+        column: column of the text in parquet files.
     """
 
     files: tuple[Path, ...]
@@ -62,24 +65,19 @@ class FileDocuments(Documents):
     _warned: set[Path] = field(default_factory=set, repr=False, compare=False)
 
     @property
+    @override
     def fingerprint(self) -> str:
-        """Of names, sizes and times of change."""
-        facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in self.files]
-        return hashlib.sha256(repr((facts, self.column)).encode()).hexdigest()
+        return hashlib.sha256(repr((file_versions(self.files), self.column)).encode()).hexdigest()
 
+    @override
     def __iter__(self) -> Iterator[str]:
-        """See `Documents.__iter__`.
-
-        Raises:
-            UserError: if a file cannot be read.
-        """
         for file in self.files:
             if file.suffix == ".parquet":
-                yield from ParquetRows([file]).texts(self.column)
-            elif text := self._whole(file):
+                yield from ParquetRecords([file]).texts(self.column)
+            elif text := self._read(file):
                 yield text
 
-    def _whole(self, file: Path) -> str:
+    def _read(self, file: Path) -> str:
         try:
             content = file.read_bytes()
         except OSError as error:

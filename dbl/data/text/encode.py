@@ -1,7 +1,7 @@
-"""From documents to one long row of tokens, in memory or kept on disk.
+"""From documents to one long sequence of tokens, in memory or on disk.
 
 An entry on disk is a folder with `tokens.bin` and `ends.npy`, written last (`write_once`). So texts are encoded once,
-and a set larger than memory is never read whole.
+and a set larger than memory is never read whole. `datasets.map` would keep a copy of the texts beside their tokens.
 """
 
 import hashlib
@@ -20,16 +20,16 @@ from dbl.data.text.tokens import MappedTokens, Tokens, smallest_type
 from dbl.utils.errors import DblWarning, UserError
 from dbl.utils.files import replacing, write_once
 
-# Longer documents are encoded in pieces: an encoder takes about 100 bytes of memory for each byte of text.
-PIECE_CHARACTERS = 100_000
+# Longer documents are encoded in chunks: an encoder takes about 100 bytes of memory for each byte of text.
+CHUNK_CHARACTERS = 100_000
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedText:
-    """Documents as one row of tokens.
+    """Documents as one sequence of tokens.
 
     Args:
-        tokens: [n] of all documents, each with the end token of the tokenizer, if it has one, as its last.
+        tokens: tokens [n] of all documents, each with the end token of the tokenizer, if it has one, as its last.
         ends: [M] int64 place after the last token of each document.
     """
 
@@ -42,19 +42,19 @@ class Encoder:
     """Encodes documents until there are enough tokens.
 
     Args:
-        tokenizer: that encodes.
-        max_tokens: where to stop, if need be within a document; None encodes all.
+        tokenizer: tokenizer that encodes.
+        max_tokens: number of tokens to stop at, if need be within a document; None encodes all.
     """
 
     tokenizer: Tokenizer
     max_tokens: int | None = None
 
     def encoded(self, documents: Iterable[str], folder: Path) -> EncodedText:
-        """The tokens of documents; those that have a fingerprint are kept in a folder.
+        """The tokens of documents; those of `Documents`, which have a fingerprint, are kept in a folder.
 
         Args:
-            documents: to encode.
-            folder: for entries; several processes may use it at once.
+            documents: texts to encode.
+            folder: folder of the entries; several processes may use it at once.
 
         Raises:
             UserError: if the tokenizer cannot express a text, or an entry is damaged.
@@ -77,14 +77,14 @@ class Encoder:
 
     def _in_memory(self, documents: Iterable[str]) -> EncodedText:
         ends: list[int] = []
-        pieces = list(self._pieces(documents, ends))
-        return EncodedText(np.concatenate([np.empty(0, self._dtype), *pieces]), torch.tensor(ends, dtype=torch.int64))
+        chunks = list(self._chunks(documents, ends))
+        return EncodedText(np.concatenate([np.empty(0, self._dtype), *chunks]), torch.tensor(ends, dtype=torch.int64))
 
     def _write(self, documents: Iterable[str], entry: Path) -> None:
         ends: list[int] = []
         with replacing(entry / "tokens.bin") as path, path.open("wb") as file:
-            for piece in self._pieces(documents, ends):
-                file.write(piece.tobytes())
+            for chunk in self._chunks(documents, ends):
+                file.write(chunk.tobytes())
         with replacing(entry / "ends.npy") as path, path.open("wb") as file:
             np.save(file, np.array(ends, np.int64))
 
@@ -99,12 +99,12 @@ class Encoder:
             raise UserError(f"{entry} is damaged (its files do not belong together); delete it")
         return EncodedText(tokens, ends)
 
-    def _pieces(self, documents: Iterable[str], ends: list[int]) -> Iterator[np.ndarray]:
-        """Tokens of the smallest type, piece by piece; puts the end of each document into `ends` behind its last."""
+    def _chunks(self, documents: Iterable[str], ends: list[int]) -> Iterator[np.ndarray]:
+        """Yield tokens of the smallest type in chunks; append the end of each document to `ends` after its last."""
         num = 0
         for document in documents:
-            for piece in self._document(document):
-                kept = piece if self.max_tokens is None else piece[: self.max_tokens - num]
+            for chunk in self._chunks_of(document):
+                kept = chunk if self.max_tokens is None else chunk[: self.max_tokens - num]
                 num += len(kept)
                 yield kept
                 if num == self.max_tokens:
@@ -113,7 +113,7 @@ class Encoder:
             if num == self.max_tokens:
                 return
 
-    def _document(self, document: str) -> Iterator[np.ndarray]:
+    def _chunks_of(self, document: str) -> Iterator[np.ndarray]:
         for text in _cut(self.tokenizer.prepare(document)):
             yield self.tokenizer.encode(text).numpy().astype(self._dtype)
         if self.tokenizer.end_id is not None:
@@ -125,11 +125,11 @@ class Encoder:
 
 
 def _cut(text: str) -> Iterator[str]:
-    """Pieces of at most `PIECE_CHARACTERS`, cut behind the end of a line where there is one."""
+    """Yield chunks of at most `CHUNK_CHARACTERS`, cut after the end of a line where there is one."""
     first = 0
-    while len(text) - first > PIECE_CHARACTERS:
-        line_end = text.rfind("\n", first, first + PIECE_CHARACTERS)
-        end = line_end + 1 if line_end >= 0 else first + PIECE_CHARACTERS
+    while len(text) - first > CHUNK_CHARACTERS:
+        line_end = text.rfind("\n", first, first + CHUNK_CHARACTERS)
+        end = line_end + 1 if line_end >= 0 else first + CHUNK_CHARACTERS
         yield text[first:end]
         first = end
     yield text[first:]

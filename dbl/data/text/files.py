@@ -1,27 +1,29 @@
-"""Text out of local files."""
+"""Text from local files."""
 
 import os
 from pathlib import Path
 from typing import Any
 
-from dbl.data.local_files import check_disjoint, find_files
+from typing_extensions import override
+
 from dbl.data.module import Split
+from dbl.data.sources.local_files import check_disjoint, find_files
 from dbl.data.text.documents import FileDocuments
 from dbl.data.text.module import TextData
 from dbl.utils.errors import UserError
 
 
 class TextFiles(TextData):
-    """Text of local files: each row of a `.parquet` file is a document, every other file is one whole.
+    """Text of local files: each record of a `.parquet` file is a document, every other file is one whole.
 
     Args:
         train: files or globs of the training split, in this order; the files of a glob are sorted.
-        validation: of the validation split; null cuts it from the training text.
-        test: of the test split; null cuts it from the training text.
+        validation: files or globs of the validation split; null cuts it from the training text.
+        test: files or globs of the test split; null cuts it from the training text.
         data_dir: folder that relative files start from; null means `$DBL_DATA` if that is set, else the current folder.
-        text_column: of parquet files, that holds the text.
-        name: of the data set, for people.
-        base: the arguments of `TextData`.
+        text_column: column of the text in parquet files.
+        name: name of the data set, for people.
+        base: arguments of `TextData`.
 
     Example:
         >>> import dbl
@@ -51,12 +53,8 @@ class TextFiles(TextData):
         self.text_column = text_column
         self._patterns: dict[Split, list[str] | None] = {"train": train, "validation": validation, "test": test}
 
+    @override
     def load(self, split: Split) -> FileDocuments | None:
-        """See `TextData.load`.
-
-        Raises:
-            UserError: if a file is absent, or belongs to two splits.
-        """
         if self._patterns[split] is None:
             return None
         files: dict[str, list[Path]] = {

@@ -11,6 +11,7 @@ from dbl.data.text.encode import EncodedText
 from dbl.data.text.tokenizer import Tokenizer
 from dbl.data.text.tokens import Tokens
 
+# Tokens, in evenly spaced runs, that identity and frequencies of a larger text are computed from.
 MAX_MEASURED_TOKENS, RUN_TOKENS = 2**26, 2**16
 
 
@@ -22,11 +23,11 @@ def measure_text(
     Each token is counted once more than it occurs: one that only other splits hold must not have frequency 0.
 
     Args:
-        name: for people.
-        text: that begins with the training tokens.
-        num_training: training tokens.
-        tokenizer: that encoded them.
-        packing: how sequences are cut; changes the identity.
+        name: name of the data set, for people.
+        text: tokens that begin with the training tokens.
+        num_training: number of training tokens.
+        tokenizer: tokenizer that encoded them.
+        packing: packing of the sequences; changes the identity.
         seq_len: T.
     """
     digest = hashlib.sha256(f"{num_training} {packing} {tokenizer.identity}".encode())
@@ -40,13 +41,13 @@ def measure_text(
 
 
 def declared_text(name: str, tokenizer: Tokenizer, seq_len: int) -> TextSpec:
-    """Facts for planning, before any text is read: uniform frequencies stand in."""
+    """Facts for planning, before any text is read; the frequencies are placeholders."""
     size = tokenizer.vocab_size
     return TextSpec(name, "declared", size, (1 / size,) * size, seq_len, tokenizer.identity)
 
 
 def _measured_tokens(tokens: Tokens, num: int) -> Iterator[np.ndarray]:
-    """The first `num` tokens, or evenly spaced runs of a longer row."""
+    """Yield the first `num` tokens, or evenly spaced runs of them if they are too many."""
     num_runs = -(-num // RUN_TOKENS)
     for run in evenly_spaced(num_runs, MAX_MEASURED_TOKENS // RUN_TOKENS).tolist():
         yield tokens[np.arange(run * RUN_TOKENS, min(num, (run + 1) * RUN_TOKENS))]

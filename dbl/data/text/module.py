@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
+from typing_extensions import override
+
 from dbl.data.module import ResumableDataModule, Split
 from dbl.data.spec import TextSpec
 from dbl.data.text.encode import EncodedText, Encoder
@@ -20,23 +22,23 @@ Packing = Literal["stream", "document"]
 class TextData(ResumableDataModule):
     """Text in three disjoint splits. A data set of one's own is a subclass with the method `load`.
 
-    The documents of a split become one row of tokens, each followed by the end token if the tokenizer has one. A split
-    that the data set does not have is cut from the end of the training tokens: train, then validation, then test.
+    The documents of a split are joined to one long sequence of tokens, each followed by the end token if the tokenizer
+    has one. A split that the data set lacks is cut from the end of the training tokens: train, validation, test.
 
     Args:
         seq_len: T, tokens that are predicted in one sequence; a sequence has one token more before them.
-        tokenizer: from text to tokens.
-        batch_size: training sequences in a batch of one device.
-        eval_batch_size: sequences in a batch of one device in validation and test.
-        packing: `stream` cuts the row every T tokens without regard to documents; the rest of a split that does not
-            fill a sequence, at most T - 1 tokens, is left out in training and in test. `document` cuts each document
-            for itself and fills its last sequence with -100; nothing is left out.
+        tokenizer: tokenizer of the text.
+        batch_size: number of training sequences in a batch of one device.
+        eval_batch_size: number of sequences in a batch of one device in validation and test.
+        packing: `stream` cuts every T tokens without regard to documents; the rest of a split that does not fill a
+            sequence, at most T - 1 tokens, is left out in training and in test. `document` cuts each document for
+            itself and fills its last sequence with -100; nothing is left out.
         validation_share: share of the training tokens that is cut for validation, in [0, 1); 0 means no validation.
         test_share: share of the training tokens that is cut for the test, in [0, 1).
-        max_tokens: at most, from the beginning of each split that the data set itself has; null takes all.
-        num_workers: processes that prepare batches; 0 prepares them in the main process.
-        seed: of the order of the training sequences.
-        cache_dir: where the tokens of files and of the hub are kept; they are read from there batch by batch.
+        max_tokens: largest number of tokens, from the beginning of each split that the data set has; null takes all.
+        num_workers: number of processes that prepare batches; 0 prepares them in the main process.
+        seed: random seed of the order of the training sequences.
+        cache_dir: folder for the tokens of files and of the hub, which are read from there batch by batch.
 
     Example:
         >>> import dbl
@@ -85,10 +87,10 @@ class TextData(ResumableDataModule):
 
     @abstractmethod
     def load(self, split: Split) -> Iterable[str] | None:
-        """The documents of a split, such as a list, that can be gone through more than once; called once for a split.
+        """Return the documents of a split, e.g. a list; they are iterated more than once. Called once for a split.
 
-        The tokens of `Documents` are kept in `cache_dir`, all others in memory. None for "validation" or "test" if the
-        data set has none; it is then cut from the training tokens.
+        The tokens of `Documents` are kept in `cache_dir`, all others in memory. Return None for "validation" or "test"
+        if the data set has none; it is then cut from the training tokens.
         """
 
     @cached_property
@@ -109,35 +111,32 @@ class TextData(ResumableDataModule):
         return self._given_tokenizer.fit("".join(found))
 
     @cached_property
+    @override
     def spec(self) -> TextSpec:
-        """The facts about the text, measured over the training tokens."""
-        num_training = self._places("train")[1]
-        self.split("train")  # says what is wrong with a text that is too short
+        num_training = self._bounds("train")[1]
+        self.split("train")  # for its error if the text is too short
         text = self._encoded("train")
         return measure_text(self.name, text, num_training, self.tokenizer, self.packing, self.seq_len)
 
     @property
-    def declared_spec(self) -> TextSpec:
-        """See `ResumableDataModule.declared_spec`; text is read only where the tokenizer takes its alphabet from it."""
+    @override
+    def declared_spec(self) -> TextSpec:  # reads text only where the tokenizer takes its alphabet from it
         return declared_text(self.name, self.tokenizer, self.seq_len)
 
+    @override
     def split(self, name: Split) -> TokenSet:
-        """The sequences of a split; encoded once.
-
-        Raises:
-            UserError: if the split has no documents or too little text for a sequence.
-        """
+        """The sequences of a split; encoded once. Raises UserError if it has too little text for a sequence."""
         if name not in self._sequences_of:
             self._sequences_of[name] = self._sequences(name)
         return self._sequences_of[name]
 
+    @override
     def batches(self, name: Split, training: bool) -> TextBatches:
-        """See `ResumableDataModule.batches`; training changes nothing."""
         return TextBatches(self.split(name))
 
     def _sequences(self, name: Split) -> TokenSet:
         text = self._encoded(self._source(name))
-        first, end = self._places(name)
+        first, end = self._bounds(name)
         if self.packing == "stream":
             sequences = stream_sequences(text.tokens, first, end, self.seq_len)
         else:
@@ -157,8 +156,8 @@ class TextData(ResumableDataModule):
             f"{needed}; choose a smaller seq_len or more text"
         )
 
-    def _places(self, name: Split) -> tuple[int, int]:
-        """Of the first token of a split, and after its last, in the row that it is a part of."""
+    def _bounds(self, name: Split) -> tuple[int, int]:
+        """Place of the first token of a split, and after its last, among the tokens of its source."""
         num = len(self._encoded(self._source(name)).tokens)
         if self._source(name) != "train":
             return 0, num
@@ -168,7 +167,7 @@ class TextData(ResumableDataModule):
         return {"train": (0, validation), "validation": (validation, test), "test": (test, num)}[name]
 
     def _is_cut(self, name: Split) -> bool:
-        """Whether a split is a part of the training text."""
+        """Whether a split is cut from the training text."""
         return name != "train" and self._documents(name) is None
 
     def _source(self, name: Split) -> Split:
@@ -188,7 +187,7 @@ class TextData(ResumableDataModule):
 
 
 def _first_characters(documents: Iterable[str], num: int | None) -> Iterator[str]:
-    """The documents that are read until there is one character for each token."""
+    """Yield the documents until there is one character for each token."""
     left = num
     for document in documents:
         yield document  # whole: it is encoded before it is cut

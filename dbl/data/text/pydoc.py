@@ -1,5 +1,7 @@
 """Text that comes with Python: a real data set without a download."""
 
+from typing_extensions import override
+
 from dbl.data.module import Split
 from dbl.data.text.module import TextData
 
@@ -20,8 +22,8 @@ class PyDoc(TextData):
         (256, 64)
     """
 
+    @override
     def load(self, split: Split) -> list[str] | None:
-        """See `TextData.load`; there is no validation split."""
         if split == "validation":
             return None
         from pydoc_data.topics import topics

@@ -1,6 +1,6 @@
-"""Sequences of tokens, cut from a long row of tokens, and the batches that the loader makes of them.
+"""Sequences of T + 1 tokens, cut from one long sequence, and the batches that the loader makes of them.
 
-Axes: N sequences, T predicted tokens of a sequence. A sequence has one token more, before those.
+Axes: N sequences, T predicted tokens of a sequence. The first token of a sequence is given, not predicted.
 """
 
 from dataclasses import dataclass
@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from typing_extensions import override
 
 from dbl.data.order import BatchIndex, check_batch_index
 from dbl.data.spec import IGNORED
 
 
 class Tokens(Protocol):
-    """A long row of tokens that need not sit in memory. A 1-D array is one."""
+    """Tokens that need not sit in memory. A 1-D array is one."""
 
     def __len__(self) -> int: ...
 
@@ -31,35 +32,36 @@ def smallest_type(vocab_size: int) -> np.dtype:
 
 
 @dataclass(frozen=True)
-class MappedTokens:
+class MappedTokens(Tokens):
     """Tokens that stay in a file until they are asked for.
 
     The file is opened anew for each batch, which costs little, so that worker processes are sent only its name.
 
     Args:
-        path: of a file that holds nothing but the tokens.
+        path: file that holds nothing but the tokens.
         dtype: name of their type, e.g. "uint16".
     """
 
     path: Path
     dtype: str
 
+    @override
     def __len__(self) -> int:
         return self.path.stat().st_size // np.dtype(self.dtype).itemsize
 
+    @override
     def __getitem__(self, places: np.ndarray, /) -> np.ndarray:
-        """See `Tokens`."""
         return np.asarray(np.memmap(self.path, self.dtype, "r")[places])
 
 
 @dataclass(frozen=True, eq=False)
 class TokenSet:
-    """Sequences of a row of tokens.
+    """Sequences of T + 1 tokens.
 
     Args:
-        tokens: of one or more splits, one document after another.
-        starts: [N] int64 place of the first token of each sequence.
-        lengths: [N] int64 tokens of each sequence, from 2 to T + 1.
+        tokens: tokens of one or more splits, one document after another.
+        starts: place [N] int64 of the first token of each sequence.
+        lengths: number [N] int64 of tokens of each sequence, from 2 to T + 1.
         seq_len: T.
     """
 
@@ -87,7 +89,7 @@ def stream_sequences(tokens: Tokens, first: int, end: int, seq_len: int) -> Toke
     The rest that does not fill a sequence is left out: T - 1 tokens at most.
 
     Args:
-        tokens: to cut.
+        tokens: tokens to cut.
         first: place of the first token that may be used.
         end: place after the last one.
         seq_len: T.
@@ -102,8 +104,8 @@ def document_sequences(tokens: Tokens, ends: Tensor, first: int, end: int, seq_l
     Every token but the first of each document is predicted once.
 
     Args:
-        tokens: to cut.
-        ends: [M] int64 place after the last token of each document, rising.
+        tokens: tokens to cut.
+        ends: place [M] int64 after the last token of each document, increasing.
         first: place of the first token that may be used.
         end: place after the last one; a document across `first` or `end` counts with its part between them.
         seq_len: T.
@@ -123,8 +125,8 @@ class TextBatch(TypedDict):
 
     Args:
         tokens: [N, T+1] int64; -100 fills the end of short sequences.
-        index: [N] int64, of the sequences in their split.
-        position: of the batch; see `BatchIndex`.
+        index: indices [N] int64 of the sequences in their split.
+        position: number of the batch; see `BatchIndex`.
     """
 
     tokens: Tensor
@@ -136,14 +138,14 @@ class TextBatches(Dataset[TextBatch]):
     """Whole batches by `BatchIndex`, for a `DataLoader` with an order as its sampler and `batch_size=None`.
 
     Args:
-        sequences: of one split.
+        sequences: sequences of one split.
     """
 
     def __init__(self, sequences: TokenSet) -> None:
         self.sequences = sequences
 
     def __len__(self) -> int:
-        """Sequences, not batches: the number of batches is the order's."""
+        """Number of sequences, not of batches: that is the order's."""
         return len(self.sequences)
 
     def __getitem__(self, batch: BatchIndex) -> TextBatch:

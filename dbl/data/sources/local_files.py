@@ -1,18 +1,23 @@
 """Which local files make up the splits of a data set."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
 from dbl.utils.errors import UserError
 
 
+def file_versions(files: Sequence[Path]) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of each file: what tells one version of a file from the next without reading it."""
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
 def find_files(folder: Path, *patterns: str) -> list[Path]:
-    """The files of the first pattern that has any, sorted; none if no pattern has.
+    """The files of the first pattern that matches any, sorted; none if no pattern does.
 
     Args:
-        folder: that relative patterns start from.
+        folder: folder that relative patterns start from.
         patterns: names of files or globs.
     """
     for pattern in patterns:
@@ -22,13 +27,25 @@ def find_files(folder: Path, *patterns: str) -> list[Path]:
     return []
 
 
+def named_splits(train: str, validation: str | None, test: str | None) -> dict[str, str]:
+    """Split -> its name in the source, without the splits that the source lacks (None).
+
+    Raises UserError if two splits have the same name.
+    """
+    names = {"train": train, "validation": validation, "test": test}
+    given = {split: name for split, name in names.items() if name is not None}
+    if len(set(given.values())) < len(given):
+        raise UserError(f"data.init_args: the names of the splits must differ, got {', '.join(given.values())}")
+    return given
+
+
 def files_of_splits(folder: Path, data_files: Mapping[str, str], splits: list[str]) -> dict[str, list[Path]]:
     """The files of each split as the setting `data_files` names them.
 
     Args:
-        folder: that relative patterns start from.
+        folder: folder that relative patterns start from.
         data_files: split -> file or glob.
-        splits: that are wanted.
+        splits: splits that are needed.
 
     Raises:
         UserError: if a split has no entry or no file, or two splits share a file.
@@ -45,29 +62,24 @@ def files_of_splits(folder: Path, data_files: Mapping[str, str], splits: list[st
 
 
 def check_disjoint(files: Mapping[str, list[Path]], key: str) -> None:
-    """Check that no file belongs to two splits.
+    """Raise UserError if a file belongs to two splits.
 
     Args:
-        files: of each split.
-        key: of the setting that named them.
-
-    Raises:
-        UserError: naming a file that does.
+        files: files of each split.
+        key: setting that named them.
     """
     for one, other in combinations(files, 2):
         for shared in sorted(set(files[one]) & set(files[other])):
             raise UserError(f"{key}: {shared} belongs to split {one!r} and to {other!r}")
 
 
-def local_copies(
-    name: str, data_dir: str | None, splits: list[str], suffixes: tuple[str, ...]
-) -> dict[str, list[Path]]:
+def local_copies(name: str, data_dir: str | None, splits: list[str], suffixes: Sequence[str]) -> dict[str, list[Path]]:
     """Local files of every split, `<split>.<suffix>` or `<split>-*.<suffix>` as on the hub.
 
     Args:
-        name: of the data set; its folder is looked for in `$DBL_DATA` where `data_dir` is None.
+        name: name of the data set; its folder is looked for in `$DBL_DATA` where `data_dir` is None.
         data_dir: folder that must have the files.
-        splits: that are wanted.
+        splits: splits that are needed.
         suffixes: kinds of files, e.g. "parquet"; the first that a split has is taken.
 
     Returns:
@@ -79,13 +91,9 @@ def local_copies(
     if data_dir is None and not os.environ.get("DBL_DATA"):
         return {}
     folder = Path(data_dir or Path(os.environ["DBL_DATA"], name))
-    patterns = ("{}.{}", "{}-*.{}")
-    files = {
-        split: find_files(folder, *(pattern.format(split, suffix) for suffix in suffixes for pattern in patterns))
-        for split in splits
-    }
+    endings = [f"{shards}.{suffix}" for suffix in suffixes for shards in ("", "-*")]
+    files = {split: find_files(folder, *(split + ending for ending in endings)) for split in splits}
     missing = [split for split in splits if not files[split]]
     if missing and data_dir is not None:
-        kinds = " or .".join(suffixes)
-        raise UserError(f"data.init_args.data_dir: there is no file {folder / missing[0]}.{kinds}")
+        raise UserError(f"data.init_args.data_dir: there is no file {folder / missing[0]}.{' or .'.join(suffixes)}")
     return {} if missing else files

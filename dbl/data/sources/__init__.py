@@ -1,0 +1,1 @@
+"""Where samples come from: local files, or the Hugging Face hub."""
