@@ -4,53 +4,34 @@ A new data set is a subclass of `ImageData` with one method, `load(split) -> Ima
 method, `load(split) -> Iterable[str] | None`.
 """
 
-from dbl.data.images.augment import Augmentation, HorizontalFlip, PaddedCrop, RandAugment
-from dbl.data.images.digits import Digits
-from dbl.data.images.hub import HubImages
-from dbl.data.images.latents import Latents
-from dbl.data.images.module import ImageData
-from dbl.data.images.sets import ImageBatch, ImageBatches, Images, ImageSet
-from dbl.data.module import ResumableDataModule, Split
-from dbl.data.order import BatchIndex, EvaluationOrder, TrainingOrder
-from dbl.data.text.documents import Documents
-from dbl.data.text.files import TextFiles
-from dbl.data.text.hub import HubText
-from dbl.data.text.module import Packing, TextData
-from dbl.data.text.pydoc import PyDoc
-from dbl.data.text.tokenizer import Bytes, Characters, Tokenizer, load_tokenizer
-from dbl.data.text.tokenizer_file import TokenizerFile
-from dbl.data.text.tokens import TextBatch, TextBatches, TokenSet
-
-__all__ = [
-    "Augmentation",
-    "BatchIndex",
-    "Bytes",
-    "Characters",
-    "Digits",
-    "Documents",
-    "EvaluationOrder",
-    "HorizontalFlip",
-    "HubImages",
-    "HubText",
-    "ImageBatch",
-    "ImageBatches",
-    "ImageData",
-    "ImageSet",
-    "Images",
-    "Latents",
-    "Packing",
-    "PaddedCrop",
-    "PyDoc",
-    "RandAugment",
-    "ResumableDataModule",
-    "Split",
-    "TextBatch",
-    "TextBatches",
-    "TextData",
-    "TextFiles",
-    "TokenSet",
-    "Tokenizer",
-    "TokenizerFile",
-    "TrainingOrder",
-    "load_tokenizer",
-]
+from dbl.data.images.augment import (
+    Augmentation as Augmentation,
+    HorizontalFlip as HorizontalFlip,
+    PaddedCrop as PaddedCrop,
+    RandAugment as RandAugment,
+)
+from dbl.data.images.digits import Digits as Digits
+from dbl.data.images.hub import HubImages as HubImages
+from dbl.data.images.latents import Latents as Latents
+from dbl.data.images.module import ImageData as ImageData
+from dbl.data.images.sets import (
+    ImageBatch as ImageBatch,
+    ImageBatches as ImageBatches,
+    Images as Images,
+    ImageSet as ImageSet,
+)
+from dbl.data.module import ResumableDataModule as ResumableDataModule, Split as Split
+from dbl.data.order import BatchIndex as BatchIndex, EvaluationOrder as EvaluationOrder, TrainingOrder as TrainingOrder
+from dbl.data.text.documents import Documents as Documents
+from dbl.data.text.files import TextFiles as TextFiles
+from dbl.data.text.hub import HubText as HubText
+from dbl.data.text.module import Packing as Packing, TextData as TextData
+from dbl.data.text.pydoc import PyDoc as PyDoc
+from dbl.data.text.tokenizer import (
+    Bytes as Bytes,
+    Characters as Characters,
+    Tokenizer as Tokenizer,
+    load_tokenizer as load_tokenizer,
+)
+from dbl.data.text.tokenizer_file import TokenizerFile as TokenizerFile
+from dbl.data.text.tokens import TextBatch as TextBatch, TextBatches as TextBatches, TokenSet as TokenSet

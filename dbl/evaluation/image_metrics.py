@@ -1,6 +1,7 @@
 """How far generated images are from real ones: distances between two sets of image features.
 
-The numbers are those of torch-fidelity, computed in float64. Axes: N images, D features, C classes.
+The numbers are those of torch-fidelity, computed in float64. torchmetrics gives the same FID, but other draws for KID
+and the inception score, and has no precision and recall. Axes: N images, D features, C classes.
 """
 
 from collections.abc import Sequence
@@ -10,26 +11,25 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from dbl.data.splits import evenly_spaced
 from dbl.utils.errors import UserError
 
 NAMES = ("fid", "kid", "inception_score", "precision", "recall")
 
-_IMAGES_PER_SPLIT = 1_000  # of the inception score
-_MAX_SPLITS = 10
-_MAX_SUBSET = 1_000  # of KID
-_MAX_SUBSETS = 100
-_USES = 10  # of each image over the subsets of KID
-_NEIGHBOURS = 3  # of precision and recall
-_MOST_NEIGHBOURHOODS = 10_000  # images of each side in precision and recall, whose cost grows with their square
+_IMAGES_PER_SPLIT, _MAX_SPLITS = 1_000, 10  # inception score
+_MAX_SUBSET, _MAX_SUBSETS = 1_000, 100  # KID
+_USES = 10  # how often the subsets of KID use each image
+_NEIGHBOURS = 3  # precision and recall
+_MAX_NEIGHBOURHOODS = 10_000  # images of each side in precision and recall, whose cost grows with their square
 
 
 @dataclass(frozen=True, eq=False)
 class ImageFeatures:
-    """What a feature extractor says about N images.
+    """What a feature extractor computes for N images.
 
     Args:
-        features: [N, D].
-        logits: [N, C] unnormalised log probabilities of classes.
+        features: features [N, D].
+        logits: unnormalised log probabilities [N, C] of classes.
     """
 
     features: Tensor
@@ -45,11 +45,7 @@ class ImageFeatures:
 
 
 def check_torch_fidelity() -> None:
-    """Check that the metrics can be computed on this machine.
-
-    Raises:
-        UserError: if torch-fidelity, or the torchvision that it needs, cannot be imported.
-    """
+    """Raise UserError unless torch-fidelity, and the torchvision that it needs, can be imported."""
     try:
         import torch_fidelity  # noqa: F401
     except (ImportError, RuntimeError) as error:
@@ -72,10 +68,10 @@ def image_metrics(real: ImageFeatures, generated: ImageFeatures, suffix: str = "
       real images that lie among the generated ones; three neighbours.
 
     Args:
-        real: of the reference images.
-        generated: of the images to judge.
-        suffix: of the names, e.g. `digits` for `fid_digits`. "" stands for the Inception network alone: numbers of
-            other features must not be mistaken for those of the literature.
+        real: features of the reference images.
+        generated: features of the images to judge.
+        suffix: ending of the names, e.g. `digits` for `fid_digits`. "" stands for the Inception network alone: numbers
+            of other features must not be mistaken for those of the literature.
 
     Raises:
         UserError: if the features differ in width, are not finite or come from too few images.
@@ -88,9 +84,9 @@ def image_metrics(real: ImageFeatures, generated: ImageFeatures, suffix: str = "
 
 
 def least_images(feature_size: int) -> int:
-    """Fewest images for which the covariance of `feature_size` features need not be singular: D + 1.
+    """Smallest number of images for which the covariance of `feature_size` features need not be singular: D + 1.
 
-    Precision and recall need one more than their neighbours, which counts for very few features only.
+    Precision and recall need one image more than neighbours, which matters for very few features only.
     """
     return max(feature_size, _NEIGHBOURS) + 1
 
@@ -141,18 +137,16 @@ def _inception_score(generated: ImageFeatures) -> float:
     return float(isc_features_to_metric(generated.logits, splits)[KEY_METRIC_ISC_MEAN])
 
 
-def _some(images: ImageFeatures, most: int) -> ImageFeatures:
-    """At most so many of the images, evenly spaced."""
-    num = min(len(images), most)
-    chosen = torch.arange(num) * len(images) // num  # `evenly_spaced` of the data's floor lies above this one
-    return ImageFeatures(images.features[chosen], images.logits[chosen])
+def _some(images: ImageFeatures, most: int) -> Tensor:
+    """Features of at most so many of the images, evenly spaced."""
+    return images.features[evenly_spaced(len(images), most)]
 
 
 def _precision_and_recall(real: ImageFeatures, generated: ImageFeatures) -> tuple[float, float]:
     from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
-    real, generated = (_some(images, _MOST_NEIGHBOURHOODS) for images in (real, generated))
+    some_real, some_generated = (_some(images, _MAX_NEIGHBOURHOODS) for images in (real, generated))
     # In parts of 1,000 rows: all distances at once would take gigabytes.
     options = {"prc_neighborhood": _NEIGHBOURS, "prc_batch_size": 1_000, "save_cpu_ram": True, "verbose": False}
-    found = prc_features_to_metric(generated.features, real.features, **options)
+    found = prc_features_to_metric(some_generated, some_real, **options)
     return float(found[KEY_METRIC_PRECISION]), float(found[KEY_METRIC_RECALL])

@@ -1,4 +1,4 @@
-"""The noise wrapper of a DataModule: from clean batches to `(z_sigma, sigma)` for one block."""
+"""Where sigma is drawn: from clean batches to `(z_sigma, sigma)` for one block."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from dbl.data.module import ResumableDataModule
 from dbl.denoising.targets import Batch
@@ -22,7 +23,7 @@ class NoisyData(L.LightningDataModule):
 
     Args:
         data: the clean DataModule.
-        block: the block to train; gives the target space, the interval of levels and the position.
+        block: block to train; gives the target space and the interval of noise levels.
 
     Example:
         >>> import dbl
@@ -42,28 +43,30 @@ class NoisyData(L.LightningDataModule):
         self.block = block
 
     def bind(self, block: int, start: Callable[[], int]) -> None:
-        """Pass on; see `ResumableDataModule.bind`."""
+        """Set what the training batches depend on; see `ResumableDataModule.bind`."""
         self.data.bind(block, start)
 
+    @override
     def prepare_data(self) -> None:
-        """Pass on."""
         self.data.prepare_data()
 
+    @override
     def setup(self, stage: str) -> None:
-        """Pass on, with the trainer, from which the clean DataModule learns rank and world size."""
+        """Set the clean DataModule up, with the trainer that tells it rank and world size."""
         self.data.trainer = self.trainer
         self.data.setup(stage)
 
+    @override
     def train_dataloader(self) -> Any:
-        """Clean training batches."""
         return self.data.train_dataloader()
 
+    @override
     def val_dataloader(self) -> Any:
-        """Clean validation batches."""
         return self.data.val_dataloader()
 
+    @override
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> NoisyBatch:
-        """Draw levels and noise for a batch that is on the device, and corrupt it."""
+        """Draw noise levels and noise for a batch that is on the device, and corrupt it."""
         clean = self.block.space.encode(batch)
         assert self.trainer is not None
         like = clean.clean.new_empty(clean.clean.shape, dtype=torch.float32)
@@ -73,7 +76,7 @@ class NoisyData(L.LightningDataModule):
         return NoisyBatch(clean, self.block.space.corrupt(clean.clean, noise, sigma), sigma)
 
     def _random_draws(self, batch: Batch, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Levels [N] and unit noise with the shape and device of `like`, of this position and rank."""
+        """Noise levels [N], and unit noise with the shape and device of `like`, for this position and rank."""
         assert self.trainer is not None
         purpose = ("noise", self.block.index, int(batch["position"]), self.trainer.global_rank)
         # Drawn on the CPU in float64, so that every device trains the same levels.
@@ -83,7 +86,7 @@ class NoisyData(L.LightningDataModule):
         return sigma, torch.randn(like.shape, generator=generator, device=like.device)
 
     def _fixed_draws(self, batch: Batch, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The same of each sample, however samples are spread over batches and ranks."""
+        """The same draws for a sample each time, however samples are spread over batches and ranks."""
         index = batch["index"].cpu()
         sigma = self.block.contract.noise.quantile_within(self.block.interval, even_fractions(index))
         draws = SampleDraws(self.block.seed, ("validation noise", self.block.index), index)

@@ -1,4 +1,4 @@
-"""Teachers: what they say of a text against plain loops over its tokens."""
+"""Scoring models: what they say about a text, compared with plain loops over its tokens."""
 
 import json
 import math

@@ -68,11 +68,6 @@ class ImageData(ResumableDataModule):
     def spec(self) -> ImageSpec:
         return measure(self.name, self.split("train"))
 
-    @property
-    @override
-    def declared_spec(self) -> ImageSpec:
-        return self.spec
-
     @override
     def split(self, name: Split) -> ImageSet:
         """The images of a split; read once.

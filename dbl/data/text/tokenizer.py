@@ -1,7 +1,6 @@
 """Tokenizers: from text to numbers and back. Two of them need no training; for others see `TokenizerFile`.
 
-A tokenizer is kept with a run as one JSON file that holds all that encoding depends on.
-C stands for the tokens of the vocabulary.
+A tokenizer is kept with a run as one JSON file that holds all that encoding depends on. C: size of the vocabulary.
 """
 
 import hashlib
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from dbl.utils.errors import UserError
 from dbl.utils.files import read_json, write_json
@@ -24,7 +24,7 @@ TEXT8 = "text8"
 
 
 class Tokenizer(ABC):
-    """From text to tokens and back. One's own is a frozen dataclass with the methods that are abstract here."""
+    """From text to tokens and back. A new one is a frozen dataclass with the methods that are abstract here."""
 
     @property
     @abstractmethod
@@ -34,29 +34,28 @@ class Tokenizer(ABC):
     @property
     @abstractmethod
     def end_id(self) -> int | None:
-        """The token that separates documents and is never made from text; None if there is none."""
+        """The token that ends each document and is never made from text; None if there is none."""
 
     @property
     def unknown_id(self) -> int | None:
-        """The token that stands for what the vocabulary does not have; None if everything else is refused."""
+        """The token for text that the vocabulary cannot express; None if such text is refused."""
         return None
 
     @property
     @abstractmethod
     def byte_lengths(self) -> Tensor:
-        """[C] int64, UTF-8 bytes of text that each token stands for; 0 for the end token."""
+        """Number [C] int64 of UTF-8 bytes that each token stands for; 0 for the end token."""
 
     @property
     @abstractmethod
     def definition(self) -> str:
-        """All that encoding depends on beside the class."""
+        """Text with all that encoding depends on besides the class."""
 
     @abstractmethod
     def encode(self, text: str) -> Tensor:
-        """[n] int64 tokens, without an end token.
+        """Tokens [n] int64 of a text, without an end token.
 
-        Raises:
-            UserError: naming the characters that the vocabulary cannot express.
+        Raises UserError naming the characters that the vocabulary cannot express.
         """
 
     @abstractmethod
@@ -68,7 +67,7 @@ class Tokenizer(ABC):
         return text
 
     def standalone(self) -> "Tokenizer":
-        """The same without need of a file."""
+        """The same tokenizer with its file, if it has one, read into it."""
         return self
 
     @property
@@ -85,7 +84,7 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
     """The tokenizer in a file that `Tokenizer.save` wrote, such as `tokenizer.json` in a run or in its model folder.
 
     Raises:
-        UserError: if the file is absent, was not written so or was changed since.
+        UserError: if the file is absent, was not written by `dbl`, or was changed since.
 
     Example:
         >>> import dbl
@@ -108,7 +107,7 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
 
 @dataclass(frozen=True)
 class Bytes(Tokenizer):
-    """The 256 byte values of UTF-8. Byte 0 separates documents; data sets lose the character 0, if they have any.
+    """The 256 byte values of UTF-8. Byte 0 ends documents; the character 0 is removed from the text of data sets.
 
     Example:
         >>> import dbl
@@ -120,37 +119,39 @@ class Bytes(Tokenizer):
     """
 
     @property
+    @override
     def vocab_size(self) -> int:
-        """256."""
         return 256
 
     @property
+    @override
     def end_id(self) -> int:
-        """0."""
         return 0
 
     @property
+    @override
     def byte_lengths(self) -> Tensor:
-        """See `Tokenizer.byte_lengths`."""
         return (torch.arange(256) != self.end_id).long()
 
     @property
+    @override
     def definition(self) -> str:
-        """See `Tokenizer.definition`; there is nothing to choose."""
-        return ""
+        return ""  # there is nothing to choose
 
+    @override
     def prepare(self, text: str) -> str:
-        """See `Tokenizer.prepare`; without the character 0, which web pages sometimes hold."""
-        return text.replace("\0", "")
+        return text.replace("\0", "")  # web pages sometimes hold it
 
+    @override
     def encode(self, text: str) -> Tensor:
-        """See `Tokenizer.encode`; only the character 0 and halves of surrogate pairs are refused."""
+        """Encode any text but the character 0 and halves of surrogate pairs."""
         if refused := re.findall("[\0\ud800-\udfff]", text):
             raise unknown_characters(refused, "remove them from the text")
         return torch.from_numpy(np.frombuffer(text.encode(), np.uint8).astype(np.int64))
 
+    @override
     def decode(self, ids: Tensor | Sequence[int]) -> str:
-        """See `Tokenizer.decode`; bytes that are not UTF-8 become U+FFFD."""
+        """Decode bytes; those that are not UTF-8 become U+FFFD."""
         return bytes(number for number in numbers(ids) if number != self.end_id).decode(errors="replace")
 
 
@@ -182,50 +183,42 @@ class Characters(Tokenizer):
             raise UserError(f"tokenizer.alphabet {self.alphabet!r} must name each character once, and at least one")
 
     def fit(self, text: str) -> "Characters":
-        """The tokenizer whose alphabet is the sorted characters of a text.
-
-        Raises:
-            UserError: if the text is empty.
-        """
+        """The tokenizer whose alphabet is the sorted characters of a text. Raises UserError if the text is empty."""
         return replace(self, alphabet="".join(sorted(set(text))))
 
     @property
     def characters(self) -> str:
-        """[C] the alphabet.
-
-        Raises:
-            UserError: if it is to come from a data set that has not been read.
-        """
+        """The alphabet [C]. Raises UserError if it comes from a data set that has not been read."""
         if self.alphabet is None:
             raise UserError("tokenizer.alphabet is null: use the tokenizer of the data set, or give the characters")
         return " abcdefghijklmnopqrstuvwxyz" if self.alphabet == TEXT8 else self.alphabet
 
     @property
+    @override
     def vocab_size(self) -> int:
-        """See `Tokenizer.vocab_size`."""
         return len(self.characters)
 
     @property
+    @override
     def end_id(self) -> None:
-        """There is none."""
         return None
 
     @property
+    @override
     def byte_lengths(self) -> Tensor:
-        """See `Tokenizer.byte_lengths`."""
         return torch.tensor([len(character.encode(errors="surrogatepass")) for character in self.characters])
 
     @property
+    @override
     def definition(self) -> str:
-        """See `Tokenizer.definition`."""
         return f"{self.alphabet == TEXT8} {self.characters}"
 
+    @override
     def prepare(self, text: str) -> str:
-        """See `Tokenizer.prepare`; changes the text for the alphabet "text8" only."""
         return re.sub("[^a-z]+", " ", text.lower()) if self.alphabet == TEXT8 else text
 
+    @override
     def encode(self, text: str) -> Tensor:
-        """See `Tokenizer.encode`."""
         codes, tokens = self._sorted
         wanted = _codes(text)
         places = np.searchsorted(codes, wanted).clip(max=len(codes) - 1)
@@ -236,20 +229,20 @@ class Characters(Tokenizer):
             )
         return torch.from_numpy(tokens[places])
 
+    @override
     def decode(self, ids: Tensor | Sequence[int]) -> str:
-        """See `Tokenizer.decode`."""
         return "".join(self.characters[number] for number in numbers(ids))
 
     @cached_property
     def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
-        """[C] code points that rise, and [C] the tokens of these."""
+        """Increasing code points [C], and their tokens [C]."""
         codes = _codes(self.characters)
         tokens = codes.argsort()
         return codes[tokens], tokens.astype(np.int64)
 
 
 def numbers(ids: Tensor | Sequence[int]) -> list[int]:
-    """Tokens [n] as plain numbers, without the negative ones that fill short sequences."""
+    """Tokens as a list, without the negative numbers that fill short sequences."""
     listed = ids.tolist() if isinstance(ids, Tensor) else ids
     return [number for number in listed if number >= 0]
 
@@ -258,8 +251,8 @@ def unknown_characters(characters: Sequence[str] | map, remedy: str) -> UserErro
     """The error for characters that a vocabulary cannot express; names ten of them at most.
 
     Args:
-        characters: in any order, repeated or not.
-        remedy: what to do; ends the message.
+        characters: characters in any order, repeated or not.
+        remedy: advice that ends the message.
     """
     found = sorted(set(characters))
     named = ", ".join(map(repr, found[:10])) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
@@ -267,5 +260,5 @@ def unknown_characters(characters: Sequence[str] | map, remedy: str) -> UserErro
 
 
 def _codes(text: str) -> np.ndarray:
-    """[n] code points."""
+    """Code points [n] of the characters."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from dbl.data.text.tokenizer import Tokenizer, numbers, unknown_characters
 from dbl.utils.errors import UserError, optional_package
@@ -21,11 +22,7 @@ END_TOKENS = ("</s>", "<|endoftext|>", "[SEP]", "<eos>")
 
 
 def tokenizers_library() -> Any:
-    """The module `tokenizers`, which is imported only where it is needed.
-
-    Raises:
-        UserError: if it is not installed.
-    """
+    """The module `tokenizers`, imported only where it is needed. Raises UserError if it is not installed."""
     return optional_package("tokenizers", "text", "this tokenizer")
 
 
@@ -33,12 +30,12 @@ def tokenizers_library() -> Any:
 class TokenizerFile(Tokenizer):
     """A tokenizer that the `tokenizers` library reads, e.g. one made by `dbl tokenizer`.
 
-    Special tokens are never made from text, so that no text can end its document. Cutting and filling that the file may
-    ask for are turned off.
+    Special tokens are never made from text, so that no text can end its document. Truncation and padding that the file
+    may ask for are turned off.
 
     Args:
-        path: of the JSON file, or of a Hugging Face folder with `tokenizer.json`.
-        content: of that file; null reads it. `load_tokenizer` gives it, so that the file may be gone.
+        path: JSON file, or a Hugging Face folder with `tokenizer.json`.
+        content: content of that file; null reads it. `load_tokenizer` gives it, so that the file need not exist.
 
     Example:
         >>> import dbl
@@ -56,19 +53,22 @@ class TokenizerFile(Tokenizer):
     content: str | None = None
 
     @property
+    @override
     def vocab_size(self) -> int:
         """Largest token plus 1; a vocabulary may have gaps."""
         return max(self._library.get_vocab(with_added_tokens=True).values()) + 1
 
     @cached_property
+    @override
     def end_id(self) -> int | None:
         """The first special token that is called </s>, <|endoftext|>, [SEP] or <eos>."""
         special = {token.content: number for number, token in self._added.items() if token.special}
         return next((special[name] for name in END_TOKENS if name in special), None)
 
     @cached_property
+    @override
     def byte_lengths(self) -> Tensor:
-        """See `Tokenizer.byte_lengths`; special tokens stand for nothing, a first token of a word for its space too."""
+        # Special tokens stand for no text; the first token of a word stands for the space before it as well.
         lengths = torch.zeros(self.vocab_size, dtype=torch.int64)
         for token, number in self._library.get_vocab(with_added_tokens=False).items():
             lengths[number] = self._bytes_of(token, number)
@@ -77,12 +77,9 @@ class TokenizerFile(Tokenizer):
         return lengths
 
     @cached_property
+    @override
     def definition(self) -> str:
-        """The content of the file.
-
-        Raises:
-            UserError: if there is no such file.
-        """
+        """The content of the file. Raises UserError if it cannot be read."""
         if self.content is not None:
             return self.content
         path = Path(self.path)
@@ -93,31 +90,32 @@ class TokenizerFile(Tokenizer):
             raise UserError(f"tokenizer.path: cannot read {file} ({error}); dbl tokenizer makes such a file") from None
 
     @property
+    @override
     def unknown_id(self) -> int | None:
-        """See `Tokenizer.unknown_id`."""
         model = self._settings["model"]
         if model.get("unk_id") is not None:
             return int(model["unk_id"])
         token = model.get("unk_token")
         return None if token is None else self._library.token_to_id(token)
 
+    @override
     def standalone(self) -> "TokenizerFile":
-        """See `Tokenizer.standalone`."""
         return replace(self, content=self.definition)
 
+    @override
     def encode(self, text: str) -> Tensor:
-        """See `Tokenizer.encode`. What a vocabulary with a token for unknown text does not hold becomes that token."""
+        """Encode a text; what the vocabulary cannot express becomes its token for unknown text, if it has one."""
         library = self._library
         if halves := re.findall("[\ud800-\udfff]", text):
             raise unknown_characters(halves, "remove them from the text")
         if not self._expresses_all and (lost := [one for one in set(text) if self._drops(one)]):
             raise unknown_characters(lost, "leave them out, or train a tokenizer of bytes with dbl tokenizer")
-        # Without offsets the library needs half the time; only its call for many texts can leave them out.
+        # Without offsets encoding takes half the time; only the call for many texts can leave them out.
         (encoding,) = library.encode_batch_fast([text], add_special_tokens=False)
         return torch.tensor(encoding.ids, dtype=torch.int64)
 
+    @override
     def decode(self, ids: Tensor | Sequence[int]) -> str:
-        """See `Tokenizer.decode`; other special tokens stand for nothing either."""
         text: str = self._library.decode(numbers(ids), skip_special_tokens=True)
         return text
 
@@ -156,7 +154,7 @@ class TokenizerFile(Tokenizer):
         return self._writes_bytes and all(self._library.token_to_id(letter) is not None for letter in alphabet)
 
     def _drops(self, character: str) -> bool:
-        """Whether the library loses a character without a word, as a model does that has no token for unknown text."""
+        """Whether the library silently loses a character, as a model without a token for unknown text does."""
         return not character.isspace() and not self._library.encode(character, add_special_tokens=False).ids
 
     def _bytes_of(self, token: str, number: int) -> int:

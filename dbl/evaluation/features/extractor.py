@@ -1,4 +1,4 @@
-"""What every source of image features has in common.
+"""What every feature extractor has in common.
 
 Axes: N images, C channels, H rows, W columns.
 """
@@ -15,14 +15,14 @@ from dbl.utils.errors import UserError
 
 
 class FeatureExtractor(ABC):
-    """A network without a gradient that turns raw images into features and class scores.
+    """A frozen network that turns raw images into features and class scores.
 
     Attributes:
-        title: for people, e.g. "in_domain (digits)".
-        suffix: of the names of metrics; "" stands for the Inception network alone.
-        identity: changes with anything that changes the features.
+        title: name for people, e.g. "in_domain (digits)".
+        suffix: ending of the names of metrics; "" stands for the Inception network alone.
+        identity: text that changes with anything that changes the features.
         feature_size: D.
-        accuracy: of the network on the test split, in [0, 1]; None if its classes are not those of the data.
+        accuracy: accuracy on the test split, in [0, 1]; None if the network's classes are not those of the data.
     """
 
     title: str
@@ -33,7 +33,7 @@ class FeatureExtractor(ABC):
 
     @abstractmethod
     def __call__(self, images: Tensor) -> ImageFeatures:
-        """Features of raw images [N,C,H,W] on any device, each a function of its image alone; they are on the CPU."""
+        """Features on the CPU of raw images [N,C,H,W] on any device, each a function of its image alone."""
 
     @torch.no_grad()
     def over(self, batches: Iterable[Tensor]) -> ImageFeatures:
@@ -42,10 +42,9 @@ class FeatureExtractor(ABC):
 
 
 def check_comparable(shape: Iterable[int], data: ImageSpec) -> None:
-    """Check that images of a `shape` [C,H,W] may be compared with those of a data set.
+    """Raise UserError unless images of a `shape` [C,H,W] may be compared with those of a data set.
 
-    Raises:
-        UserError: if channels or size differ; the extractors would resize or misread them without a word.
+    The extractors would silently resize or misread images of another kind.
     """
     if tuple(shape) != data.shape:
         raise UserError(

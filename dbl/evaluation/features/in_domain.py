@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from dbl.data import ImageData, ImageSet
 from dbl.data.spec import ImageSpec
@@ -27,14 +28,14 @@ class ClassifierRecipe:
     """How the classifier is built and trained; any change gives another file in the cache.
 
     Args:
-        version: raised when the code of this file changes what the classifier learns.
+        version: number to raise when the code of this file changes what the classifier learns.
         feature_size: D.
         width: channels of the first layer.
-        steps: of training, whatever the size of the data set.
-        batch_size: images in a step.
-        learning_rate: at its peak.
-        seed: of the initial weights and of the order of the images.
-        max_tested: images of the test split, evenly spaced, that the accuracy is measured on.
+        steps: number of training steps, whatever the size of the data set.
+        batch_size: number of images in a step.
+        learning_rate: peak learning rate.
+        seed: random seed of the initial weights and of the order of the images.
+        max_tested: largest number of test images, evenly spaced, that the accuracy is measured on.
     """
 
     version: int = 1
@@ -54,19 +55,19 @@ class InDomainFeatures(FeatureExtractor):
     """The averaged last feature maps, D = 64, and the class scores of a classifier of the data set itself.
 
     It is trained once, in seconds for small images, and kept in `cache_dir`. The fixed recipe makes runs on one data
-    set comparable, but the numbers are no one else's FID: names of metrics end with the data set's name.
+    set comparable with each other, but not with the literature: names of metrics end with the data set's name.
 
     Args:
-        data: any images or latents of at least 4x4; its training split is learnt, its test split gives the accuracy.
-        cache_dir: for the classifier.
-        device: that it is trained and runs on.
+        data: images or latents of at least 4x4; trains on the training split, the test split gives the accuracy.
+        cache_dir: folder for the classifier.
+        device: device that it is trained and runs on.
 
     Raises:
         UserError: if the cache is damaged or cannot be written.
     """
 
     def __init__(self, data: ImageData, cache_dir: str, device: torch.device | str = "cpu") -> None:
-        with torch.inference_mode(False):  # a test runs in it, and what is made there cannot be trained
+        with torch.inference_mode(False):  # Lightning tests in inference mode, whose tensors cannot be trained
             network = _Classifier(data.spec, RECIPE).to(device)
         names, path = _names(network), classifier_path(data.spec, cache_dir)
         tensors = stored(path, names, lambda: _trained(network, data))
@@ -79,9 +80,9 @@ class InDomainFeatures(FeatureExtractor):
         self.feature_size, self.accuracy = RECIPE.feature_size, float(tensors["accuracy"])
         self._network, self._device = network.eval().requires_grad_(False), device
 
+    @override
     @torch.no_grad()
     def __call__(self, images: Tensor) -> ImageFeatures:
-        """Features of raw images [N,C,H,W] of the data set's kind."""
         features, logits = self._network(images.to(self._device))
         return ImageFeatures(features.cpu(), logits.cpu())
 
@@ -92,19 +93,15 @@ def classifier_path(data: ImageSpec, cache_dir: str) -> Path:
 
 
 def check_classifier(data: ImageSpec, cache_dir: str) -> None:
-    """Check the classifier in the cache, if it is there.
-
-    Raises:
-        UserError: if it is damaged.
-    """
+    """Raise UserError if there is a classifier in the cache and it is damaged."""
     read_stored(classifier_path(data, cache_dir), _names(_Classifier(data, RECIPE)))
 
 
 class _Classifier(nn.Module):
     """Convolutions down to 4 or fewer rows or columns, the mean over all places, and a linear layer.
 
-    Batch statistics are frozen after training and not taken from the image: an image that is too bright or noisy must
-    keep features that are too large.
+    Normalization uses the statistics of training and not of the image: an image that is too bright or noisy must keep
+    features that are too large.
     """
 
     def __init__(self, data: ImageSpec, recipe: ClassifierRecipe) -> None:
@@ -137,7 +134,7 @@ def _convolution(channels: int, width: int, stride: int) -> nn.Module:
 
 
 def _names(network: nn.Module) -> set[str]:
-    """Of the tensors in the file."""
+    """Names of the tensors in the file."""
     return {*network.state_dict(), "accuracy"}
 
 
@@ -149,7 +146,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _trained(network: _Classifier, data: ImageData) -> dict[str, Tensor]:
-    """Train the network in place; its weights and its accuracy, on the CPU."""
+    """Train the network in place; return its weights and its accuracy, on the CPU."""
     with torch.inference_mode(False), torch.enable_grad():
         _train(network, data.split("train"))
     accuracy = _accuracy(network, data.split("test"))
@@ -171,7 +168,7 @@ def _train(network: _Classifier, images: ImageSet) -> None:
 
 
 def _batches(images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
-    """`steps` batches of images and labels, drawn with replacement from a fixed seed."""
+    """Yield `steps` batches of images and labels, drawn with replacement from a fixed seed."""
     generator = generator_for(RECIPE.seed, "features", "batches")
     for _ in range(RECIPE.steps):
         indices = torch.randint(len(images), (RECIPE.batch_size,), generator=generator)

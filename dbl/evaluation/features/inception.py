@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from dbl.evaluation.features.extractor import FeatureExtractor
 from dbl.evaluation.image_metrics import ImageFeatures, check_torch_fidelity
@@ -25,10 +26,10 @@ class InceptionFeatures(FeatureExtractor):
 
     Args:
         weights_path: file of torch-fidelity's weights; None takes the one in torch's hub folder, downloaded if absent.
-        device: that it runs on.
+        device: device that it runs on.
 
     Raises:
-        UserError: if torch-fidelity or the weights are not to be had, or the file is not what it should be.
+        UserError: if torch-fidelity is not installed, or the weights cannot be downloaded or read.
     """
 
     FEATURE_SIZE = 2048
@@ -42,12 +43,12 @@ class InceptionFeatures(FeatureExtractor):
         self._network = _network(state, path).to(device)
         self._device = device
 
+    @override
     @torch.no_grad()
     def __call__(self, images: Tensor) -> ImageFeatures:
         """Features of uint8 images [N, 1 or 3, H, W] of any size; grey ones are repeated to three channels.
 
-        Raises:
-            UserError: if the images are not of this kind.
+        Raises UserError for images of another kind.
         """
         check_images(images.dtype, images.shape[1])
         parts = [self._network(part.to(self._device).expand(-1, 3, -1, -1)) for part in images.split(_PASS)]
@@ -55,11 +56,7 @@ class InceptionFeatures(FeatureExtractor):
 
 
 def check_images(dtype: torch.dtype, channels: int) -> None:
-    """Check that the Inception network can see images of this kind.
-
-    Raises:
-        UserError: if they are not uint8 with 1 or 3 channels.
-    """
+    """Raise UserError unless images are uint8 with 1 or 3 channels, as the Inception network needs them."""
     if dtype != torch.uint8 or channels not in (1, 3):
         raise UserError(
             f"image_quality.features: inception sees uint8 images of 1 or 3 channels, not {dtype} of {channels}; "
@@ -68,7 +65,7 @@ def check_images(dtype: torch.dtype, channels: int) -> None:
 
 
 def _downloaded() -> Path:
-    """The weights in torch's hub folder, where torch-fidelity looks for them as well; downloaded if absent."""
+    """The file of weights in torch's hub folder, where torch-fidelity also looks for it; downloaded if absent."""
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
     path = Path(torch.hub.get_dir(), "checkpoints", URL_INCEPTION_V3.rsplit("/", 1)[-1])

@@ -1,4 +1,4 @@
-"""Features of real images that generated ones are compared with, kept in the cache folder."""
+"""Features of the real images that generated ones are compared with, kept in the cache folder."""
 
 import hashlib
 from collections.abc import Iterator
@@ -18,22 +18,18 @@ _FINGERPRINTED = 1_000
 
 @dataclass(frozen=True)
 class Reference:
-    """Which real images are looked at.
+    """Which real images generated ones are compared with.
 
     Args:
-        split: they are taken from.
-        num_images: of them, evenly spaced; None for all.
+        split: split of the images.
+        num_images: number of images, evenly spaced; None for all.
     """
 
     split: Split = "train"
     num_images: int | None = None
 
     def count(self, data: ImageData) -> int:
-        """Number of images.
-
-        Raises:
-            UserError: if the split has fewer than were asked for.
-        """
+        """Number of images. Raises UserError if the split has fewer than `num_images`."""
         total = len(data.split(self.split))
         if self.num_images is not None and self.num_images > total:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Tensors that take time to compute, kept in files of the cache folder."""
+"""Tensors that are slow to compute, kept in files of the cache folder."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from dbl.utils.files import read_tensors, write_tensors
 
 
 def cache_folder(cache_dir: str, data: ImageSpec) -> Path:
-    """Where the files about one data set lie: `<cache_dir>/features/<name>-<part of its identity>`."""
+    """Folder for the files about one data set: `<cache_dir>/features/<name>-<part of its identity>`."""
     return Path(cache_dir) / "features" / f"{plain_name(data.name)}-{short_hash(data.identity)}"
 
 
@@ -32,12 +32,11 @@ def short_hash(*facts: Any) -> str:
 
 
 def stored(path: Path, names: set[str], make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
-    """The tensors of a file; if it is not there, they are made and written first.
+    """The tensors of a file; if it does not exist, they are made and written first.
 
-    Processes that ask at once each make them: what they write is whole and equal.
+    Several processes may ask at once: each makes them, and what they write is whole and equal.
 
-    Raises:
-        UserError: if the file is damaged or cannot be written.
+    Raises UserError if the file is damaged or cannot be written.
     """
     found = read_stored(path, names)
     if found is not None:
@@ -52,11 +51,7 @@ def stored(path: Path, names: set[str], make: Callable[[], Mapping[str, Tensor]]
 
 
 def read_stored(path: Path, names: set[str]) -> dict[str, Tensor] | None:
-    """The tensors of a file, None if it is not there.
-
-    Raises:
-        UserError: if the file is damaged.
-    """
+    """The tensors of a file; None if it does not exist. Raises UserError if it is damaged."""
     if not path.exists():
         return None
     try:
@@ -74,11 +69,7 @@ def damaged(path: Path) -> UserError:
 
 
 def check_writable(folder: Path) -> None:
-    """Make the folder and try to write there.
-
-    Raises:
-        UserError: if that fails.
-    """
+    """Make the folder and try to write to it. Raises UserError if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -1,4 +1,4 @@
-"""Teachers of Hugging Face, such as GPT-2 or Llama 2, from a folder or from the hub."""
+"""Scoring models of Hugging Face, such as GPT-2 or Llama 2, from a folder or from the hub."""
 
 import hashlib
 from pathlib import Path
@@ -6,20 +6,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from dbl.evaluation.scoring.model import EncodedText, ScoringModel
 from dbl.utils.errors import UserError
 
-_MOST_CONTEXT = 4096  # of longer contexts the logits alone take gigabytes
+_MAX_CONTEXT = 4096  # the logits of longer contexts take gigabytes
 
 
 class HuggingFaceScoringModel(ScoringModel):
     """A causal language model that `transformers` can load; code of the hub is never run.
 
     Args:
-        path_or_name: a folder, or a name on the hub such as `gpt2-large`; a folder is looked for first. With
+        path_or_name: folder, or name on the hub such as `gpt2-large`; a folder is looked for first. With
             HF_HUB_OFFLINE only what was downloaded before is found.
-        device: that it runs on.
+        device: device that it runs on.
 
     Raises:
         UserError: if transformers is missing, or the model cannot be loaded or is not a causal language model.
@@ -31,12 +32,13 @@ class HuggingFaceScoringModel(ScoringModel):
         self._tokenizer, self._network = _load(path_or_name)
         self._network.to(self.device).requires_grad_(False)  # already in evaluation mode
         self.start_token = self._tokenizer.bos_token_id
-        self.context = min(getattr(self._network.config, "max_position_embeddings", _MOST_CONTEXT), _MOST_CONTEXT)
+        self.context = min(getattr(self._network.config, "max_position_embeddings", _MAX_CONTEXT), _MAX_CONTEXT)
         self.identity = f"{path_or_name}@{_version(path_or_name, self._network)}"
         self._check_causal()
 
+    @override
     def encode(self, text: str) -> EncodedText:
-        """See `ScoringModel.encode`; a text that spells out a special token is read letter by letter."""
+        # A text that spells out a special token is read letter by letter.
         found = self._tokenizer(
             text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
         )
@@ -48,13 +50,13 @@ class HuggingFaceScoringModel(ScoringModel):
         rest = text[places[given - 1][1] :] if given else ""
         return EncodedText(torch.tensor(tokens, dtype=torch.long), given, len(rest.encode()))
 
+    @override
     def logits(self, tokens: Tensor) -> Tensor:
-        """See `ScoringModel.logits`."""
         logits: Tensor = self._network(tokens, use_cache=False).logits
         return logits
 
+    @override
     def hidden(self, tokens: Tensor) -> Tensor:
-        """See `ScoringModel.hidden`."""
         hidden: Tensor = self._network.base_model(tokens, use_cache=False).last_hidden_state
         return hidden
 
@@ -70,7 +72,7 @@ class HuggingFaceScoringModel(ScoringModel):
 
     @torch.no_grad()
     def _check_causal(self) -> None:
-        """Masked language models load like causal ones, and would be told the tokens that they are to predict."""
+        """Raise UserError for a masked language model: it loads like a causal one but sees the tokens to predict."""
         tokens = torch.zeros(2, min(self.context, 8), dtype=torch.long, device=self.device)
         tokens[1, -1] = 1
         first, second = self.logits(tokens)[:, :-1].float()
@@ -81,7 +83,7 @@ class HuggingFaceScoringModel(ScoringModel):
 
 
 def _load(name: str) -> tuple[Any, Any]:
-    """Tokenizer and network, with all weights from the files and in float32 whatever they are stored in."""
+    """Tokenizer and network, with all weights from the files, in float32 whatever their stored type."""
     try:
         from huggingface_hub import is_offline_mode
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -116,7 +118,7 @@ def _load(name: str) -> tuple[Any, Any]:
 
 
 def _first_characters(places: list[tuple[int, int]]) -> int:
-    """Least number of tokens, at least 1 if there is one, that end where a character ends."""
+    """Smallest number of tokens, at least 1 if there are any, that end where a character ends."""
     return next((i for i in range(1, len(places)) if places[i][0] >= places[i - 1][1]), len(places))
 
 

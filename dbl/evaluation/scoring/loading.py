@@ -13,11 +13,11 @@ def open_scoring_model(name: str, device: torch.device | str = "cpu") -> Scoring
     """Load a scoring model.
 
     Args:
-        name: a run folder of `dbl` (it has a contract.json), another folder, or a name on the hub of Hugging Face.
-        device: that it runs on.
+        name: run folder of `dbl` (with a contract.json), another folder, or name on the Hugging Face hub.
+        device: device that it runs on.
 
     Raises:
-        UserError: if there is no such scoring model, or the packages that it needs are missing.
+        UserError: if there is no such scoring model, or a package that it needs is missing.
     """
     if (Path(name) / "contract.json").is_file():
         return RunScoringModel(name, device)

@@ -22,12 +22,12 @@ _TOKENS_PER_PASS = 2048  # their logits take 0.4 GB with the vocabulary of GPT-2
 
 @dataclass(frozen=True)
 class TextScore:
-    """Sums over texts; ratios are taken from them at the end.
+    """Sums over texts, from which ratios are computed at the end.
 
     Args:
         nats: negative log-likelihood of all scored tokens.
-        tokens: that were scored, of the scoring model's own tokenizer.
-        bytes: of the UTF-8 text of these tokens.
+        tokens: number of scored tokens, by the scoring model's own tokenizer.
+        bytes: number of UTF-8 bytes of these tokens.
     """
 
     nats: float
@@ -36,20 +36,12 @@ class TextScore:
 
     @property
     def perplexity(self) -> float:
-        """Per token of the scoring model.
-
-        Raises:
-            UserError: if nothing was scored.
-        """
+        """Perplexity per token of the scoring model. Raises UserError if nothing was scored."""
         return math.exp(self.nats / self._scored(self.tokens))
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits per byte of UTF-8, which may be compared across scoring models.
-
-        Raises:
-            UserError: if nothing was scored.
-        """
+        """Bits per byte of UTF-8, comparable across scoring models. Raises UserError if nothing was scored."""
         return self.nats / math.log(2) / self._scored(self.bytes)
 
     def _scored(self, count: int) -> int:
@@ -63,9 +55,9 @@ class EncodedText:
     """A text as a scoring model reads it.
 
     Args:
-        tokens: [n] int64, of the text alone.
-        num_given: tokens at its beginning that are given and not scored; 0 if there is a start token before them.
-        num_bytes: of the UTF-8 text that is scored.
+        tokens: tokens [n] int64 of the text alone.
+        num_given: number of tokens at its beginning that are given and not scored; 0 if a start token precedes them.
+        num_bytes: number of UTF-8 bytes of the text that is scored.
     """
 
     tokens: Tensor
@@ -77,11 +69,11 @@ class ScoringModel(ABC):
     """A causal language model with a tokenizer of its own, frozen and in float32.
 
     Attributes:
-        name: for people and in faults.
-        identity: changes with anything that changes the numbers.
-        context: most tokens that its network takes.
-        start_token: put before each text; None if it has none, then the first token of a text is not scored.
-        device: of its network.
+        name: name for people and in messages.
+        identity: text that changes with anything that changes the numbers.
+        context: largest number of tokens that its network takes.
+        start_token: token that is put before each text; without one (None), the first token of a text is not scored.
+        device: device of its network.
     """
 
     name: str
@@ -92,15 +84,11 @@ class ScoringModel(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> EncodedText:
-        """Read a text.
-
-        Raises:
-            UserError: if the text has characters that the scoring model does not know.
-        """
+        """Encode a text. Raises UserError if it has characters that the scoring model does not know."""
 
     @abstractmethod
     def logits(self, tokens: Tensor) -> Tensor:
-        """Scores [N,T,C] of the token after each of `tokens` [N,T], T at most `context`; causal."""
+        """Logits [N,T,C] of the token after each of `tokens` [N,T], T at most `context`; causal."""
 
     @abstractmethod
     def hidden(self, tokens: Tensor) -> Tensor:
@@ -113,8 +101,7 @@ class ScoringModel(ABC):
         Texts longer than the context are read in windows that overlap by half, so all scored tokens but those at the
         beginning of a text have at least half of the context before them.
 
-        Raises:
-            UserError: if a text has characters that the scoring model does not know, or the sum is not finite.
+        Raises UserError if a text has characters that the scoring model does not know, or the sum is not finite.
         """
         encoded = [self.encode(text) for text in texts]
         found = [window for text in encoded for window in self._windows_of(text)]
@@ -128,10 +115,8 @@ class ScoringModel(ABC):
     def features(self, texts: Sequence[str]) -> np.ndarray:
         """Hidden state [n, D] float32 at the last token of each text, without start token, as mauve-text takes it.
 
-        Of a text longer than the context, only its beginning is read.
-
-        Raises:
-            UserError: if there is no text, or one is empty or has characters that the scoring model does not know.
+        Only the beginning of a text longer than the context is read. Raises UserError if there is no text, or one is
+        empty or has characters that the scoring model does not know.
         """
         rows = [self.encode(text).tokens[: self.context] for text in texts]
         if not rows or not all(map(len, rows)):
@@ -159,9 +144,9 @@ def windows(tokens: Tensor, num_given: int, context: int) -> Iterator[tuple[Tens
     """Cut a text into windows in which each token is scored once.
 
     Args:
-        tokens: [n] int64.
-        num_given: tokens at the beginning that are not scored, at least 1.
-        context: most tokens of a window.
+        tokens: tokens [n] int64.
+        num_given: number of tokens at the beginning that are not scored, at least 1.
+        context: largest number of tokens in a window.
 
     Yields:
         Inputs [T] and labels [T] of a window, T at most `context`: label i is the token after input i, or -100 if it
@@ -179,7 +164,7 @@ def windows(tokens: Tensor, num_given: int, context: int) -> Iterator[tuple[Tens
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Places of rows of like lengths, at most `_TOKENS_PER_PASS` tokens with their padding, or one row."""
+    """Yield indices of rows of similar lengths: at most `_TOKENS_PER_PASS` tokens with padding, or a single row."""
     batch: list[int] = []
     for place in sorted(range(len(lengths)), key=lengths.__getitem__):
         if batch and (len(batch) + 1) * lengths[place] > _TOKENS_PER_PASS:

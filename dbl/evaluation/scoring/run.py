@@ -1,10 +1,11 @@
-"""Teachers that `dbl` has trained: the end-to-end causal language model of a run."""
+"""Scoring models that `dbl` has trained: the end-to-end causal language model of a run."""
 
 import hashlib
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from dbl.evaluation.scoring.model import EncodedText, ScoringModel
 from dbl.utils.errors import UserError
@@ -14,8 +15,8 @@ class RunScoringModel(ScoringModel):
     """An end-to-end causal language model of a run; it has no start token, so first tokens are not scored.
 
     Args:
-        run_folder: of the run.
-        device: that it runs on.
+        run_folder: folder of the run.
+        device: device that it runs on.
 
     Raises:
         UserError: if the run has no such model.
@@ -32,8 +33,9 @@ class RunScoringModel(ScoringModel):
         self.context = self._network.seq_len
         self.start_token = None
 
+    @override
     def encode(self, text: str) -> EncodedText:
-        """See `ScoringModel.encode`; a text that its tokenizer would read as another text is refused as well."""
+        """Encode a text. Raises UserError also if its tokenizer would change the text."""
         try:
             tokens: Tensor = self._tokenizer.encode(text).cpu()
         except UserError as error:
@@ -48,18 +50,18 @@ class RunScoringModel(ScoringModel):
         num_bytes = int(self._tokenizer.byte_lengths[tokens[1:]].sum())
         return EncodedText(tokens, min(len(tokens), 1), num_bytes)
 
+    @override
     def logits(self, tokens: Tensor) -> Tensor:
-        """See `ScoringModel.logits`."""
         logits: Tensor = self._network.logits(tokens)
         return logits
 
+    @override
     def hidden(self, tokens: Tensor) -> Tensor:
-        """See `ScoringModel.hidden`."""
         hidden: Tensor = self._network.features(tokens)
         return hidden
 
     def _unknown(self, text: str, error: UserError) -> UserError:
-        """The fault with the characters in it, which each fail alone as well."""
+        """The error that names the characters that the tokenizer refuses when it is given each alone."""
         found = [repr(character) for character in sorted(set(text)) if not self._knows(character)]
         what = f"it does not know {', '.join(found)}, which the texts contain" if found else str(error)
         return UserError(f"scoring model {self.name}: {what}; name a scoring model whose tokenizer covers the texts")
@@ -73,7 +75,7 @@ class RunScoringModel(ScoringModel):
 
 
 def _digest(network: nn.Module, tokenizer: str) -> str:
-    """Of all weights and their names, and the identity of a tokenizer."""
+    """Hash of all weights and their names, and of the identity of a tokenizer."""
     digest = hashlib.blake2b(tokenizer.encode(), digest_size=8)
     for name, weights in network.state_dict().items():
         digest.update(name.encode())
