@@ -101,6 +101,18 @@ def test_shards_are_read_in_order(make, tmp_path, grey):
     assert absolute.load("train").labels.tolist() == labels[10:]
 
 
+def test_a_column_that_one_shard_lacks(make, tmp_path, grey):
+    """Catches a shard of other columns that fails with a traceback after the others were decoded."""
+    images, labels = grey
+    write(tmp_path / "train-0.parquet", images, labels)
+    write(tmp_path / "train-1.parquet", images, labels, label_column="y")
+    write(tmp_path / "test.parquet", images, labels)
+    with pytest.raises(
+        UserError, match=r"label_column: .*train-0\.parquet and 1 more has no column 'label'; it has image$"
+    ):
+        make(data_dir=str(tmp_path)).load("train")
+
+
 def test_other_names_of_columns_and_splits(make, tmp_path, grey):
     """Catches names that are taken for granted."""
     images, labels = grey
@@ -214,10 +226,11 @@ def test_settings_that_do_not_fit_are_refused(make, folder, settings, message):
     ],
 )
 def test_files_that_do_not_fit_are_refused(make, tmp_path, images, labels, message):
-    """Catches damaged samples that are skipped or crash, and unlabelled splits."""
+    """Catches damaged samples that are skipped or crash, and unlabelled splits, also if a damaged cache is blamed."""
     write_both(tmp_path, images, labels)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         make(data_dir=str(tmp_path)).load("train")
+    assert "delete it" not in str(caught.value)
 
 
 def test_damaged_row_is_named(make, tmp_path, grey, monkeypatch):

@@ -85,6 +85,7 @@ def _write(entry: Path, shape: tuple[int, ...], chunks: Iterator[Chunk]) -> None
         # The header goes first: an array of all images may not fit in memory.
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for images, labels in chunks:
+            ImageSet(images, labels)  # raises before labels that are no classes are kept and taken for a damaged entry
             file.write(images.numpy().tobytes())
             all_labels.append(labels)
     with replacing(entry / "labels.npy") as path, path.open("wb") as file:

@@ -15,7 +15,7 @@ from dbl.utils.errors import UserError
 
 
 class ImageData(ResumableDataModule):
-    """Labelled images in three disjoint splits. A data set of one's own is a subclass with the method `load`.
+    """Labelled images in three disjoint splits. A new data set is a subclass with the method `load`.
 
     Args:
         batch_size: number of training images in a batch of one device.

@@ -20,7 +20,7 @@ Packing = Literal["stream", "document"]
 
 
 class TextData(ResumableDataModule):
-    """Text in three disjoint splits. A data set of one's own is a subclass with the method `load`.
+    """Text in three disjoint splits. A new data set is a subclass with the method `load`.
 
     The documents of a split are joined to one long sequence of tokens, each followed by the end token if the tokenizer
     has one. A split that the data set lacks is cut from the end of the training tokens: train, validation, test.

@@ -1,4 +1,4 @@
-"""Tokenizers: from text to numbers and back. Two of them need no training; for others see `TokenizerFile`.
+"""Tokenizers: from text to numbers and back. Two need no training; for others see `TokenizerFile`.
 
 A tokenizer is kept with a run as one JSON file that holds all that encoding depends on. C: size of the vocabulary.
 """
