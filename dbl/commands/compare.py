@@ -12,7 +12,7 @@ from dbl.commands.launch.launcher import Launch
 from dbl.commands.launch_options import LaunchCLI
 from dbl.commands.run_config import RunCLI
 from dbl.evaluation.quality_by_steps import step_numbers
-from dbl.evaluation.report import Side, write_report
+from dbl.evaluation.report import Arm, write_report
 from dbl.run.assembly import assemble
 from dbl.run.folder import RunFolder
 from dbl.training.baselines import baseline_of
@@ -74,7 +74,7 @@ def _compare(cli: CompareCLI) -> None:
     print(f"report: {cli.run.report / 'report.md'}")
 
 
-def _both_sides(cli: LaunchCLI, launch: Launch) -> list[Side]:
+def _both_sides(cli: LaunchCLI, launch: Launch) -> list[Arm]:
     blocks = cli.blocks_to_train(list(range(cli.contract.partition.num_blocks)))
     launch.train(cli.run, blocks, cli.config.from_scratch)
     assemble(cli.run)
@@ -84,7 +84,7 @@ def _both_sides(cli: LaunchCLI, launch: Launch) -> list[Side]:
     return sides
 
 
-def _check_equal_compute(sides: list[Side]) -> None:
+def _check_equal_compute(sides: list[Arm]) -> None:
     """Blocks had the same number of steps, and both sides the same passes through layers, but for rounding to steps."""
     steps = {part["part"]: part["steps"] for part in sides[0].parts}
     passes = {side.name: sum(part["layer_passes"] for part in side.parts) for side in sides}
@@ -96,7 +96,7 @@ def _check_equal_compute(sides: list[Side]) -> None:
         )
 
 
-def _end_to_end(cli: LaunchCLI, steps: list[int]) -> Side:
+def _end_to_end(cli: LaunchCLI, steps: list[int]) -> Arm:
     """Train, in this process, and evaluate the baseline in a run folder of its own."""
     run, config = cli.run.baseline(), cli.resolved()
     options = ["--config", str(run.config), *cli.scratch_option]

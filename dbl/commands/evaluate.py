@@ -9,7 +9,7 @@ from dbl.evaluation.callbacks.image_quality import ImageQuality
 from dbl.evaluation.callbacks.likelihood import Likelihood
 from dbl.evaluation.callbacks.text_quality import TextQuality
 from dbl.evaluation.quality_by_steps import quality_by_steps
-from dbl.evaluation.report import Side
+from dbl.evaluation.report import Arm
 from dbl.inference.grid import save_picture
 from dbl.inference.stack import BlockStack
 from dbl.run.assembly import read_part
@@ -20,7 +20,7 @@ from dbl.training.module import TrainingModule
 from dbl.utils.files import read_json
 
 
-def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) -> Side:
+def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) -> Arm:
     """Test the assembled network of a run (`dbl test`).
 
     Args:
@@ -34,7 +34,7 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
     if stack.grid is not None:
         save_picture(stack.grid, run.report / "samples.png")
     parts = _parts(run, stack.contract.partition)
-    side = Side(
+    side = Arm(
         name=name,
         parts=parts,
         calls=_calls(stack),
@@ -53,7 +53,7 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
     return side
 
 
-def evaluate_baseline(run: RunFolder) -> Side:
+def evaluate_baseline(run: RunFolder) -> Arm:
     """Test an end-to-end network that is no denoiser (`dbl test` on its checkpoint), in its own run folder."""
     contract, checkpoint = run.load_contract(), run.checkpoint("end_to_end")
     kind = baseline_of(contract.config.network)
@@ -66,7 +66,7 @@ def evaluate_baseline(run: RunFolder) -> Side:
         "sigma_low": None,
         **read_part(checkpoint, "end_to_end", contract, "network.").facts(),
     }
-    return Side(
+    return Arm(
         "end_to_end",
         [part],
         calls=[1],

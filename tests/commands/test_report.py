@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 
 from dbl.evaluation.quality_by_steps import step_numbers
-from dbl.evaluation.report.glossary import IMAGE_METRICS, metric
-from dbl.evaluation.report.side import Side, peak_of, spread, summarise
+from dbl.evaluation.report.arm import Arm, peak_of, spread, summarise
+from dbl.evaluation.report.render import words_of
 
 from .conftest import Run
 
 
-def _side(accuracy: float, **changes: Any) -> Side:
+def _arm(accuracy: float, **changes: Any) -> Arm:
     part = {"part": "block_0", "layers": 4, "steps": 10, "samples": 640, "seconds": 3.0, "parameters": 100}
     part |= {"layer_passes": 2560.0, "sigma_high": 2.0, "sigma_low": 0.1}
     test = {"test/accuracy_draw_0": accuracy, "test/accuracy_draw_1": accuracy + 0.1, "test/nats_block_0": 0.5}
-    return Side(
+    return Arm(
         **{
             "name": "blocks",
             "parts": [part, part | {"layers": 8, "layer_passes": 5120.0}],
@@ -30,7 +30,7 @@ def _side(accuracy: float, **changes: Any) -> Side:
 
 def test_seeds_give_mean_and_range_and_never_the_best() -> None:
     """Catches a report of the best seed, and a mean over the wrong axis."""
-    found = summarise([_side(0.5), _side(0.7)])
+    found = summarise([_arm(0.5), _arm(0.7)])
     assert found["quality"].keys() == {"accuracy"}
     accuracy = found["quality"]["accuracy"]
     assert accuracy["mean"] == pytest.approx(0.65)
@@ -46,28 +46,28 @@ def test_seeds_give_mean_and_range_and_never_the_best() -> None:
 @pytest.mark.parametrize("name", ["fid_quickdraw", "fid_blocks", "kid_prior"])
 def test_a_metric_is_kept_whatever_the_data_set_is_called(name: str) -> None:
     """Catches a metric that is taken for a detail of another because of its data set's name."""
-    assert _side(0.5, test={f"test/{name}": 1.0}).quality() == {name: 1.0}
+    assert _arm(0.5, test={f"test/{name}": 1.0}).quality() == {name: 1.0}
 
 
 def test_the_memory_of_a_compiled_network_is_what_the_gpu_says() -> None:
     """Catches a measured figure that is called not measured."""
     memory = {"peak_bytes": None, "bytes": None, "cuda": {"allocated_bytes": 7, "reserved_bytes": 9}}
-    assert _side(0.5, memory=[memory, memory]).largest_memory() == memory
+    assert _arm(0.5, memory=[memory, memory]).largest_memory() == memory
     assert peak_of(memory) == 7
 
 
 def test_several_draws_of_one_seed_are_shown_as_such() -> None:
     """Catches start noises that are reported as if they were trainings."""
     quality = {"metrics": {"fid_digits": [2.0, 4.0]}}
-    found = summarise([_side(0.5, test={"test/fid_digits": 3.0}, image_quality=quality)])
+    found = summarise([_arm(0.5, test={"test/fid_digits": 3.0}, image_quality=quality)])
     assert found["quality"]["fid_digits"] == spread([2.0, 4.0], "start noises")
 
 
 def test_memory_is_that_of_the_part_that_needs_most() -> None:
     """Catches a mean over blocks, and a figure for some blocks that is taken for all."""
     memory = [{"peak_bytes": 5}, {"peak_bytes": 9}]
-    assert _side(0.5, memory=memory).largest_memory() == {"peak_bytes": 9}
-    assert _side(0.5, memory=[None, {"peak_bytes": 9}]).largest_memory() is None
+    assert _arm(0.5, memory=memory).largest_memory() == {"peak_bytes": 9}
+    assert _arm(0.5, memory=[None, {"peak_bytes": 9}]).largest_memory() is None
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,9 @@ def test_compare_over_seeds_is_one_report(dbl: Run) -> None:
     assert dbl("compare", "digits_vit", "--contract.network.mlp_width=32", "--seeds=1,2") == 0
     report = json.loads(Path("runs/digits_vit/report/report.json").read_text())
     assert report["seeds"] == [1, 2]
-    for side in report["sides"]:
-        assert len(set(side["quality"]["nats"]["values"])) == 2
-        assert side["memory"]["peak_bytes"] == sum(side["memory"]["bytes"].values())
+    for arm in report["sides"]:
+        assert len(set(arm["quality"]["nats"]["values"])) == 2
+        assert arm["memory"]["peak_bytes"] == sum(arm["memory"]["bytes"].values())
     blocks, whole = report["sides"]
     assert blocks["layer_passes"] == whole["layer_passes"] == 4 * 32 * 3
     assert [row["steps"] for row in blocks["quality_by_steps"]] == [1, 3, 6, 12]
@@ -107,7 +107,7 @@ def test_every_metric_of_a_report_is_explained(dbl: Run) -> None:
     report = json.loads(Path("runs/digits_dit/report/report.json").read_text())
     text = Path("runs/digits_dit/report/report.md").read_text()
     for name in report["sides"][0]["quality"]:
-        assert f"- *{metric(IMAGE_METRICS, name)}*:" in text
+        assert f"- *{words_of(report).metric(name).partition(' (')[0]}*:" in text
     links = [part.split(")")[0] for part in text.split("](")[1:]]
     files = [link for link in links if not link.startswith("https://")]
     assert files

@@ -1,4 +1,4 @@
-"""Reports on text: the wording of each task, written from sides that were made by hand."""
+"""Reports on text: figures, bounds and sections of each task, from arms made by hand."""
 
 import math
 from pathlib import Path
@@ -12,8 +12,8 @@ from dbl.denoising.sampling import Sampler
 from dbl.denoising.targets import MaskTarget, TokenTarget
 from dbl.diffusion.masking import MaskingNoise
 from dbl.diffusion.partition import PartitionConfig
-from dbl.evaluation.report import Side, write_report
-from dbl.evaluation.report.sections import fenced
+from dbl.evaluation.report import Arm, write_report
+from dbl.evaluation.report.formatting import fenced
 from dbl.networks import CausalLM, MaskedLM, RecurrentLM
 from dbl.run.contract import ContractConfig
 from dbl.run.folder import RunFolder
@@ -81,7 +81,7 @@ def _diagnostics(num_blocks: int) -> dict[str, Any]:
     }
 
 
-def _sides(task: str, nats: float) -> list[Side]:
+def _arms(task: str, nats: float) -> list[Arm]:
     num_blocks, denoises = TASKS[task].partition.num_blocks, task == "masked"
     part = {"steps": 10, "samples": 70, "layer_passes": 420.0, "seconds": 3.0, "parameters": 100}
     blocks = [part | {"part": f"block_{index}", "layers": 6 // num_blocks} for index in range(num_blocks)]
@@ -90,7 +90,7 @@ def _sides(task: str, nats: float) -> list[Side]:
     test = {"test/loss": 0.7, "test/nats": nats, "test/nats_prior": 0.1, "test/gen_ppl": 31.0, "test/distinct_2": 0.4}
     test |= {"test/perplexity": math.exp(nats), "test/bits_per_token": 2.1, "test/loss_block_0": 0.7}
     return [
-        Side(
+        Arm(
             "blocks",
             [block | levels for block in blocks],
             calls=[4] * num_blocks,
@@ -99,7 +99,7 @@ def _sides(task: str, nats: float) -> list[Side]:
             likelihood=_likelihood(num_blocks, exact=False, prior=0.0 if denoises else 0.25),
             diagnostics=None if denoises else _diagnostics(num_blocks),
         ),
-        Side(
+        Arm(
             "end_to_end",
             [whole | (levels if denoises else {"sigma_high": None, "sigma_low": None})],
             calls=[4] if denoises else [1],
@@ -116,14 +116,14 @@ def _planned() -> list[dict[str, Any]]:
     ]
 
 
-def _written(folder: Path, task: str, sides: dict[int, list[Side]], tokenizer: bool = True) -> tuple[dict, str]:
-    """`report.json` and `report.md` of a task; every picture that is linked must exist."""
+def _written(folder: Path, task: str, arms: dict[int, list[Arm]], tokenizer: bool = True) -> tuple[dict, str]:
+    """`report.json` and `report.md` of a task; every linked picture must exist."""
     run = RunFolder("text", str(folder))
     if tokenizer:
         TOKENIZER.save(run.tokenizer)
     spec = TextSpec("plays", "0" * 8, 3, (0.5, 0.25, 0.25), seq_len=7, tokenizer=TOKENIZER.identity)
     plan = {"batch_size": 7, "precision": "32-true", "device": "cpu", "rows": _planned()}
-    report = write_report(run, TASKS[task].build(spec), Sampler(), sides, num_test_samples=1234, memory_plan=plan)
+    report = write_report(run, TASKS[task].build(spec), Sampler(), arms, num_test_samples=1234, memory_plan=plan)
     text = (run.report / "report.md").read_text()
     links = [part.split(")")[0] for part in text.split("](")[1:]]
     assert [link for link in links if not link.startswith("https://") and not (run.report / link).is_file()] == []
@@ -133,41 +133,32 @@ def _written(folder: Path, task: str, sides: dict[int, list[Side]], tokenizer: b
 @pytest.mark.parametrize("task", TASKS)
 def test_a_report_on_text_speaks_of_text(tmp_path: Path, task: str) -> None:
     """Catches nouns of images, and numbers of a text report under the wrong name."""
-    report, text = _written(tmp_path, task, {0: _sides(task, 1.5)})
+    report, text = _written(tmp_path, task, {0: _arms(task, 1.5)})
     assert "image" not in text.lower()
     assert "None" not in text
     data = report["data"]
     assert (data["kind"], data["shape"], data["tokens"], data["tokenizer"]) == ("text", [7], 7, "Characters")
-    assert "plays (text, in sequences of 7 tokens from a vocabulary of 3 tokens, each a character)" in text
+    assert "plays (text: sequences of 7 tokens from a vocabulary of 3 tokens, each a character)" in text
     assert "1,234 test sequences of 7 tokens." in text
     assert "training compute, sequences x layers" in text
     assert "10 steps of 7 sequences and the end-to-end network 23" in text
     assert "ln 3 = 1.1 nats" in text
     assert "for 7 sequences and the kernels of the device cpu" in text
-    assert "Embeddings of tokens and output layers count as everything else" in text
     assert "Mean over 91 tokens of 13 test sequences" in text
 
 
 @pytest.mark.parametrize(
     ("task", "sentences", "absent"),
     [
-        ("clean", ["writes text from left to right", "the layers see neither the noisy vector"], ["two streams"]),
-        ("two", ["two streams pass through each layer", "layers that know the noise level"], ["`streams: clean`"]),
-        (
-            "recurrent",
-            ["trained as one block", "those of the core (3) are passed again", "truncated back-propagation"],
-            ["cut into"],
-        ),
-        (
-            "masked",
-            ["fills in hidden tokens", "*masking probability*", "masking probabilities"],
-            ["sigma", "exact for"],
-        ),
+        ("clean", ["`streams: clean`"], ["two streams"]),
+        ("two", ["two streams", "layers that know the noise level"], ["`streams: clean`"]),
+        ("recurrent", ["trained as one block", "the core (3)", "about 5 times", "the last 3 passes"], ["split into"]),
+        ("masked", ["*masking probability*", "masking probabilities"], ["sigma", "exact for"]),
     ],
 )
 def test_each_task_says_what_it_does(tmp_path: Path, task: str, sentences: list[str], absent: list[str]) -> None:
     """Catches the description of another architecture, or levels under the wrong name."""
-    _, text = _written(tmp_path, task, {0: _sides(task, 1.5)})
+    _, text = _written(tmp_path, task, {0: _arms(task, 1.5)})
     assert [sentence for sentence in sentences if sentence not in text] == []
     assert [sentence for sentence in absent if sentence in text] == []
 
@@ -177,7 +168,7 @@ def test_each_task_says_what_it_does(tmp_path: Path, task: str, sentences: list[
 )
 def test_layers_of_a_token_are_those_that_run(tmp_path: Path, task: str, layers: tuple[int, int]) -> None:
     """Catches a cost that multiplies calls by layers where nothing, or more, passes through them."""
-    _, text = _written(tmp_path, task, {0: _sides(task, 1.5)})
+    _, text = _written(tmp_path, task, {0: _arms(task, 1.5)})
     unit = "text" if task == "masked" else "token"
     assert f"| layers run for one {unit} | {layers[0]} | {layers[1]} |" in text
 
@@ -185,7 +176,7 @@ def test_layers_of_a_token_are_those_that_run(tmp_path: Path, task: str, layers:
 @pytest.mark.parametrize("task", TASKS)
 def test_bounds_and_exact_values_are_told_apart(tmp_path: Path, task: str) -> None:
     """Catches a bound that is compared with an exact value as if both were one thing, and the reverse."""
-    _, text = _written(tmp_path, task, {0: _sides(task, 1.5)})
+    _, text = _written(tmp_path, task, {0: _arms(task, 1.5)})
     if task == "masked":
         assert "are upper bounds on both sides, not exact values" in text
         assert "Blocks minus end to end is +0.25 nats" in text
@@ -193,21 +184,21 @@ def test_bounds_and_exact_values_are_told_apart(tmp_path: Path, task: str) -> No
         assert "(prior)" not in text
     else:
         assert "and exact for the end-to-end network" in text
-        assert "minus the end-to-end value is +0.25 nats" in text
+        assert "The bound minus the exact value is +0.25 nats" in text
         assert "| end to end, exact | 1.5 | 0.01 | 2.164 |" in text
         assert "| cost at the highest noise (prior) | 0.25 |" in text
 
 
 def test_nats_are_compared_seed_by_seed(tmp_path: Path) -> None:
     """Catches a difference of means of unequal seeds, and a range that is not of the differences."""
-    _, text = _written(tmp_path, "two", {3: _sides("two", 1.5), 5: _sides("two", 1.375)})
-    assert "minus the end-to-end value is +0.188 (+0.125 to +0.25) nats" in text
+    _, text = _written(tmp_path, "two", {3: _arms("two", 1.5), 5: _arms("two", 1.375)})
+    assert "The bound minus the exact value is +0.188 (+0.125 to +0.25) nats" in text
     assert "The ranges over 2 seeds do not overlap." in text
 
 
 def test_a_loss_without_noise_is_no_denoising_loss(tmp_path: Path) -> None:
     """Catches the cross-entropy of the language model in the row of the blocks' denoising loss."""
-    report, text = _written(tmp_path, "two", {0: _sides("two", 1.5)})
+    report, text = _written(tmp_path, "two", {0: _arms("two", 1.5)})
     blocks, whole = report["sides"]
     assert "loss" in blocks["quality"]
     assert "loss" not in whole["quality"]
@@ -217,11 +208,11 @@ def test_a_loss_without_noise_is_no_denoising_loss(tmp_path: Path) -> None:
 
 def test_judged_texts_stand_beside_real_ones(tmp_path: Path) -> None:
     """Catches real values in the wrong row, and a figure of samples that is called a likelihood."""
-    _, text = _written(tmp_path, "clean", {0: _sides("clean", 1.5)})
+    _, text = _written(tmp_path, "clean", {0: _arms("clean", 1.5)})
     assert "|  | blocks | end to end | 9 real texts |" in text
     assert "| perplexity of generated texts for the scoring model | 31 | 31 | 17 |" in text
     assert "| distinct bigrams | 0.4 | 0.4 | 0.8 |" in text
-    assert "is no likelihood of the network that wrote them" in text
+    assert "is not a likelihood of the network that wrote them" in text
     assert "| bits per character | 2.1 | 2.1 |  |" in text
     assert text.index("| nats per token |") < text.index("| distinct bigrams |") < text.index("| denoising loss |")
     for given in ("**Text 1, given:**\n\n```text\nab\n```", "blocks:\n\n```text\nbc\n```", "end:\n\n```text\nca\n```"):
@@ -230,8 +221,8 @@ def test_judged_texts_stand_beside_real_ones(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_report_without_optional_parts(tmp_path: Path, task: str) -> None:
-    """Catches a section that needs what was turned off, or a lone side that is compared."""
-    (blocks, _) = _sides(task, 1.5)
+    """Catches a section that needs what was turned off, or a lone arm that is compared."""
+    (blocks, _) = _arms(task, 1.5)
     blocks.text_quality = blocks.likelihood = blocks.diagnostics = None
     blocks.test = {"test/loss": 0.7}
     report, text = _written(tmp_path, task, {0: [blocks]}, tokenizer=False)
@@ -246,7 +237,7 @@ def test_a_report_without_optional_parts(tmp_path: Path, task: str) -> None:
 def test_the_tokenizer_of_another_run_is_not_believed(tmp_path: Path) -> None:
     """Catches bits per character for a network that never saw characters."""
     Characters("xyz").save(RunFolder("text", str(tmp_path)).tokenizer)
-    report, text = _written(tmp_path, "clean", {0: _sides("clean", 1.5)}, tokenizer=False)
+    report, text = _written(tmp_path, "clean", {0: _arms("clean", 1.5)}, tokenizer=False)
     assert report["data"]["tokenizer"] is None
     assert "| bits per token |" in text
 
@@ -254,14 +245,14 @@ def test_the_tokenizer_of_another_run_is_not_believed(tmp_path: Path) -> None:
 def test_the_tokenizer_of_a_seed_is_found(tmp_path: Path) -> None:
     """Catches a comparison over seeds, whose own folder has no tokenizer, that forgets what a token is."""
     TOKENIZER.save(RunFolder("seed_4", str(tmp_path / "text")).tokenizer)
-    report, _ = _written(tmp_path, "clean", {4: _sides("clean", 1.5), 6: _sides("clean", 1.5)}, tokenizer=False)
+    report, _ = _written(tmp_path, "clean", {4: _arms("clean", 1.5), 6: _arms("clean", 1.5)}, tokenizer=False)
     assert report["data"]["tokenizer"] == "Characters"
 
 
 def test_nothing_in_a_text_ends_its_box() -> None:
     """Catches written Markdown that becomes a part of the page, and texts without end."""
-    assert fenced("a\n```\n# b") == ["````text", "a", "```", "# b", "````"]
-    assert fenced("") == ["```text", "```"]
-    (long,) = fenced("x" * 5000)[1:-1]
+    assert fenced("a\n```\n# b") == "````text\na\n```\n# b\n````"
+    assert fenced("") == "```text\n```"
+    _, long, _ = fenced("x" * 5000).splitlines()
     assert len(long) < 1300
     assert long.endswith("… (cut)")

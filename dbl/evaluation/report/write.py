@@ -1,13 +1,13 @@
-"""From the sides of a comparison to the files of the report."""
+"""From the arms of a comparison to the files of the report."""
 
 from typing import Any
 
 from dbl.data.spec import DataSpec, ImageSpec, TextSpec
 from dbl.denoising.sampling import Sampler
-from dbl.evaluation.report.glossary import class_name
-from dbl.evaluation.report.markdown import markdown
+from dbl.evaluation.report.arm import Arm, summarise
+from dbl.evaluation.report.facts import class_name
 from dbl.evaluation.report.pictures import draw_pictures
-from dbl.evaluation.report.side import Side, summarise
+from dbl.evaluation.report.render import html, markdown, words_of
 from dbl.run.contract import Contract
 from dbl.run.folder import RunFolder
 from dbl.utils.files import read_json, write_json, write_text
@@ -18,22 +18,22 @@ def write_report(
     run: RunFolder,
     contract: Contract,
     sampler: Sampler,
-    sides_of_seeds: dict[int, list[Side]],
+    arms_of_seeds: dict[int, list[Arm]],
     num_test_samples: int,
     memory_plan: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write all files into the report folder.
 
     Args:
-        run: whose folder it is.
-        contract: of the first seed.
-        sampler: settings used.
-        sides_of_seeds: training seed -> the same sides for each.
-        num_test_samples: in the test split.
-        memory_plan: as `dbl plan` writes it.
+        run: folder of the run.
+        contract: contract of the first seed.
+        sampler: sampler settings used.
+        arms_of_seeds: training seed -> the same arms for each.
+        num_test_samples: size of the test split.
+        memory_plan: result of `dbl plan`.
 
     Returns:
-        What `report.json` holds; see the package.
+        The content of `report.json`; docs/report.md explains the keys.
     """
     report = {
         "run": run.name,
@@ -44,23 +44,25 @@ def write_report(
         "partition": to_plain(contract.config.partition),
         "data": {
             **_facts(contract.data),
-            "tokenizer": _tokenizer(run, contract.data, list(sides_of_seeds)),
+            "tokenizer": _tokenizer(run, contract.data, list(arms_of_seeds)),
             "num_test_samples": num_test_samples,
         },
-        "seeds": list(sides_of_seeds),
-        "sides": [summarise(list(seeds)) for seeds in zip(*sides_of_seeds.values(), strict=True)],
+        "seeds": list(arms_of_seeds),
+        "sides": [summarise(list(seeds)) for seeds in zip(*arms_of_seeds.values(), strict=True)],
         "sampler": to_plain(sampler)["init_args"],
         "memory_plan": memory_plan,
         "samples": "samples.png" if (run.report / "samples.png").is_file() else None,
     }
-    report["pictures"] = draw_pictures(report, run.report)
+    report["pictures"] = draw_pictures(report, words_of(report), run.report)
+    text = markdown(report)
     write_json(run.report / "report.json", report)
-    write_text(run.report / "report.md", "\n".join(markdown(report)) + "\n")
+    write_text(run.report / "report.md", text)
+    write_text(run.report / "report.html", html(text, report["run"], run.report))
     return report
 
 
 def _facts(data: DataSpec) -> dict[str, Any]:
-    """What the data are; `tokens` of one sequence, null for images."""
+    """Facts about the data; `tokens` of one sequence, null for images."""
     facts = {"name": data.name, "num_classes": data.num_classes}
     if isinstance(data, ImageSpec):
         return facts | {"kind": "images", "shape": list(data.shape), "tokens": None}

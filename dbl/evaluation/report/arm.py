@@ -1,11 +1,11 @@
-"""One way to train the network, what came of it and what it cost; and how it spreads over seeds."""
+"""One arm of a comparison: what was trained, how good it is and what it cost; and its spread over seeds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-# Starts of what the tests log beside the figures that say how good a network is.
+# Prefixes of the logged test values that do not say how good a network is.
 _NOT_QUALITY = (
     *("accuracy_draw_", "loss_block_", "nats_block_", "nats_standard_error", "nats_prior", "nats_reconstruction"),
     *("nats_own_blocks", "condition_rise_", "information_share_", "boundary_difference_"),
@@ -13,21 +13,21 @@ _NOT_QUALITY = (
 
 
 @dataclass
-class Side:
+class Arm:
     """Blocks, or the end-to-end network, trained with one seed; values as in `report.json`.
 
     Args:
         name: `blocks` or `end_to_end`.
-        parts: what was trained one after another.
-        calls: network calls of each part in one sample.
-        test: metrics of the test split.
-        memory: of each part, as in its `memory.json`; None where it was not measured.
-        image_quality: see `dbl.evaluation.callbacks.image_quality.ImageQuality`.
-        text_quality: see `dbl.evaluation.callbacks.text_quality.TextQuality`.
-        likelihood: see `dbl.evaluation.callbacks.likelihood.Likelihood`.
-        diagnostics: see `dbl.evaluation.callbacks.diagnostics.Diagnostics`.
-        quality_by_steps: see `dbl.evaluation.quality_by_steps`.
-        weights: that were tested, `ema` or `live`.
+        parts: parts trained one after another.
+        calls: network calls of each part for one sample.
+        test: metrics on the test split.
+        memory: `memory.json` of each part; None where memory was not measured.
+        image_quality: result of `dbl.evaluation.callbacks.image_quality.ImageQuality`.
+        text_quality: result of `dbl.evaluation.callbacks.text_quality.TextQuality`.
+        likelihood: result of `dbl.evaluation.callbacks.likelihood.Likelihood`.
+        diagnostics: result of `dbl.evaluation.callbacks.diagnostics.Diagnostics`.
+        quality_by_steps: rows of `dbl.evaluation.quality_by_steps`.
+        weights: tested weights, `ema` or `live`.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Side:
     def quality(self) -> dict[str, float]:
         """The metrics that say how good the network is, without the stage in their names."""
         named = {key.removeprefix("test/"): value for key, value in self.metrics().items()}
-        # The loss of a network that is no denoiser is its nats, and no denoising loss to compare with that of blocks.
+        # The loss of a network that is no denoiser is its nats: not comparable with the denoising loss of blocks.
         skipped = _NOT_QUALITY if self._denoises else (*_NOT_QUALITY, "loss")
         return {name: value for name, value in named.items() if not name.startswith(skipped)}
 
@@ -59,7 +59,7 @@ class Side:
         return ({"test/accuracy": fmean(draws)} if draws else {}) | self.test
 
     def largest_memory(self) -> dict[str, Any] | None:
-        """That of the part which needs most; None if a part was not measured."""
+        """Memory of the part that needs most; None if a part was not measured."""
         measured = [memory for memory in self.memory if memory and peak_of(memory) is not None]
         if not measured or len(measured) < len(self.parts):
             return None
@@ -67,7 +67,7 @@ class Side:
 
 
 def peak_of(memory: Mapping[str, Any]) -> int | None:
-    """The bytes that were counted; of a compiled network, which nobody can count, those that the GPU allocated."""
+    """Counted bytes; for a compiled network, whose tensors cannot be counted, the bytes that the GPU allocated."""
     if memory["peak_bytes"] is not None or not memory.get("cuda"):
         counted: int | None = memory["peak_bytes"]
         return counted
@@ -75,25 +75,25 @@ def peak_of(memory: Mapping[str, Any]) -> int | None:
     return allocated
 
 
-def summarise(sides: list[Side]) -> dict[str, Any]:
-    """One side over its seeds, as JSON values: all about the first seed, and how quality spreads over all of them."""
-    first = sides[0]
+def summarise(arms: list[Arm]) -> dict[str, Any]:
+    """The JSON value of one arm: details of the first seed, and the spread of quality over all seeds."""
+    first = arms[0]
     return {
         "name": first.name,
         "parts": first.parts,
         "calls": first.calls,
         "weights": first.weights,
         "parameters_at_once": max(part["parameters"] for part in first.parts),
-        "seconds": round(fmean(sum(part["seconds"] for part in side.parts) for side in sides), 1),
+        "seconds": round(fmean(sum(part["seconds"] for part in arm.parts) for arm in arms), 1),
         "layer_passes": round(sum(part["layer_passes"] for part in first.parts)),
         "memory": first.largest_memory(),
         "test": first.metrics(),
-        "quality": _quality(sides),
+        "quality": _quality(arms),
         "image_quality": first.image_quality,
         "text_quality": first.text_quality,
         "likelihood": first.likelihood,
         "diagnostics": first.diagnostics,
-        "quality_by_steps": _by_steps(sides),
+        "quality_by_steps": _by_steps(arms),
     }
 
 
@@ -102,19 +102,19 @@ def spread(values: list[float], over: str) -> dict[str, Any]:
     return {"mean": fmean(values), "min": min(values), "max": max(values), "values": values, "over": over}
 
 
-def _quality(sides: list[Side]) -> dict[str, Any]:
-    found = {name: [side.quality()[name] for side in sides] for name in sides[0].quality()}
+def _quality(arms: list[Arm]) -> dict[str, Any]:
+    found = {name: [arm.quality()[name] for arm in arms] for name in arms[0].quality()}
     spreads = {name: spread(values, "training seeds") for name, values in found.items()}
-    if len(sides) == 1 and sides[0].image_quality:
-        draws = sides[0].image_quality["metrics"]
+    if len(arms) == 1 and arms[0].image_quality:
+        draws = arms[0].image_quality["metrics"]
         spreads |= {name: spread(values, "start noises") for name, values in draws.items() if len(values) > 1}
     return spreads
 
 
-def _by_steps(sides: list[Side]) -> list[dict[str, Any]]:
+def _by_steps(arms: list[Arm]) -> list[dict[str, Any]]:
     rows = []
-    for place, row in enumerate(sides[0].quality_by_steps):
-        found = {name: [side.quality_by_steps[place]["metrics"][name] for side in sides] for name in row["metrics"]}
+    for place, row in enumerate(arms[0].quality_by_steps):
+        found = {name: [arm.quality_by_steps[place]["metrics"][name] for arm in arms] for name in row["metrics"]}
         metrics = {name: spread(values, "training seeds") for name, values in found.items()}
         rows.append({"steps": row["steps"], "metrics": metrics})
     return rows
