@@ -18,7 +18,7 @@ from dbl.evaluation.report.formatting import FILTERS
 
 @cache
 def environment() -> Environment:
-    """The templates of the report; a variable that is missing is an error."""
+    """The environment of the templates, in which a missing variable is an error."""
     found = Environment(
         loader=PackageLoader("dbl.evaluation.report"),
         undefined=StrictUndefined,
@@ -67,12 +67,12 @@ def unwrap(text: str) -> str:
 
 
 def html(text: str, title: str, folder: Path) -> str:
-    """A page of its own with the text: pictures are inside it, and no HTML of the text has an effect.
+    """A self-contained page: pictures are embedded, and HTML in the text is escaped.
 
     Args:
         text: Markdown.
         title: title of the page.
-        folder: folder that links to pictures start from.
+        folder: folder that the links to pictures are relative to.
     """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     parser.add_render_rule("table_open", lambda *_: '<div class="table">\n<table>\n')
@@ -80,6 +80,7 @@ def html(text: str, title: str, folder: Path) -> str:
     tokens = parser.parse(text)
     for image in (child for token in tokens for child in token.children or [] if child.type == "image"):
         picture = folder / str(image.attrs["src"])
-        image.attrs["src"] = f"data:image/png;base64,{b64encode(picture.read_bytes()).decode()}"
+        if picture.is_file():
+            image.attrs["src"] = f"data:image/png;base64,{b64encode(picture.read_bytes()).decode()}"
     body = Markup(parser.renderer.render(tokens, parser.options, {}))
     return environment().get_template("page.html.j2").render(title=title, body=body)
