@@ -97,6 +97,8 @@ def test_compare_over_seeds_is_one_report(dbl: Run) -> None:
     for picture in ("memory", "quality_vs_steps", "likelihood", "loss_over_sigma"):
         assert Path("runs/digits_vit/report", report["pictures"][picture]).is_file()
     text = Path("runs/digits_vit/report/report.md").read_text()
+    page = Path("runs/digits_vit/report/report.html").read_text()
+    assert page.count('src="data:image/png;base64,') == text.count("![") == 4
     assert "training seeds 1, 2" in text
     assert "nats by block" in text
 
