@@ -37,6 +37,7 @@ from dbl.diffusion.noise import (
 )
 from dbl.diffusion.partition import Partition as Partition, PartitionConfig as PartitionConfig
 from dbl.evaluation.diagnostics import diagnose as diagnose
+from dbl.evaluation.stack_evaluation import StackEvaluation as StackEvaluation
 from dbl.inference.settings import InferenceConfig as InferenceConfig
 from dbl.inference.stack import BlockStack as BlockStack
 from dbl.networks import (

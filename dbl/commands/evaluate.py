@@ -10,6 +10,7 @@ from dbl.evaluation.callbacks.likelihood import Likelihood
 from dbl.evaluation.callbacks.text_quality import TextQuality
 from dbl.evaluation.quality_by_steps import quality_by_steps
 from dbl.evaluation.report import Arm
+from dbl.evaluation.stack_evaluation import StackEvaluation
 from dbl.inference.grid import save_picture
 from dbl.inference.stack import BlockStack
 from dbl.run.assembly import read_part
@@ -29,10 +30,10 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
         steps: also measure the quality with these numbers of sampler steps.
     """
     cli = BlockCLI(["test", "--config", str(run.config)])
-    stack = cli.model
-    assert isinstance(stack, BlockStack)
-    if stack.grid is not None:
-        save_picture(stack.grid, run.report / "samples.png")
+    assert isinstance(cli.model, StackEvaluation)
+    stack = cli.model.stack
+    if cli.model.grid is not None:
+        save_picture(cli.model.grid, run.report / "samples.png")
     parts = _parts(run, stack.contract.partition)
     side = Arm(
         name=name,
@@ -46,7 +47,7 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
         diagnostics=cli.callback(Diagnostics).result,
         weights=stack.weights,
     )
-    if steps and not stack.writes_text:
+    if steps and stack.target.generates != "text":
         stack.to(cli.trainer.strategy.root_device)
         with cli.trainer.precision_plugin.test_step_context():
             side.quality_by_steps = quality_by_steps(stack, cli.datamodule, cli.callback(ImageQuality), steps)

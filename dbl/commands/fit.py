@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from dbl.commands.schema import EVALUATION, add_run_groups, add_training_groups
 from dbl.data.module import ResumableDataModule
 from dbl.data.text.module import TextData
+from dbl.evaluation.stack_evaluation import StackEvaluation
 from dbl.inference.stack import BlockStack
 from dbl.run.checkpoints import CheckpointInfo, already_trained, read_checkpoint_info
 from dbl.run.folder import RunFolder
@@ -121,13 +122,14 @@ class BlockCLI(LightningCLI):
         options = {name: config.get(name) for name in self._subcommand_method_arguments[self.subcommand]}
         return Namespace({self.subcommand: Namespace(**vars(built), **options)})
 
-    def _stack(self) -> BlockStack:
+    def _stack(self) -> StackEvaluation:
         stack = BlockStack.from_pretrained(self.run.model, self._get(self.config_init, "inference"))
         contract = self.run.load_or_build_contract(self._get(self.config_init, "contract"), self.datamodule.spec)
         if stack.contract.hash != contract.hash:
             raise UserError(f"{self.run.model} was assembled under another contract: run dbl assemble {self.run.path}")
-        stack.setup(str(self.subcommand))  # refuses a model without all of its blocks before any data is read
-        return stack
+        evaluation = StackEvaluation(stack)
+        evaluation.setup(str(self.subcommand))  # refuses a model without all of its blocks before any data is read
+        return evaluation
 
     def _training(self) -> L.Trainer:
         for option, default, ours in _AUTOMATIC_ONLY:
@@ -144,8 +146,10 @@ class BlockCLI(LightningCLI):
         return self._trainer(callbacks + ([StepProgress()] if with_bar else []))
 
     def _evaluation(self) -> L.Trainer:
-        if self.subcommand == "test" and isinstance(self.model, BlockStack):
-            self._get(self.config_init, "image_quality").prepare(self.datamodule, self.model.makes_images)
+        if self.subcommand == "test" and isinstance(self.model, StackEvaluation):
+            self._get(self.config_init, "image_quality").prepare(
+                self.datamodule, self.model.stack.target.generates == "images"
+            )
         if self.subcommand == "test":
             self._get(self.config_init, "text_quality").prepare(self.datamodule)
         trainer = self._trainer([self._get(self.config_init, group) for group in EVALUATION])
@@ -234,7 +238,7 @@ class BlockCLI(LightningCLI):
         print(f"predictions: {path}")
 
     def _checked(self, options: dict[str, Any]) -> dict[str, Any]:
-        if isinstance(self.model, BlockStack) and options.get("ckpt_path"):
+        if isinstance(self.model, StackEvaluation) and options.get("ckpt_path"):
             raise UserError(f"--ckpt_path is for dbl fit: the assembled network is read from {self.run.model}")
         return options | {"weights_only": True}  # never run code that a checkpoint might hold
 

@@ -10,7 +10,6 @@ from lightning.pytorch.cli import LightningArgumentParser
 from dbl.commands.fit import BlockCLI
 from dbl.data import ResumableDataModule
 from dbl.data.spec import ImageSpec, TextSpec
-from dbl.denoising.targets import PixelTarget
 from dbl.evaluation.callbacks.image_quality import ImageQuality
 from dbl.evaluation.callbacks.text_quality import TextQuality
 from dbl.inference.settings import InferenceConfig
@@ -92,7 +91,7 @@ class RunCLI(BlockCLI):
                 "trainer.limit_test_batches would leave test samples out of the report: use it with dbl test"
             )
         self.inference.check(self.contract)
-        self.image_quality.prepare(self.data, isinstance(self.contract_config.target, PixelTarget))
+        self.image_quality.prepare(self.data, self.contract_config.target.generates == "images")
         self.text_quality.prepare(self.data)
         self.inference.sampler.calls_per_block(self.contract.noise, self.contract.partition)  # warns
         self.run.write_contract(self.contract)

@@ -46,7 +46,7 @@ def sample_images(
     stack = BlockStack.from_pretrained(
         folder.model, InferenceConfig(sampler=sampler, keep_in_memory=keep_in_memory, seed=seed)
     )
-    if not stack.makes_images:
+    if stack.target.generates != "images":
         raise UserError(f"{run} classifies images and draws none: use dbl test or dbl predict")
     stack.to(device_of(device)).eval()
     calls = sampler.calls_per_block(stack.contract.noise, stack.contract.partition)

@@ -1,7 +1,7 @@
-"""How the next token is drawn from what a network says: temperature, top-k, top-p.
+"""How tokens are drawn from logits: temperature, top-k, top-p.
 
-In a chain of blocks the last logits are nearly one-hot, and to change them there would change nothing. So these act on
-what a network says of the context, before the evidence of the noisy vector is added (see `TableReadout`).
+The logits of the last sampling step are nearly one-hot, so changing them would change nothing. Decoding therefore acts
+on the network's own logits, before the evidence of the noisy vector is added (see `TableReadout`).
 """
 
 import math
@@ -16,12 +16,12 @@ from dbl.utils.seeding import SampleDraws
 
 @dataclass(frozen=True)
 class Decoding:
-    """How tokens are drawn: a change of logits [..., C] by temperature, top-k and top-p.
+    """Temperature, top-k and top-p: a change of logits [..., C] before tokens are drawn.
 
     Args:
-        temperature: logits are divided by it; 1 draws from the model's distribution, less is bolder.
-        top_k: only the k most probable tokens remain; null for all.
-        top_p: only the most probable tokens that together have this probability remain; 1 for all.
+        temperature: divisor of the logits; 1 draws from the model's distribution, less is bolder.
+        top_k: number of most probable tokens that are kept; null for all.
+        top_p: probability that the most probable tokens, which are kept, have together; 1 for all.
 
     Example:
         >>> import dbl, torch
@@ -42,7 +42,7 @@ class Decoding:
             raise UserError(f"decoding.top_p ({self.top_p}) must lie in (0, 1]")
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Changed logits [..., C]; -inf for tokens that are out."""
+        """Changed logits [..., C]; -inf for excluded tokens."""
         logits = logits / self.temperature
         if self.top_k is not None and self.top_k < logits.shape[-1]:
             least = logits.topk(self.top_k, dim=-1).values[..., -1:]
@@ -52,14 +52,14 @@ class Decoding:
     def _nucleus(self, logits: Tensor) -> Tensor:
         ordered, order = logits.sort(dim=-1, descending=True)
         probabilities = ordered.softmax(dim=-1)
-        # Those before which less than top_p is gathered stay: the first one always.
+        # A token stays if those before it add up to less than top_p: the first one always does.
         out = probabilities.cumsum(dim=-1) - probabilities >= self.top_p
         return logits.masked_fill(out.gather(-1, order.argsort(dim=-1)), -math.inf)
 
 
 def draw_tokens(logits: Tensor, draws: SampleDraws) -> Tensor:
-    """One token for each distribution, a function of the draws: [N, ...] from logits [N, ..., C], by Gumbel noise."""
-    # On the CPU, where the draws are made and every machine has float64.
+    """[N, ...] tokens drawn from logits [N, ..., C] by Gumbel noise, a function of the draws alone."""
+    # On the CPU: draws are made there, and every machine has float64 there.
     wide = logits.cpu().double()
     uniform = torch.special.ndtr(draws.normal(wide)).clamp(1e-12, 1 - 1e-12)
     return (wide - (-uniform.log()).log()).argmax(dim=-1).to(logits.device)

@@ -6,37 +6,36 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from typing_extensions import override
 
-from dbl.data.spec import IGNORED
-from dbl.denoising.targets import Adjust, Clean, GaussianTarget, Prediction, Readout, Target, mean_over_scored
+from dbl.denoising.readout import Adjust, Clean, Prediction, Readout, hidden_nats, mean_over_scored
 from dbl.diffusion.gaussian import append_axes, scalings
-from dbl.diffusion.masking import MaskingNoise
-from dbl.diffusion.noise import NoiseDistribution
 
 
 class Denoiser(nn.Module, ABC):
-    """A network with what turns its answer into a denoised target.
+    """A network, with what turns its output into a denoised target.
 
     The network may run in low precision; everything around it runs in float32.
 
     Args:
-        network: the raw function F of (noisy, c_noise, cond).
+        network: raw function F of (noisy, c_noise, cond).
+        loss_weight: weights [N] of the loss as a function of the levels [N].
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, loss_weight: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.network = network
+        self.loss_weight = loss_weight
 
     @abstractmethod
     def predict(self, noisy: Tensor, sigma: Tensor, cond: Any, adjust: Adjust | None = None) -> Prediction:
-        """Denoise, with the logits if the target is discrete.
+        """Denoise, with logits if the target is discrete.
 
         Args:
             noisy: [N, *target_shape].
             sigma: [N] levels.
             cond: labels [N], images [N, channels, height, width], tokens [N, T], or what the network made of them.
-            adjust: a change of the network's own logits; see `Readout.forward`.
+            adjust: change of the network's own logits; see `Readout.forward`.
         """
 
     @abstractmethod
@@ -44,16 +43,12 @@ class Denoiser(nn.Module, ABC):
         """[N] loss of a prediction without the weight."""
 
     @abstractmethod
-    def loss_weight(self, sigma: Tensor) -> Tensor:
-        """[N] weights of the loss at levels [N]."""
+    def training_loss(self, clean: Clean, noisy: Tensor, sigma: Tensor) -> Tensor:
+        """[N] training loss without the weight; arguments as in `loss`."""
 
     def forward(self, noisy: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
         """The denoised target [N, *target_shape]; arguments as in `predict`."""
         return self.predict(noisy, sigma, cond).denoised
-
-    @abstractmethod
-    def training_loss(self, clean: Clean, noisy: Tensor, sigma: Tensor) -> Tensor:
-        """[N] what is trained on, without the weight; arguments as in `loss`."""
 
     def loss(self, clean: Clean, noisy: Tensor, sigma: Tensor) -> Tensor:
         """Weighted loss of each sample [N] (paper, Eq. 5): `w(sigma) Loss(D(z_sigma, sigma, x), y)`.
@@ -67,102 +62,76 @@ class Denoiser(nn.Module, ABC):
 
 
 class GaussianDenoiser(Denoiser):
-    """For Gaussian noise; the only place that knows c_skip, c_out, c_in and c_noise.
+    """Denoiser of Gaussian noise; the only place that knows c_skip, c_out, c_in and c_noise.
 
     Args:
-        network: see `Denoiser`; it is given `c_in noisy`.
-        readout: reads F's answer.
-        target: gives sigma_data and the loss weight.
+        network: as in `Denoiser`; its first input is `c_in noisy`.
+        readout: from the network's output to a prediction.
+        sigma_data: standard deviation of a coordinate of the clean target that preconditioning assumes.
+        loss_weight: as in `Denoiser`.
     """
 
-    def __init__(self, network: nn.Module, readout: Readout, target: GaussianTarget) -> None:
-        super().__init__(network)
+    def __init__(
+        self, network: nn.Module, readout: Readout, sigma_data: float, loss_weight: Callable[[Tensor], Tensor]
+    ) -> None:
+        super().__init__(network, loss_weight)
         self.readout = readout
-        self.target = target
+        self.sigma_data = sigma_data
 
+    def _preconditioned(self, noisy: Tensor, sigma: Tensor, cond: Any) -> tuple[Tensor, Tensor]:
+        """`c_skip z + c_out F(c_in z, c_noise)` (EDM, Eq. 7) and F itself, in float32 whatever the network runs in."""
+        c_skip, c_out, c_in, c_noise = scalings(sigma, self.sigma_data)  # EDM, Table 1
+        c_skip, c_out, c_in = (append_axes(scale, noisy) for scale in (c_skip, c_out, c_in))
+        output: Tensor = self.network(c_in * noisy, c_noise, cond).float()
+        return c_skip * noisy + c_out * output, output
+
+    @override
     def predict(self, noisy: Tensor, sigma: Tensor, cond: Any, adjust: Adjust | None = None) -> Prediction:
-        """See `Denoiser.predict`."""
         noisy, sigma = noisy.float(), sigma.float()
-        output = self._output(noisy, sigma, cond)
+        estimate, output = self._preconditioned(noisy, sigma, cond)
         with torch.autocast(noisy.device.type, enabled=False):
-            estimate = self._estimate(noisy, sigma, output)
             prediction: Prediction = self.readout(estimate, output, noisy, sigma, adjust)
         return prediction
 
+    @override
     def training_loss(self, clean: Clean, noisy: Tensor, sigma: Tensor) -> Tensor:
-        """See `Denoiser.training_loss`: that of the readout."""
         noisy, sigma = noisy.float(), sigma.float()
-        output = self._output(noisy, sigma, clean.cond)
+        estimate, output = self._preconditioned(noisy, sigma, clean.cond)
         with torch.autocast(noisy.device.type, enabled=False):
-            return self.readout.training_loss(self._estimate(noisy, sigma, output), output, noisy, sigma, clean)
+            return self.readout.training_loss(estimate, output, noisy, sigma, clean)
 
-    def _output(self, noisy: Tensor, sigma: Tensor, cond: Any) -> Tensor:
-        """The network's answer in float32."""
-        _, _, c_in, c_noise = scalings(sigma, self.target.sigma_data)
-        output: Tensor = self.network(append_axes(c_in, noisy) * noisy, c_noise, cond)
-        return output.float()
-
-    def _estimate(self, noisy: Tensor, sigma: Tensor, output: Tensor) -> Tensor:
-        """`c_skip z + c_out F` (EDM, Eq. 7)."""
-        c_skip, c_out, _, _ = scalings(sigma, self.target.sigma_data)
-        return append_axes(c_skip, noisy) * noisy + append_axes(c_out, noisy) * output
-
+    @override
     def plain_loss(self, prediction: Prediction, clean: Clean, noisy: Tensor) -> Tensor:
-        """See `Denoiser.plain_loss`: that of the readout."""
         return self.readout.loss(prediction, clean)
-
-    def loss_weight(self, sigma: Tensor) -> Tensor:
-        """See `Denoiser.loss_weight`: that of the target."""
-        return self.target.loss_weight(sigma)
 
 
 class MaskedDenoiser(Denoiser):
-    """For hidden tokens: the network is given tokens and masks, and gives logits.
+    """Denoiser of hidden tokens: the network sees tokens and masks, and outputs logits.
 
     Args:
-        network: see `Denoiser`; from tokens [N, T] and the masking probability as c_noise [N] to logits [N, T, C].
-        weight: of the loss by level.
-        mask: the token that means hidden.
+        network: from tokens [N, T] and the masking probability as c_noise [N] to logits [N, T, C].
+        loss_weight: as in `Denoiser`.
+        mask: token that means hidden.
     """
 
-    def __init__(self, network: nn.Module, weight: Callable[[Tensor], Tensor], mask: int) -> None:
-        super().__init__(network)
-        self.weight = weight
+    def __init__(self, network: nn.Module, loss_weight: Callable[[Tensor], Tensor], mask: int) -> None:
+        super().__init__(network, loss_weight)
         self.mask = mask
 
+    @override
     def predict(self, noisy: Tensor, sigma: Tensor, cond: Any, adjust: Adjust | None = None) -> Prediction:
-        """See `Denoiser.predict`; denoised are the tokens [N, T], the most probable one where a token is hidden."""
+        """Tokens [N, T], the most probable one where a token is hidden, and logits; arguments as in `Denoiser`."""
         logits = self.network(noisy, sigma.float(), cond).float()
         if adjust is not None:
             logits = adjust(logits)
         return Prediction(torch.where(noisy == self.mask, logits.argmax(-1), noisy), logits)
 
+    @override
     def training_loss(self, clean: Clean, noisy: Tensor, sigma: Tensor) -> Tensor:
-        """See `Denoiser.training_loss`: the same as `plain_loss`."""
         return self.plain_loss(self.predict(noisy, sigma, clean.cond), clean, noisy)
 
+    @override
     def plain_loss(self, prediction: Prediction, clean: Clean, noisy: Tensor) -> Tensor:
         """[N] cross-entropy summed over the hidden tokens, divided by the number of scored tokens (paper, App. D)."""
         assert prediction.logits is not None
         return mean_over_scored(hidden_nats(prediction.logits, clean.labels, noisy, self.mask), clean.labels)
-
-    def loss_weight(self, sigma: Tensor) -> Tensor:
-        """See `Denoiser.loss_weight`: that of the masking schedule."""
-        return self.weight(sigma)
-
-
-def hidden_nats(logits: Tensor, labels: Tensor, noisy: Tensor, mask: int) -> Tensor:
-    """[N, T] cross-entropy of the hidden tokens, 0 elsewhere; from logits [N, T, C], labels and noisy [N, T]."""
-    hidden = labels.masked_fill(noisy != mask, IGNORED)
-    nats = F.cross_entropy(logits.flatten(0, 1), hidden.flatten(), reduction="none", ignore_index=IGNORED)
-    return nats.reshape(labels.shape)
-
-
-def make_denoiser(
-    network: nn.Module, target: Target, table: Tensor | None, noise: NoiseDistribution, num_classes: int
-) -> Denoiser:
-    """The denoiser that fits a target; its readout, if it has one, draws initial weights from torch's generator."""
-    if isinstance(target, GaussianTarget):
-        return GaussianDenoiser(network, target.readout(table), target)
-    assert isinstance(noise, MaskingNoise)  # see Target.check
-    return MaskedDenoiser(network, noise.weight, num_classes)

@@ -11,13 +11,13 @@ arXiv 2107.00630, Sec. 5, in continuous time), here in terms of sigma, with `d(s
 with m the mean row. For the posterior mean of the rows the integral is the information that the levels resolve (see
 `information.py`) and the bound is the entropy of the rows.
 
-*Hidden tokens.* With the masking probability m as the level, the bound of masked diffusion (MD4, arXiv 2406.04329,
+*Hidden tokens.* With masking probability m as the level, the bound of masked diffusion (MD4, arXiv 2406.04329,
 Eq. 5) has the same form for any schedule: no prior, the integral of `m^-1 E[cross-entropy of the hidden tokens]` over
-the interval of each block, and the cross-entropy of what is hidden at the smallest m.
+the interval of each block, and the cross-entropy of the tokens hidden at the smallest m.
 
-Both integrands are a rate per unit of ln sigma, given by a `dbl.denoising.channels.Channel`. In each interval the
-training distribution only decides where levels are placed: every stratum is weighted by its width in ln sigma, so the
-estimate is unbiased under any distribution.
+Both integrands are a rate per unit of ln sigma, given by a `dbl.denoising.channels.Channel`. The training distribution
+only decides where in an interval levels are placed: every stratum is weighted by its width in ln sigma, so the estimate
+is unbiased under any distribution.
 """
 
 from collections.abc import Callable
@@ -30,17 +30,17 @@ from torch import Tensor
 
 from dbl.data.spec import IGNORED
 from dbl.denoising.channels import Channel
-from dbl.denoising.targets import Prediction
+from dbl.denoising.readout import Prediction
 from dbl.diffusion.noise import Interval, NoiseDistribution
 from dbl.diffusion.partition import Partition
 from dbl.utils.seeding import SampleDraws
 
-# (block, noisy [N, ..., D], sigma [N]) -> what that block says about the noisy targets
+# (block, noisy [N, ..., D], sigma [N]) -> that block's prediction
 Predict = Callable[[int, Tensor, Tensor], Prediction]
 
 
 def strata(noise: NoiseDistribution, interval: Interval, num_strata: int) -> Tensor:
-    """[num_strata + 1] decreasing levels that cut an interval into parts of equal probability."""
+    """[num_strata + 1] decreasing levels that split an interval into parts of equal probability."""
     q = torch.linspace(1, 0, num_strata + 1, dtype=torch.float64)
     ends = noise.quantile_within(interval, q)
     ends[0], ends[-1] = interval.high, interval.low
@@ -67,16 +67,16 @@ class CurveStep:
 
 @dataclass(frozen=True)
 class Bound:
-    """The bound on the negative log-likelihood of one target (one label, one token), mean over the samples, in nats.
+    """Bound on the negative log-likelihood of one target (one label, one token), mean over the samples, in nats.
 
     Attributes:
-        nats: prior, reconstruction and all blocks.
-        standard_error: of `nats`.
-        prior: nats that are lost above sigma_max.
-        reconstruction: nats that are left at sigma_min.
-        blocks: [B] the part of each block.
+        nats: sum of the prior, the reconstruction and all blocks.
+        standard_error: standard error of `nats`.
+        prior: nats lost above sigma_max.
+        reconstruction: nats left at sigma_min.
+        blocks: [B] part of each block.
         num_samples: independent samples: labels, or sequences of tokens.
-        num_scored: labels or tokens whose nats were counted; `nats` are for one of them.
+        num_scored: labels or tokens whose nats were counted; `nats` is the mean over them.
         levels_per_block: strata of each interval.
         curve: strata from high noise to low.
     """
@@ -92,22 +92,22 @@ class Bound:
     curve: list[CurveStep]
 
     def to_plain(self) -> dict[str, Any]:
-        """As JSON values, with the names above as keys."""
+        """The bound as JSON values, with the names above as keys."""
         return asdict(self)
 
 
 class BoundSums:
-    """Sums over samples, in float64 on the CPU; those of several processes may be added up.
+    """Sums over samples, in float64 on the CPU; sums of several processes may be added up.
 
     Args:
-        num_blocks: B.
-        num_strata: S, of each block.
+        num_blocks: number B of blocks.
+        num_strata: number S of strata of each block.
 
     Attributes:
         counts: [3] samples, scored labels, and the sum of their squares over the samples.
         sums: [3 + B] nats: total, prior, reconstruction and blocks.
-        squares: [3 + B] the same, squared for each sample.
-        products: [3 + B] the same, times the scored labels of each sample.
+        squares: [3 + B] sums of the squares of each sample's nats.
+        products: [3 + B] sums of each sample's nats times its scored labels.
         strata: [B, S] nats of each stratum.
     """
 
@@ -123,7 +123,7 @@ class BoundSums:
             prior: [N] nats of the prior, summed over the labels of each sample.
             strata: [B, S, N] nats of every stratum.
             reconstruction: [N] nats of the reconstruction.
-            scored: [N] labels of each sample that are counted.
+            scored: [N] number of labels that count in each sample.
         """
         prior, strata, reconstruction, num = (part.cpu().double() for part in (prior, strata, reconstruction, scored))
         blocks = strata.sum(1)
@@ -145,7 +145,7 @@ class BoundSums:
         return means
 
     def standard_errors(self) -> list[float]:
-        """[3 + B] of the means, as ratios of two sums over samples.
+        """[3 + B] standard errors of the means, which are ratios of two sums over samples.
 
         Samples are independent; the labels and strata of one sample are not.
         """
@@ -156,7 +156,7 @@ class BoundSums:
         return errors
 
     def bound(self, levels_per_block: int, curve: list[CurveStep]) -> Bound:
-        """The means with their errors.
+        """The means with their standard errors.
 
         Raises:
             ValueError: if nothing was scored.
@@ -178,16 +178,16 @@ class BoundSums:
 
 
 class BoundEstimator:
-    """Estimates the bound of the module's docstring, a batch at a time.
+    """Estimates the bound of the module's docstring, one batch at a time.
 
-    Every sample is denoised at one level in each stratum, log-uniform within it, with a noise of its own.
+    Every sample is denoised at one log-uniform level of each stratum, with noise of its own.
 
     Args:
-        channel: the kind of noise.
-        noise: the distribution that places the strata.
-        partition: whose blocks own them; its overlap does not matter.
-        levels_per_block: S, strata of each block's interval.
-        seed: of levels and noise, which are functions of (seed, block, stratum, index of the sample).
+        channel: kind of noise.
+        noise: distribution that places the strata.
+        partition: blocks that own the strata; its overlap does not matter.
+        levels_per_block: number S of strata of each block's interval.
+        seed: random seed; levels and noise are functions of (seed, block, stratum, index of the sample).
     """
 
     def __init__(
@@ -208,13 +208,13 @@ class BoundEstimator:
 
     @torch.no_grad()
     def add(self, clean: Tensor, labels: Tensor, indices: Tensor, predict: Predict) -> None:
-        """Add a batch. Blocks are asked in order, each for all that it is needed for.
+        """Add a batch. Blocks are called in order, each at all of its levels at once.
 
         Args:
             clean: [N, D] rows, [N, T, D] rows of sequences or [N, T] tokens; a sequence has one level for all tokens.
-            labels: [N] or [N, T] of each target, IGNORED where nothing is scored.
+            labels: [N] or [N, T] labels of the targets, IGNORED where nothing is scored.
             indices: [N] number of each sample.
-            predict: denoises with a block; logits [N, C] or [N, T, C].
+            predict: prediction of a block; logits [N, C] or [N, T, C].
         """
         scored = labels != IGNORED
         blocks = [self._block(block, clean, labels, indices, predict) for block in range(len(self.edges))]
@@ -234,14 +234,14 @@ class BoundEstimator:
         return torch.stack(nats)
 
     def _reconstruction(self, clean: Tensor, labels: Tensor, indices: Tensor, predict: Predict) -> Tensor:
-        """[N] nats that the last block leaves at sigma_min."""
+        """[N] nats left at sigma_min by the last block."""
         unit_noise = SampleDraws(self.seed, ("likelihood", "reconstruction"), indices).normal(clean.float())
         sigma = torch.full((len(clean),), self.sigma_min, device=clean.device)
         noisy = self.channel.corrupt(clean, unit_noise, sigma)
         return _per_sample(self.channel.reconstruction(labels, noisy, predict(len(self.edges) - 1, noisy, sigma)))
 
     def result(self) -> Bound:
-        """The bound over all samples so far; ValueError if there are none."""
+        """The bound over all samples so far; raises ValueError if there are none."""
         return self.sums.bound(self.levels_per_block, self._curve() if self.sums.counts[1] else [])
 
     def _curve(self) -> list[CurveStep]:

@@ -1,8 +1,8 @@
 """Samplers: plain functions that carry noise along decreasing levels to a clean target, and the levels they step along.
 
 A sampler takes `denoise(noisy, sigma) -> denoised`, a start [N, ...] at the first level and `sigmas`, K+1 decreasing
-levels of which the last is 0. It knows nothing of blocks or training. The state is kept in the dtype of the start:
-float64 is meant.
+levels of which the last is 0. It knows nothing of blocks or training. The state has the dtype of the start, which
+should be float64.
 """
 
 import warnings
@@ -23,8 +23,13 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
 def state_dtype(device: torch.device) -> torch.dtype:
-    """Type of a sampler's state: float64, but float32 where the device has none."""
+    """Type of a sampler's state: float64, or float32 on devices without float64."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def per_sample(sigma: Tensor, noisy: Tensor) -> Tensor:
+    """[N] float32 levels for a batch [N, ...] that is at one level, a scalar."""
+    return sigma.to(noisy.device, torch.float32).expand(len(noisy))
 
 
 def karras_levels(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
@@ -38,8 +43,8 @@ def karras_levels(num_steps: int, sigma_min: float, sigma_max: float, rho: float
 def quantile_levels(num_steps: int, noise: NoiseDistribution) -> Tensor:
     """[K+1] decreasing levels at the quantiles 1 - k/K of the training distribution, then 0.
 
-    With K = B and an equal-probability partition these are the upper ends of the blocks' intervals: one call of each
-    block.
+    With K = B and an equal-probability partition these are the upper ends of the blocks' intervals, so that each block
+    is called once.
     """
     q = 1 - torch.arange(num_steps, dtype=torch.float64) / num_steps
     levels = noise.quantile(q)
@@ -69,7 +74,7 @@ def sample_heun(denoise: Denoise, start: Tensor, sigmas: Tensor) -> Tensor:
 
 
 def sample_dpmpp_2m(denoise: Denoise, start: Tensor, sigmas: Tensor) -> Tensor:
-    """DPM-Solver++(2M) (arXiv 2211.01095, Algorithm 2): second order by one earlier result, K calls."""
+    """DPM-Solver++(2M) (arXiv 2211.01095, Algorithm 2): second order from one earlier result, K calls."""
     noisy, earlier, width_before = start, None, None
     for sigma, sigma_next in pairwise(sigmas):
         denoised = denoise(noisy, sigma)
@@ -98,16 +103,16 @@ _METHODS = {"euler": sample_euler, "heun": sample_heun, "dpmpp_2m": sample_dpmpp
 
 @dataclass(frozen=True)
 class Sampler:
-    """How an assembled stack is sampled.
+    """How an assembled stack is sampled: integrator, noise levels and guidance.
 
     Args:
-        method: `euler` (one call a step), `heun` (two calls a step), `dpmpp_2m` (one call a step); `ancestral` for
-            masked text, whose steps are `dbl.inference.generation.MaskedGenerator`'s.
+        method: integrator, one of `euler` (one call a step), `heun` (two calls a step), `dpmpp_2m` (one call a step);
+            `ancestral` for masked text, whose steps are `dbl.inference.generation.MaskedGenerator`'s.
         schedule: levels of the steps; `karras`: EDM's; `quantile`: equal shares of the training distribution.
-        num_steps: K, levels at which the network is asked; `heun` asks twice at each but the last.
-        rho: of the Karras schedule; larger puts more steps at low noise.
-        guidance_scale: 1 samples the model as it is; larger values follow the class more closely (two calls for each
-            one).
+        num_steps: number K of levels at which the network is called; `heun` calls it twice at each but the last.
+        rho: exponent of the Karras schedule; larger puts more steps at low noise.
+        guidance_scale: scale of classifier-free guidance; 1 samples the model as it is, larger values follow the class
+            more closely (twice as many calls).
         temperature: factor on the start noise. 1 draws from the model's distribution: right for images. 0 starts at
             the mean and is deterministic: right for a classifier, where a draw from p(class | image) is right less
             often than the most probable class.
@@ -149,11 +154,12 @@ class Sampler:
         """Carry `start` [N, ...] along `sigmas` to level 0."""
         return _METHODS[self.method](denoise, start, sigmas)
 
-    def calls_per_block(self, noise: NoiseDistribution, partition: Partition) -> list[int]:
-        """[B] how often each block is called in one sample (without the doubling of guidance).
+    def sample(self, denoise: Denoise, unit_noise: Tensor, noise: NoiseDistribution) -> Tensor:
+        """Carry standard normal noise [N, ...] from the highest level of a training distribution to level 0."""
+        return self.run(denoise, self.temperature * noise.sigma_max * unit_noise, self.levels(noise))
 
-        Counted by running the sampler on a stand-in. Warns when a block is never called.
-        """
+    def calls_per_block(self, noise: NoiseDistribution, partition: Partition) -> list[int]:
+        """[B] calls of each block in one sample, without the doubling of guidance; warns if a block is never called."""
         called = self._called_levels(noise)
         counts = torch.bincount(partition.block_for(called), minlength=partition.num_blocks).tolist()
         idle = [block for block, count in enumerate(counts) if count == 0]
@@ -170,7 +176,7 @@ class Sampler:
         """Levels at which a block is called in one sample, in order."""
         if self.method == "ancestral":
             return self.levels(noise)[:-1]
-        called: list[Tensor] = []
+        called: list[Tensor] = []  # filled by running the sampler on a stand-in for the network
 
         def record(noisy: Tensor, sigma: Tensor) -> Tensor:
             called.append(sigma)

@@ -1,13 +1,11 @@
-"""What the blocks of an assembled network do at each noise level: measured on a few test samples.
-
-All that is measured:
+"""What the blocks of an assembled network do at each noise level, measured on a few test samples.
 
 - `levels`: loss of each block over its interval, with the right condition and with that of another sample;
-- `condition`: whether each block uses its condition at all. A low-noise block may read the answer off its input;
+- `condition`: whether each block uses its condition at all. A low-noise block may read the target off its input;
 - `information`: `sigma^-3 E|y - D|^2` integrated over each interval, in nats (see `likelihood.py`);
-- `trajectory`: how long the denoised target is along the sampler's path. A path that leaves what the blocks were
-  trained on shows here first;
-- `boundaries`: how far two neighbours disagree about the same noisy target at the level where they meet.
+- `trajectory`: norm of the denoised target along the sampler's path. A path that leaves the training distribution
+  shows here first;
+- `boundaries`: difference between two neighbours on the same noisy target at the level where they meet.
 
 A block *uses its condition* if its mean loss rises with another sample's condition by more than 2 standard errors
 of the paired difference over samples, and by more than 1 % of its loss.
@@ -26,14 +24,14 @@ from dbl.data.spec import IGNORED
 from dbl.data.splits import evenly_spaced
 from dbl.denoising.denoiser import Denoiser
 from dbl.denoising.likelihood import strata
-from dbl.denoising.targets import Clean, mean_over_scored
+from dbl.denoising.readout import Clean, mean_over_scored
 from dbl.diffusion.gaussian import corrupt
 from dbl.diffusion.noise import Interval, NoiseDistribution
 from dbl.diffusion.partition import Partition
 from dbl.inference.stack import BlockStack
 from dbl.utils.seeding import SampleDraws
 
-# Samples and tokens in one network call at most, and samples whose path is followed.
+# Most samples and most tokens in one network call, and samples whose path is followed.
 _CHUNK = 64
 _CHUNK_TOKENS = 2**14
 _NUM_PATHS = 64
@@ -41,13 +39,13 @@ _NUM_PATHS = 64
 
 @dataclass(frozen=True)
 class Probe:
-    """The samples that the blocks are asked about.
+    """The samples that the blocks denoise.
 
     Args:
         clean: targets [N, *target_shape], conditions and labels.
         shuffled: conditions [N, ...] of other samples, of another class where there is one.
         indices: [N] numbers of the samples.
-        seed: of the noise, which is a function of (seed, purpose, number of the sample).
+        seed: random seed; noise is a function of (seed, purpose, number of the sample).
     """
 
     clean: Clean
@@ -57,7 +55,7 @@ class Probe:
 
     @classmethod
     def of(cls, clean: Clean, indices: Tensor, seed: int = 0) -> "Probe":
-        """A probe with conditions from `partners`."""
+        """A probe whose shuffled conditions are those of `partners`."""
         return cls(clean, clean.cond[partners(clean.labels)], indices, seed)
 
     def noisy(self, sigma: float, *purpose: str | int) -> Tensor:
@@ -66,7 +64,7 @@ class Probe:
         return corrupt(self.clean.clean, noise, self._filled(sigma))
 
     def ask(self, denoiser: Denoiser, noisy: Tensor, sigma: float, cond: Tensor) -> "Answers":
-        """Ask a block about noisy targets of one level."""
+        """The answers of a block for noisy targets of one level."""
         parts = []
         chunk = max(1, min(_CHUNK, _CHUNK_TOKENS // self.clean.labels[0].numel()))
         for rows in torch.arange(len(noisy), device=noisy.device).split(chunk):
@@ -89,9 +87,12 @@ class Probe:
 
 
 class Answers(NamedTuple):
-    """Answers of a block, on the CPU: denoised [N, *target_shape], loss without weight [N], error per coordinate [N].
+    """Answers of a block, on the CPU.
 
-    The error is the squared error, mean over the coordinates of a sample.
+    Attributes:
+        denoised: [N, *target_shape].
+        losses: [N] losses without the weight.
+        errors: [N] squared errors, mean over the coordinates of a sample.
     """
 
     denoised: Tensor
@@ -100,10 +101,10 @@ class Answers(NamedTuple):
 
 
 def partners(labels: Tensor) -> Tensor:
-    """[N] for each sample another one; of another class unless one class has more than half of all samples.
+    """[N] another sample for each; of another class unless one class has more than half of all samples.
 
     Args:
-        labels: [N] classes, or [N, T] tokens of sequences, of which any other one will do.
+        labels: [N] classes, or [N, T] tokens of sequences, for which any other one will do.
     """
     if labels.ndim > 1:
         return torch.arange(len(labels), device=labels.device).roll(len(labels) // 2)
@@ -120,10 +121,10 @@ class BlockMeasure:
     Args:
         sigmas: [S] decreasing levels, at the midpoints of equal shares of the training distribution in the interval.
         widths: [S] width in ln sigma of the share that each level stands for.
-        losses: [S, N] without the weight.
+        losses: [S, N] losses without the weight.
         shuffled: [S, N] the same with other samples' conditions.
         errors: [S, N] squared errors per coordinate.
-        weights: [S] of the loss in training.
+        weights: [S] weights of the loss in training.
     """
 
     sigmas: Tensor
@@ -134,7 +135,7 @@ class BlockMeasure:
     weights: Tensor
 
     def rows(self, block: int) -> list[dict[str, Any]]:
-        """`sigma`, `block`, `loss`, `loss_shuffled`, `weight` of each level."""
+        """`sigma`, `block`, `loss`, `loss_shuffled` and `weight` of each level."""
         columns = (self.sigmas, self.losses.mean(1), self.shuffled.mean(1), self.weights)
         return [
             {"sigma": sigma, "block": block, "loss": loss, "loss_shuffled": shuffled, "weight": weight}
@@ -142,7 +143,7 @@ class BlockMeasure:
         ]
 
     def condition(self) -> dict[str, Any]:
-        """`loss`, `loss_shuffled`, `standard_error`, `uses_condition`: means over the levels."""
+        """`loss`, `loss_shuffled`, `standard_error` and `uses_condition`, over all levels."""
         loss, rises = self.losses.mean().item(), (self.shuffled - self.losses).mean(0)  # rises: N
         rise, num = rises.mean().item(), len(rises)
         error = rises.std().item() / num**0.5 if num > 1 else 0.0
@@ -162,7 +163,7 @@ class BlockMeasure:
 def measure_block(
     denoiser: Denoiser, block: int, interval: Interval, noise: NoiseDistribution, probe: Probe, num_levels: int
 ) -> BlockMeasure:
-    """Ask a block about all samples at `num_levels` levels of its interval, with both conditions and the same noise."""
+    """Measure a block at `num_levels` levels of its interval, with both conditions and the same noise."""
     q = 1 - (torch.arange(num_levels, dtype=torch.float64) + 0.5) / num_levels
     sigmas = noise.quantile_within(interval, q)
     right, wrong = [], []
@@ -187,13 +188,13 @@ def measure_blocks(
     probe: Probe,
     levels_per_block: int,
 ) -> dict[str, Any]:
-    """`levels`, `condition`, `information` and `boundaries` as JSON values, with each block asked for once.
+    """`levels`, `condition`, `information` and `boundaries` as JSON values; each block is loaded once.
 
     Args:
-        denoiser: gives the denoiser of a block.
-        noise: the training distribution.
-        partition: of the blocks.
-        probe: the samples.
+        denoiser: function that gives the denoiser of a block.
+        noise: training distribution.
+        partition: partition into blocks.
+        probe: samples.
         levels_per_block: levels of each interval.
     """
     measures, boundaries, above = [], [], None
@@ -214,7 +215,7 @@ def measure_blocks(
 
 
 def _at(denoiser: Denoiser, probe: Probe, sigma: float) -> Tensor:
-    """What a block makes of the samples at one end of its interval; the same noisy ones for both neighbours."""
+    """Denoised samples at one end of a block's interval; both neighbours are given the same noisy ones."""
     return probe.ask(denoiser, probe.noisy(sigma, "boundary"), sigma, probe.clean.cond).denoised
 
 
@@ -265,14 +266,14 @@ def diagnose(
     """All diagnostics of a stack as JSON values.
 
     Args:
-        stack: the assembled network.
-        data: whose test split is used.
-        num_samples: of it, evenly spaced; all if there are fewer.
+        stack: assembled network.
+        data: data whose test split is used.
+        num_samples: number of test samples, evenly spaced; all if there are fewer.
         levels_per_block: levels of each block's interval.
-        seed: of the noise.
+        seed: random seed of the noise.
 
     Returns:
-        `num_samples`; `loss_unit`, of the losses without weight; `levels`: `sigma`, `block`, `loss`, `loss_shuffled`,
+        `num_samples`; `loss_unit` of the losses without weight; `levels`: `sigma`, `block`, `loss`, `loss_shuffled`,
         `weight` of each level, from high noise to low; `condition`: `loss`, `loss_shuffled`, `standard_error` of their
         difference and `uses_condition` of each block; `information`: `nats` and `share` of each block;
         `calls_per_block`: network calls of one sample; `trajectory`: `sigma`, `block`, `norm` of each call (none
@@ -294,8 +295,8 @@ def diagnose(
     probe = Probe.of(clean, chosen, seed)
     return {
         "num_samples": len(chosen),
-        "loss_unit": "squared error per coordinate" if stack.makes_images else "cross-entropy in nats",
+        "loss_unit": stack.target.loss_unit,
         **measure_blocks(stack.denoiser, contract.noise, contract.partition, probe, levels_per_block),
         "calls_per_block": stack.inference.sampler.calls_per_block(contract.noise, contract.partition),
-        "trajectory": [] if stack.writes_text else _paths(stack, clean, chosen),
+        "trajectory": [] if stack.target.generates == "text" else _paths(stack, clean, chosen),
     }

@@ -24,10 +24,10 @@ def quality_by_steps(
     """Sample with each number of steps and judge the result.
 
     Args:
-        stack: on the device on which it is to run; its other sampler settings are kept.
-        data: the test split is classified, or generated images are compared with real ones.
-        judge: of images; nothing is measured for images if it compares by no features.
-        numbers: of steps.
+        stack: stack on the device that it is to run on; its other sampler settings are kept.
+        data: data whose test split is classified, or whose real images generated ones are compared with.
+        judge: judge of images; without features nothing is measured for images.
+        numbers: numbers of steps.
 
     Returns:
         For each number of steps: `steps` and `metrics` (name -> value): the accuracy of a classifier, or the image
@@ -38,7 +38,8 @@ def quality_by_steps(
     try:
         for steps in numbers:
             stack.inference = replace(own, sampler=replace(own.sampler, num_steps=steps))
-            metrics = _judged(stack, data, judge) if stack.makes_images else {"accuracy": _accuracy(stack, data)}
+            makes_images = stack.target.generates == "images"
+            metrics = _judged(stack, data, judge) if makes_images else {"accuracy": _accuracy(stack, data)}
             rows.append({"steps": steps, "metrics": metrics})
     finally:
         stack.inference = own

@@ -1,6 +1,6 @@
-"""How varied texts are, and how far generated texts are from real ones (MAUVE).
+"""Variety of texts, and the distance of generated texts from real ones (MAUVE).
 
-Variety is measured over words (`words`), not over tokens, so that numbers of different tokenizers may be compared.
+Variety is measured over words (`words`), not over tokens, so that different tokenizers can be compared.
 Axes: n texts, D features.
 """
 
@@ -17,14 +17,14 @@ import numpy as np
 from dbl.utils.errors import UserError
 from dbl.utils.seeding import derive_seed
 
-# mauve-text takes one cluster for ten texts of a side, and at least two clusters.
+# mauve-text makes one cluster for every ten texts of a set, and at least two clusters.
 LEAST_TEXTS = 20
 
 _MOST_SEED = 2**31 - 16  # faiss takes a signed int of 32 bits, and mauve-text adds a little to the seed
 
 
 def words(text: str) -> list[str]:
-    """The parts of a text between white space, as they are written: `Not,` and `not` differ."""
+    """The parts of a text between white space, as written: `Not,` and `not` differ."""
     return text.split()
 
 
@@ -34,7 +34,7 @@ def distinct_n(sequences: Sequence[Sequence[Hashable]], n: int = 2) -> float:
     It falls with the amount of text, so compare it at equal numbers and lengths of sequences only.
 
     Args:
-        sequences: of words or tokens; no n-gram reaches from one sequence into the next.
+        sequences: sequences of words or tokens; no n-gram reaches from one sequence into the next.
         n: length of the n-grams, at least 1.
 
     Returns:
@@ -74,13 +74,13 @@ def check_mauve() -> None:
 def mauve_score(real: np.ndarray, generated: np.ndarray, seed: int) -> float:
     """MAUVE of two sets of texts (Pillutla et al. 2021, arXiv 2102.01454), as mauve-text computes it by default.
 
-    It is high if both sets fall into the same clusters of features. It depends on the number of texts (5,000 are
+    It is high if both sets share the same clusters of features. It depends on the number of texts (5,000 are
     usual) and on the features, so compare it at equal ones only.
 
     Args:
         real: [n, D] features of the real texts.
-        generated: [m, D] features of the generated texts, of the same network; m may differ from n.
-        seed: of the clusters.
+        generated: [m, D] features of the generated texts, from the same network; m may differ from n.
+        seed: random seed of the clusters.
 
     Returns:
         In (0, 1]; 1 is best.
@@ -119,9 +119,9 @@ def _check_features(real: np.ndarray, generated: np.ndarray) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Send what is written to standard error nowhere: faiss always asks for more texts than mauve-text gives it.
+    """Discard standard error: faiss always warns that it wants more texts than mauve-text gives it.
 
-    faiss writes in C++, past `sys.stderr`, so the file itself is exchanged.
+    faiss writes in C++, past `sys.stderr`, so the file descriptor itself is exchanged.
     """
     sys.stderr.flush()
     kept = os.dup(2)

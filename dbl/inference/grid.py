@@ -10,7 +10,7 @@ from dbl.utils.files import replacing
 
 
 def image_grid(images: Tensor, data: ImageSpec, num_columns: int) -> Tensor:
-    """Raw images [N, channels, height, width] as one picture [1 or 3, H, W] of type uint8, row by row.
+    """One picture [1 or 3, H, W] of type uint8 from raw images [N, channels, height, width], row by row.
 
     Images of 1 or 3 channels are taken as pixels from 0 to 255. Of latents the first three channels are shown, each
     scaled to its measured mean and 2.5 standard deviations. Small images are enlarged by whole factors.

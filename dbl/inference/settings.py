@@ -4,8 +4,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dbl.denoising.sampling import Sampler
-from dbl.denoising.targets import MaskTarget, PixelTarget, TokenTarget
-from dbl.networks import CausalLM
 from dbl.run.contract import Contract
 from dbl.utils.errors import UserError
 
@@ -19,9 +17,9 @@ class InferenceConfig:
         keep_in_memory: `all` keeps every block in memory, `one` only the active block; the output is the same.
         draws: start noises for each test image of a classifier; the accuracy of each draw is reported.
         num_images: images in a sample grid.
-        ensemble: let all blocks together answer each noise level, for causal language models with the clean stream
+        ensemble: whether all blocks together denoise at each level, for causal language models with the clean stream
             alone; see `dbl.inference.ensemble`.
-        seed: of the start noise.
+        seed: random seed of the start noise.
 
     Example:
         >>> import dbl
@@ -46,35 +44,21 @@ class InferenceConfig:
         """Refuse what a network of this contract cannot do.
 
         Raises:
-            UserError: if guidance is asked for where no condition was dropped in training, or the sampler is for
-                another kind of target.
+            UserError: if guidance is asked for where no condition was dropped in training, or ensemble or sampler are
+                for another kind of network or target.
         """
-        drops = (
-            isinstance(contract.config.target, PixelTarget) and getattr(contract.config.network, "cond_dropout", 0) > 0
-        )
+        network, target = contract.config.network, contract.config.target
+        drops = target.generates == "images" and getattr(network, "cond_dropout", 0) > 0
         if self.sampler.guidance_scale != 1 and not drops:
             raise UserError(
                 f"inference.sampler.guidance_scale ({self.sampler.guidance_scale}) must be 1: guidance needs a network "
                 "for images that was trained with cond_dropout above 0"
             )
-        if self.ensemble and not _reads_context_alone(contract):
+        if self.ensemble and not (network.reads_context_alone and target.adds_evidence):
             raise UserError(
                 "inference.ensemble needs contract.network CausalLM with streams=clean and contract.target.kind "
                 "posterior: other blocks know their own noise levels only"
             )
         if self.ensemble and self.keep_in_memory != "all":
             raise UserError("inference.ensemble asks all blocks at once: set inference.keep_in_memory=all")
-        is_masked = isinstance(contract.config.target, MaskTarget)
-        if (self.sampler.method == "ancestral") != is_masked:
-            raise UserError(
-                f"inference.sampler.method ({self.sampler.method}) does not fit: `ancestral` is for masked text, and "
-                "masked text has no other"
-            )
-        if is_masked and self.sampler.schedule != "quantile":
-            raise UserError("inference.sampler.schedule must be quantile for masked text: even steps of time")
-
-
-def _reads_context_alone(contract: Contract) -> bool:
-    network, target = contract.config.network, contract.config.target
-    is_clean = isinstance(network, CausalLM) and network.streams == "clean"
-    return is_clean and isinstance(target, TokenTarget) and target.kind == "posterior"
+        target.check_sampler(self.sampler)

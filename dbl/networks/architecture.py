@@ -19,6 +19,7 @@ class Architecture(ABC):
 
     Attributes:
         can_be_partitioned: whether there is a form in more than one block.
+        rereads_text: whether all tokens pass through the network again for each new one, so that nothing is kept.
 
     Example:
         >>> import dbl
@@ -33,6 +34,7 @@ class Architecture(ABC):
 
     num_layers: int
     can_be_partitioned: ClassVar[bool] = True
+    rereads_text: ClassVar[bool] = False
 
     @abstractmethod
     def build(
@@ -54,6 +56,11 @@ class Architecture(ABC):
         Raises:
             UserError: if the sizes do not fit the data.
         """
+
+    @property
+    def reads_context_alone(self) -> bool:
+        """Whether the output is a function of the condition alone, not of the noisy target or its level."""
+        return False
 
     def layer_passes(self, num_layers: int) -> float:
         """Passes through a layer for one sample in a training step of a block with so many layers."""

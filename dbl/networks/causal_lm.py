@@ -68,6 +68,11 @@ class CausalLM(Architecture):
         check_choice("network.streams", self.streams, get_args(Streams))
         check_choice("network.embedding", self.embedding, get_args(Embedding))
 
+    @property
+    def reads_context_alone(self) -> bool:
+        """See `Architecture.reads_context_alone`."""
+        return self.streams == "clean"
+
     def layer_passes(self, num_layers: int) -> float:
         """See `Architecture.layer_passes`: both streams pass through every layer."""
         return float(num_layers * (2 if self.streams == "two" else 1))

@@ -57,6 +57,7 @@ class RecurrentLM(Architecture):
     """
 
     can_be_partitioned: ClassVar[bool] = False
+    rereads_text: ClassVar[bool] = True  # states depend on the step
     num_layers: int = 8
     prelude: int = 2
     coda: int = 2

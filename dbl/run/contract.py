@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dbl.data.spec import DataSpec
-from dbl.denoising.denoiser import Denoiser, make_denoiser
+from dbl.denoising.denoiser import Denoiser
 from dbl.denoising.targets import PixelTarget, Target, TargetSpace
 from dbl.diffusion.noise import LogNormalNoise, NoiseDistribution
 from dbl.diffusion.partition import Partition, PartitionConfig
@@ -169,7 +169,7 @@ class Contract:
         config = self.config
         with seeded(config.seed, "weights", block):
             network = config.network.build(self.data, config.target.shape(self.data), num_layers, self.table)
-            return make_denoiser(network, config.target, self.table, self.noise, self.data.num_classes)
+            return config.target.make_denoiser(network, self.table, self.noise, self.data.num_classes)
 
     def space(self) -> TargetSpace:
         """The target space: from raw batches to clean targets and back."""

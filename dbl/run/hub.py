@@ -1,23 +1,25 @@
-"""Assembled models on the Hugging Face hub: safetensors and JSON, checked before they leave and when they come."""
+"""Assembled models on the Hugging Face hub: safetensors and JSON, checked before upload and after download."""
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
-from dbl.denoising.targets import MaskTarget
+from dbl.denoising.sampling import Sampler
 from dbl.run.model_folder import ModelFolder
 from dbl.utils.errors import UserError, optional_package
 
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _PATTERNS = ["*.json", "*.safetensors"]
-# What an earlier upload may have left and this one lacks; a user's own files stay.
+# Files of an earlier upload that this one may lack; a user's own files stay.
 _OURS = ["block_*.safetensors", "table.safetensors", "tokenizer.json"]
 
 
 def hub_library() -> ModuleType:
-    """The module `huggingface_hub`, which is imported only where it is needed.
+    """The module `huggingface_hub`, imported only where it is needed.
 
     Raises:
         UserError: if it is not installed.
@@ -35,7 +37,7 @@ def find_model(name: str | Path, revision: str | None = None) -> Path:
     """The folder of a model, downloaded if it is not on this machine.
 
     Args:
-        name: a folder; if there is none, a string `owner/name` is looked up on the hub. A `Path` is always a folder.
+        name: folder; if there is none, a string `owner/name` is looked up on the hub. A `Path` is always a folder.
         revision: branch, tag or commit on the hub; by default its main branch.
 
     Raises:
@@ -57,15 +59,15 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
     Files of an earlier upload that this model lacks are removed there; the history of the repository keeps them.
 
     Args:
-        folder: written by `dbl assemble`.
-        repo_id: `owner/name`; made if it does not exist.
+        folder: model folder written by `dbl assemble`.
+        repo_id: repository `owner/name`; created if it does not exist.
         private: whether only its owner may read it.
 
     Returns:
         The address of the model.
 
     Raises:
-        UserError: if the folder is no whole model, the repository is public although `private` is asked for, or the
+        UserError: if the folder is not a whole model, the repository is public although `private` is asked for, or the
             hub cannot be reached.
 
     Example:
@@ -94,13 +96,13 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
 
 @contextmanager
 def _reaching(failure: str) -> Iterator[None]:
-    """Turn a fault of the hub or of the network into one line that begins with `failure`."""
+    """Turn an error of the hub or of the network into one line that begins with `failure`."""
     errors = hub_library().errors
-    # The bases are the errors of the HTTP library, which is another one in each major version of huggingface_hub.
-    faults = (OSError, errors.HFValidationError, *errors.HfHubHTTPError.__bases__)
+    # The bases are the errors of the HTTP library, which differs between major versions of huggingface_hub.
+    handled = (OSError, errors.HFValidationError, *errors.HfHubHTTPError.__bases__)
     try:
         yield
-    except faults as error:
+    except handled as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(
             f"{failure} ({type(error).__name__}: {reason}): check the name, the network, and `hf auth login` for what "
@@ -109,12 +111,14 @@ def _reaching(failure: str) -> Iterator[None]:
 
 
 def model_card(model: ModelFolder, repo_id: str) -> str:
-    """What the model is, the contract of its blocks and how to load it, as the README.md of a repository."""
+    """The README.md of a repository: what the model is, the contract of its blocks and how to load it."""
     contract = model.contract
     config, partition = contract.config, contract.partition
-    masked = isinstance(config.target, MaskTarget)
-    inference = ', InferenceConfig(sampler=Sampler(method="ancestral", schedule="quantile"))' if masked else ""
-    imports = "from dbl import BlockStack, InferenceConfig, Sampler" if masked else "from dbl import BlockStack"
+    usual = asdict(Sampler())
+    changed = {name: value for name, value in asdict(config.target.default_sampler).items() if value != usual[name]}
+    options = ", ".join(f"{name}={json.dumps(value)}" for name, value in changed.items())
+    inference = f", InferenceConfig(sampler=Sampler({options}))" if options else ""
+    imports = "from dbl import BlockStack, InferenceConfig, Sampler" if options else "from dbl import BlockStack"
     return f"""---
 library_name: dbl
 tags: [diffusion-blocks, pytorch-lightning]

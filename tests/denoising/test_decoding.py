@@ -11,7 +11,7 @@ from dbl.denoising.decoding import Decoding, draw_tokens
 from dbl.denoising.sampling import Sampler
 from dbl.diffusion.noise import LogNormalNoise
 from dbl.diffusion.partition import PartitionConfig
-from dbl.inference.generation import BlockDecoder, CausalGenerator
+from dbl.inference.generation import BlockDecoder, BlockSampling, CausalGenerator
 from dbl.utils.errors import UserError
 from dbl.utils.seeding import SampleDraws
 
@@ -108,7 +108,7 @@ def chain_draws(decoding: Decoding, sigma_min: float = 0.05) -> Tensor:
     distribution[2] = PROBABILITIES
     denoiser, noise = known_denoiser(distribution), LogNormalNoise(sigma_min, 60.0, p_mean=-0.7, p_std=1.2)
     partition, sampler = PartitionConfig(3).build(noise, num_layers=3), Sampler("heun", num_steps=24)
-    chain = BlockDecoder(lambda block: denoiser, noise, partition, sampler, decoding)
+    chain = BlockDecoder(BlockSampling(lambda block: denoiser, noise, partition, sampler, decoding))
     prompts = torch.tensor([[4, 2]]).expand(NUM_DRAWS, -1)
     return CausalGenerator(chain, seq_len=6, seed=0).generate(prompts, 1, torch.arange(NUM_DRAWS))[:, 0]
 
@@ -118,7 +118,7 @@ def chain_draws(decoding: Decoding, sigma_min: float = 0.05) -> Tensor:
     [Decoding(), Decoding(0.6), Decoding(1.8), Decoding(top_k=2), Decoding(top_p=0.75), Decoding(0.7, 3, 0.8)],
     ids=["plain", "colder", "hotter", "top-k", "top-p", "all"],
 )
-def test_a_chain_draws_from_the_decoded_law(decoding: Decoding) -> None:
+def test_a_chain_draws_from_the_decoded_distribution(decoding: Decoding) -> None:
     """Catches decoding of the last, nearly certain logits, and evidence that is counted twice or not at all."""
     drawn, distribution = chain_draws(decoding), torch.tensor(decoded(decoding))
     assert_drawn_from(drawn, distribution, bias=0.004)  # the start is noise around 0, not around the mean row

@@ -35,7 +35,7 @@ def images() -> Iterator[Tensor]:
 
 def pixel_denoiser(network: nn.Module, sigma_data: float = 0.5) -> GaussianDenoiser:
     target = PixelTarget(sigma_data=sigma_data)
-    return GaussianDenoiser(network, target.readout(None), target)
+    return GaussianDenoiser(network, target.readout(None), target.sigma_data, target.loss_weight)
 
 
 def test_a_silent_network_leaves_c_skip_times_the_input(images: Iterator[Tensor]) -> None:
@@ -96,7 +96,7 @@ def test_class_loss_weighs_each_sample_by_its_own_level(data_spec: ImageSpec) ->
     table = target.make_table(data_spec, seed=0)
     noisy, answer = torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([4, 1, 3])
-    denoiser = GaussianDenoiser(Recorded(answer), target.readout(table), target)
+    denoiser = GaussianDenoiser(Recorded(answer), target.readout(table), target.sigma_data, target.loss_weight)
     loss = denoiser.loss(Clean(table[labels], torch.zeros(3), labels), noisy, torch.tensor(SIGMAS))
     logits = denoiser.predict(noisy, torch.tensor(SIGMAS), torch.zeros(3)).logits
     assert loss.shape == (3,)
@@ -136,7 +136,7 @@ def test_everything_around_a_low_precision_network_is_float32(kind: str, data_sp
             return self.answer
 
     network = Low()
-    denoiser = GaussianDenoiser(network, target.readout(table), target)
+    denoiser = GaussianDenoiser(network, target.readout(table), target.sigma_data, target.loss_weight)
     noisy = torch.randn(3, 7, generator=torch.Generator().manual_seed(3))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         low = denoiser.predict(noisy, torch.tensor(SIGMAS), torch.zeros(3))

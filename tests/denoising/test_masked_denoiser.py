@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from toy_text import text_contract
 
 from dbl.data.spec import IGNORED
-from dbl.denoising.denoiser import GaussianDenoiser, MaskedDenoiser, hidden_nats, make_denoiser
+from dbl.denoising.denoiser import GaussianDenoiser, MaskedDenoiser
+from dbl.denoising.readout import hidden_nats
 from dbl.denoising.targets import Clean, MaskTarget, TokenTarget
 from dbl.diffusion.masking import MaskingNoise
 
@@ -122,8 +123,8 @@ def test_an_adjustment_changes_the_logits() -> None:
 def test_the_target_decides_on_the_denoiser() -> None:
     """Catches a masked target under Gaussian preconditioning, and a mask that is a token of the vocabulary."""
     table = text_contract("clean").table
-    masked = make_denoiser(nn.Identity(), MaskTarget(), None, MaskingNoise(), num_classes=C)
+    masked = MaskTarget().make_denoiser(nn.Identity(), None, MaskingNoise(), num_classes=C)
     assert isinstance(masked, MaskedDenoiser)
     assert masked.mask == C
-    gaussian = make_denoiser(nn.Identity(), TokenTarget(dim=8), table, text_contract("clean").noise, num_classes=5)
+    gaussian = TokenTarget(dim=8).make_denoiser(nn.Identity(), table, text_contract("clean").noise, num_classes=5)
     assert isinstance(gaussian, GaussianDenoiser)

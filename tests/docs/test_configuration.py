@@ -70,7 +70,7 @@ def test_a_mark_that_names_nothing_is_refused(mark: str) -> None:
 def test_a_meaning_that_stands_in_another_class_is_fetched() -> None:
     """Catches references that are not followed to their end: TokenTarget points to a class that points to a third."""
     (weight,) = (found for found in parameters_of_class(TokenTarget) if found.key == "weight")
-    assert weight.meaning.startswith("of the loss by level")
+    assert weight.meaning.startswith("weight of the loss by level")
     assert (weight.type, weight.default) == ("`edm`, `uniform`", "`uniform`")
 
 

@@ -25,6 +25,7 @@ from dbl.evaluation import diagnostics
 from dbl.evaluation.callbacks.diagnostics import Diagnostics
 from dbl.evaluation.diagnostics import Probe, diagnose, follow_path, measure_blocks, partners
 from dbl.evaluation.figures import loss_figure, trajectory_figure
+from dbl.evaluation.stack_evaluation import StackEvaluation
 from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.utils.errors import UserError
@@ -40,7 +41,7 @@ class StandIn(GaussianDenoiser):
 
     def __init__(self, answer: Answer) -> None:
         target = PixelTarget()
-        super().__init__(nn.Identity(), target.readout(None), target)
+        super().__init__(nn.Identity(), target.readout(None), target.sigma_data, target.loss_weight)
         self.answer = answer
 
     def predict(self, noisy: Tensor, sigma: Tensor, cond: Tensor) -> Prediction:
@@ -163,7 +164,7 @@ def test_information_of_gaussian_images_is_the_known_logarithm() -> None:
         def forward(self, noisy: Tensor, c_noise: Tensor, cond: Tensor) -> Tensor:
             return torch.zeros_like(noisy)
 
-    block, partition = GaussianDenoiser(Silent(), target.readout(None), target), cut(3)
+    block, partition = GaussianDenoiser(Silent(), target.readout(None), target.sigma_data, target.loss_weight), cut(3)
     found = measure_blocks(lambda index: block, NOISE, partition, images_as_conditions(400), levels_per_block=16)
     for index, information in enumerate(found["information"]):
         low, high = partition.interval(index)
@@ -199,7 +200,7 @@ def test_losses_of_classes_are_cross_entropy_without_weight() -> None:
 
     labels = torch.arange(12) % 4
     probe = Probe.of(Clean(table[labels], table[labels], labels), torch.arange(12))
-    block = Fixed(nn.Identity(), target.readout(table), target)
+    block = Fixed(nn.Identity(), target.readout(table), target.sigma_data, target.loss_weight)
     found = measure_blocks(lambda index: block, NOISE, cut(1), probe, levels_per_block=2)["levels"]
     right = F.cross_entropy(table * torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.arange(4)).item()
     assert [level["loss"] for level in found] == pytest.approx([right, right])
@@ -231,7 +232,8 @@ def known_stack(scale: float, **sampler: Any) -> BlockStack:
     contract = toy_contract("dit")
 
     def load(block: int) -> Denoiser:
-        found = Full(nn.Identity(), contract.config.target.readout(None), contract.config.target)
+        target = contract.config.target
+        found = Full(nn.Identity(), target.readout(None), target.sigma_data, target.loss_weight)
         found.value = torch.tensor(1.0 + block)
         return found
 
@@ -265,7 +267,7 @@ def test_a_tested_stack_is_diagnosed(kind: str, tmp_path: Path) -> None:
     for keep_in_memory in ("all", "one"):
         stack, callback = toy_stack(kind, keep_in_memory=keep_in_memory), Diagnostics(num_samples=9, levels_per_block=2)
         folder = tmp_path / keep_in_memory
-        logged = evaluation(folder, callback).test(stack, datamodule=Stripes(), verbose=False)[0]
+        logged = evaluation(folder, callback).test(StackEvaluation(stack), datamodule=Stripes(), verbose=False)[0]
         assert callback.result is not None
         results.append(callback.result)
     result = results[0]
@@ -304,7 +306,9 @@ def test_diagnostics_are_a_function_of_their_seed() -> None:
 def test_diagnostics_can_be_turned_off(tmp_path: Path) -> None:
     """Catches a switch that does not switch off, and numbers of levels or images that mean nothing."""
     callback = Diagnostics(num_samples=0)
-    logged = evaluation(tmp_path, callback).test(toy_stack("vit"), datamodule=Stripes(), verbose=False)[0]
+    logged = evaluation(tmp_path, callback).test(
+        StackEvaluation(toy_stack("vit")), datamodule=Stripes(), verbose=False
+    )[0]
     assert callback.result is None
     assert not [name for name in logged if "condition" in name]
     with pytest.raises(UserError, match=r"diagnostics\.num_samples \(-1\)"):

@@ -18,6 +18,7 @@ from dbl.diffusion.partition import PartitionConfig
 from dbl.evaluation.callbacks.image_quality import ImageQuality, as_stored, labels_of
 from dbl.evaluation.features import InDomainFeatures, Reference
 from dbl.evaluation.image_metrics import NAMES, image_metrics
+from dbl.evaluation.stack_evaluation import StackEvaluation
 from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.run.contract import ContractConfig
@@ -38,7 +39,7 @@ def _test(stack: BlockStack, data: ImageData, callback: ImageQuality) -> dict[st
         enable_model_summary=False,
         enable_checkpointing=False,
     )
-    (logged,) = loop.test(stack, datamodule=data, verbose=False)
+    (logged,) = loop.test(StackEvaluation(stack), datamodule=data, verbose=False)
     return dict(logged)
 
 
@@ -83,7 +84,7 @@ def test_validation_compares_if_asked(asked: bool, make_stack: MakeStack, data: 
     loop = L.Trainer(
         accelerator="cpu", logger=False, callbacks=[callback], enable_progress_bar=False, enable_checkpointing=False
     )
-    (logged,) = loop.validate(make_stack(data), datamodule=data, verbose=False)
+    (logged,) = loop.validate(StackEvaluation(make_stack(data)), datamodule=data, verbose=False)
     assert ("val/fid_manystripes" in logged) == asked
     assert (callback.result is not None) == asked
 

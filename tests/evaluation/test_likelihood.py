@@ -22,6 +22,7 @@ from dbl.diffusion.noise import LogNormalNoise, LogUniformNoise, NoiseDistributi
 from dbl.diffusion.partition import PartitionConfig
 from dbl.evaluation.callbacks.likelihood import Likelihood
 from dbl.evaluation.figures import likelihood_figure
+from dbl.evaluation.stack_evaluation import StackEvaluation
 from dbl.utils.errors import UserError
 
 UNEQUAL = torch.tensor([0.4, 0.25, 0.15, 0.1, 0.06, 0.04], dtype=torch.float64)
@@ -353,7 +354,9 @@ def test_what_cannot_be_bounded_is_refused() -> None:
 def test_a_tested_stack_reports_its_bound(keep_in_memory: str, tmp_path: Path) -> None:
     """Catches a callback that skips batches, asks the wrong block or condition, or logs other values than it keeps."""
     stack, callback = toy_stack("vit", keep_in_memory=keep_in_memory), Likelihood(levels_per_block=3, seed=5)
-    logged = evaluation(tmp_path, callback).test(stack, datamodule=Stripes(eval_batch_size=4), verbose=False)[0]
+    logged = evaluation(tmp_path, callback).test(
+        StackEvaluation(stack), datamodule=Stripes(eval_batch_size=4), verbose=False
+    )[0]
     contract, images = stack.contract, Stripes().split("test")
     batch = {"image": images.images[torch.arange(15)], "label": images.labels}
     clean = stack.space.encode(batch)
@@ -391,8 +394,8 @@ def test_validation_has_a_bound_too(tmp_path: Path) -> None:
     """Catches sums that go on from the run before, and values logged under the wrong stage."""
     stack, callback = toy_stack("vit"), Likelihood(levels_per_block=2)
     trainer = evaluation(tmp_path, callback)
-    trainer.test(stack, datamodule=Stripes(), verbose=False)
-    logged = trainer.validate(stack, datamodule=Stripes(), verbose=False)[0]
+    trainer.test(StackEvaluation(stack), datamodule=Stripes(), verbose=False)
+    logged = trainer.validate(StackEvaluation(stack), datamodule=Stripes(), verbose=False)[0]
     assert callback.result is not None
     assert callback.result["num_samples"] == len(Stripes().split("validation"))
     assert logged["val/nats"] == pytest.approx(callback.result["nats"], rel=1e-5)
@@ -409,8 +412,9 @@ class Baseline(LightningModule):
 def test_it_leaves_other_models_alone(model: str, tmp_path: Path) -> None:
     """Catches a callback that fails on, or measures, what has no table; and a switch that does not switch off."""
     callback = Likelihood(levels_per_block=0 if model == "off" else 2)
-    stack = Baseline() if model == "baseline" else toy_stack("dit" if model == "images" else "vit")
-    logged = evaluation(tmp_path, callback).test(stack, datamodule=Stripes(), verbose=False)[0]
+    stack = StackEvaluation(toy_stack("dit" if model == "images" else "vit"))
+    module = Baseline() if model == "baseline" else stack
+    logged = evaluation(tmp_path, callback).test(module, datamodule=Stripes(), verbose=False)[0]
     assert callback.result is None
     assert not [name for name in logged if "nats" in name]
 

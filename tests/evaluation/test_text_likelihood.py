@@ -24,14 +24,18 @@ from toy_text import (
 
 from dbl.data.spec import IGNORED
 from dbl.evaluation.callbacks.likelihood import ByteCount, Likelihood
+from dbl.evaluation.stack_evaluation import StackEvaluation
 from dbl.inference.stack import BlockStack
 from dbl.training.baselines import EndToEndCausalLM, EndToEndRecurrentLM
 from dbl.training.baselines.text import EndToEndText
 
 
-def measured(module: L.LightningModule, folder: Path, data: ChainText, levels: int = 4) -> tuple[dict[str, Any], Any]:
+def measured(
+    module: L.LightningModule | BlockStack, folder: Path, data: ChainText, levels: int = 4
+) -> tuple[dict[str, Any], Any]:
     """The result of the callback, and what was logged."""
     callback = Likelihood(levels_per_block=levels)
+    module = StackEvaluation(module) if isinstance(module, BlockStack) else module
     logged = evaluation(folder, callback).test(module, datamodule=data, verbose=False)[0]
     assert callback.result is not None
     return callback.result, logged

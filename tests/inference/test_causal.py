@@ -12,7 +12,7 @@ from toy_text import DIM, NUM_TOKENS, SEQ_LEN, known_denoiser, randomised, text_
 
 from dbl.denoising.decoding import Decoding
 from dbl.denoising.denoiser import GaussianDenoiser
-from dbl.inference.generation import BlockDecoder, CausalGenerator, Reader, TextGenerator
+from dbl.inference.generation import BlockDecoder, BlockSampling, CausalGenerator, Reader, TextGenerator
 from dbl.networks.causal_lm import CausalNetwork, Context
 from dbl.training.baselines import EndToEndCausalLM
 from dbl.utils.errors import UserError
@@ -96,8 +96,9 @@ def test_writing_predicts_what_training_trained(kind: str) -> None:
 def chain(kind: str, cached: bool, decoding: Decoding | None = None) -> BlockDecoder:
     contract = text_contract(kind)
     blocks = [random_denoiser(contract, block) for block in range(3)]
+    sampler, decoding = text_sampler(kind), decoding or Decoding()
     return BlockDecoder(
-        blocks.__getitem__, contract.noise, contract.partition, text_sampler(kind), decoding or Decoding(), cached
+        BlockSampling(blocks.__getitem__, contract.noise, contract.partition, sampler, decoding), cached
     )
 
 
@@ -220,8 +221,8 @@ def test_each_level_asks_the_block_that_owns_it() -> None:
         denoiser.block = block  # type: ignore[assignment]
         return denoiser
 
-    reader = BlockDecoder(load, contract.noise, contract.partition, text_sampler("clean", 9), Decoding())
-    CausalGenerator(reader, SEQ_LEN).generate(text(2), 1, torch.arange(N))
+    blocks = BlockSampling(load, contract.noise, contract.partition, text_sampler("clean", 9), Decoding())
+    CausalGenerator(BlockDecoder(blocks), SEQ_LEN).generate(text(2), 1, torch.arange(N))
     assert [block for block, _ in asked] == [0] * 3 + [1] * 3 + [2] * 3
     for block, sigma in asked:
         low, high = contract.partition.interval(block)

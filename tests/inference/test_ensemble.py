@@ -7,9 +7,9 @@ from toy_text import text_contract
 from dbl.denoising.decoding import Decoding
 from dbl.denoising.likelihood import BoundEstimator
 from dbl.denoising.sampling import Sampler
-from dbl.evaluation.callbacks.likelihood import add_batch, channel_of
+from dbl.evaluation.callbacks.likelihood import add_batch
 from dbl.inference.ensemble import Ensemble
-from dbl.inference.generation import BlockDecoder, CausalGenerator
+from dbl.inference.generation import BlockDecoder, BlockSampling, CausalGenerator
 from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.run.contract import Contract
@@ -21,7 +21,7 @@ def contract() -> Contract:
     return text_contract("clean")
 
 
-def committee_of(contract: Contract) -> Ensemble:
+def ensemble_of(contract: Contract) -> Ensemble:
     members = [contract.denoiser(block).eval() for block in range(contract.partition.num_blocks)]
     with torch.no_grad():
         for number, member in enumerate(members):
@@ -38,9 +38,9 @@ def batch_of(contract: Contract, num: int = 3) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def test_the_committee_is_the_geometric_mean_of_its_members(contract: Contract) -> None:
+def test_the_ensemble_is_the_geometric_mean_of_its_members(contract: Contract) -> None:
     """Catches a mean of logits without normalisation, a member left out, and evidence that is counted once a member."""
-    ensemble, clean = committee_of(contract), contract.space().encode(batch_of(contract))
+    ensemble, clean = ensemble_of(contract), contract.space().encode(batch_of(contract))
     sigma = torch.tensor([0.5, 1.0, 4.0])
     noisy = clean.clean + sigma.reshape(-1, 1, 1) * torch.randn(clean.clean.shape)
     members = [
@@ -56,13 +56,13 @@ def test_the_committee_is_the_geometric_mean_of_its_members(contract: Contract) 
 
 
 @torch.no_grad()
-def test_the_bound_of_a_committee_is_its_own_cross_entropy(contract: Contract) -> None:
+def test_the_bound_of_a_ensemble_is_its_own_cross_entropy(contract: Contract) -> None:
     """Catches a bound that asks the blocks one by one: with exact evidence the bound is the ensemble's exact value."""
-    ensemble = committee_of(contract)
+    ensemble = ensemble_of(contract)
     inference = InferenceConfig(ensemble=True, sampler=Sampler(schedule="quantile", num_steps=4))
     stack = BlockStack(contract, lambda block: contract.denoiser(block), inference).eval()
     stack.ensemble = ensemble
-    channel = channel_of(contract)
+    channel = contract.config.target.channel(contract.data, contract.table)
     assert channel is not None
     estimator = BoundEstimator(channel, contract.noise, contract.partition, levels_per_block=8, seed=0)
     batch = batch_of(contract, num=300)
@@ -76,26 +76,21 @@ def test_the_bound_of_a_committee_is_its_own_cross_entropy(contract: Contract) -
     assert found.nats == pytest.approx(exact, abs=max(3 * found.standard_error, 0.03))
 
 
-def test_a_committee_writes_alike_with_and_without_kept_keys(contract: Contract) -> None:
+def test_a_ensemble_writes_alike_with_and_without_kept_keys(contract: Contract) -> None:
     """Catches contexts of one member that are given to another."""
-    ensemble = committee_of(contract)
+    ensemble = ensemble_of(contract)
     written = []
     for cached in (True, False):
-        reader = BlockDecoder(
-            lambda block: ensemble,
-            contract.noise,
-            contract.partition,
-            Sampler(schedule="quantile", num_steps=4),
-            Decoding(),
-            cached,
-        )
+        sampler = Sampler(schedule="quantile", num_steps=4)
+        blocks = BlockSampling(lambda block: ensemble, contract.noise, contract.partition, sampler, Decoding())
+        reader = BlockDecoder(blocks, cached)
         generator = CausalGenerator(reader, seq_len=contract.data.seq_len)  # type: ignore[attr-defined]
         written.append(generator.generate(torch.tensor([[0], [1]]), 12, torch.arange(2)))
     assert torch.equal(*written)
 
 
 @pytest.mark.parametrize("kind", ["two", "masked", "recurrent"])
-def test_other_blocks_form_no_committee(kind: str) -> None:
+def test_other_blocks_form_no_ensemble(kind: str) -> None:
     """Catches blocks that are asked about levels on which they were not trained."""
     with pytest.raises(UserError, match=r"inference\.ensemble needs"):
         InferenceConfig(ensemble=True).check(text_contract(kind))  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from dbl.denoising.denoiser import MaskedDenoiser
 from dbl.denoising.sampling import Sampler
 from dbl.diffusion.masking import MaskingNoise
 from dbl.diffusion.partition import PartitionConfig
-from dbl.inference.generation import MaskedGenerator
+from dbl.inference.generation import BlockSampling, MaskedGenerator
 from dbl.utils.errors import UserError
 
 C, MASK, NUM_GROUPS, N = 3, 3, 100, 20
@@ -55,15 +55,8 @@ class Blocks:
         self.partition = PartitionConfig(num_blocks, scheme="uniform_sigma").build(noise, num_layers=num_blocks)
         denoisers = [MaskedDenoiser(network, noise.weight, MASK) for network in self.networks]
         sampler = Sampler("ancestral", "quantile", num_steps)
-        self.generator = MaskedGenerator(
-            denoisers.__getitem__,
-            noise,
-            self.partition,
-            sampler,
-            decoding or Decoding(),
-            seq_len=3 * NUM_GROUPS,
-            mask=MASK,
-        )
+        blocks = BlockSampling(denoisers.__getitem__, noise, self.partition, sampler, decoding or Decoding())
+        self.generator = MaskedGenerator(blocks, seq_len=3 * NUM_GROUPS, mask=MASK)
 
     def groups(self, template: Tensor) -> Tensor:
         """[N * groups, 3] filled templates."""
@@ -83,17 +76,17 @@ def chi_square(groups: Tensor, joint: Tensor) -> tuple[float, int]:
     return float(((found - wanted)[possible].square() / wanted[possible]).sum()), int(possible.sum()) - 1
 
 
-def assert_law(groups: Tensor, joint: Tensor) -> None:
+def assert_follows(groups: Tensor, joint: Tensor) -> None:
     """Within 5 standard deviations of the statistic; tokens drawn independently are further off by hundreds."""
     statistic, freedom = chi_square(groups, joint)
     assert statistic < freedom + 5 * math.sqrt(2 * freedom)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_perfect_blocks_draw_from_the_joint_law(schedule: str) -> None:
+def test_perfect_blocks_draw_from_the_joint_distribution(schedule: str) -> None:
     """Catches tokens shown too early or all at once, draws from another place's logits, and a wrong step of levels."""
     groups = Blocks(3, schedule=schedule).groups(hidden())
-    assert_law(groups, JOINT)
+    assert_follows(groups, JOINT)
     marginals = [JOINT.sum((1, 2)), JOINT.sum((0, 2)), JOINT.sum((0, 1))]
     independent = torch.einsum("i,j,k->ijk", *marginals)
     assert chi_square(groups, independent)[0] > 300
@@ -120,7 +113,7 @@ def test_tokens_are_shown_at_an_even_pace() -> None:
     assert network.levels == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2], abs=1e-3)
 
 
-def test_gaps_follow_the_conditional_law_and_the_rest_stays() -> None:
+def test_gaps_follow_the_conditional_distribution_and_the_rest_stays() -> None:
     """Catches given tokens that are drawn anew, or that the drawn ones do not depend on."""
     template = hidden().reshape(N, NUM_GROUPS, 3)
     template[:, :, 1] = torch.arange(NUM_GROUPS) % 3
@@ -129,7 +122,7 @@ def test_gaps_follow_the_conditional_law_and_the_rest_stays() -> None:
     for middle in range(3):
         conditional = torch.zeros_like(JOINT)
         conditional[:, middle] = JOINT[:, middle] / JOINT[:, middle].sum()
-        assert_law(groups[groups[:, 1] == middle], conditional)
+        assert_follows(groups[groups[:, 1] == middle], conditional)
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 7])

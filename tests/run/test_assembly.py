@@ -14,6 +14,7 @@ from toy_text import known_denoiser, text_contract, text_sampler
 
 from dbl.denoising.decoding import Decoding
 from dbl.denoising.sampling import Sampler
+from dbl.evaluation.stack_evaluation import StackEvaluation
 from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.run.assembly import assemble
@@ -238,7 +239,7 @@ def test_a_partial_stack_is_not_evaluated(stage: str, partial_run: RunFolder) ->
     stack = BlockStack.from_pretrained(partial_run.model, InferenceConfig(Sampler(num_steps=7)))
     trainer = L.Trainer(logger=False, enable_progress_bar=False, accelerator="cpu", enable_checkpointing=False)
     with pytest.raises(UserError, match=r"needs block 1 \(sigma"):
-        getattr(trainer, stage)(stack, Stripes().test_dataloader())
+        getattr(trainer, stage)(StackEvaluation(stack), Stripes().test_dataloader())
 
 
 def test_a_committee_needs_every_member() -> None:

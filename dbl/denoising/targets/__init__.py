@@ -1,17 +1,19 @@
-"""Target spaces: what a block denoises, and how the network's answer is read.
+"""Target spaces: what a block denoises, and how the network's output is read.
 
 A target is chosen in the config (`PixelTarget`, `ClassTarget`, `TokenTarget`, `MaskTarget`). For a data set it gives a
 `TargetSpace`, which turns a raw batch into clean targets and conditions, adds noise, and turns denoised targets back
-into answers. Targets with Gaussian noise also have a `Readout`, which turns the preconditioned output of the network
-into a denoised target and a loss. The space has no trainable parameter; the readout belongs to one block.
+into answers; for a network it gives the denoiser. Targets with Gaussian noise also have a `Readout`, which turns the
+preconditioned output of the network into a denoised target and a loss. The space has no trainable parameter; the
+readout belongs to one block.
 """
 
-from dbl.denoising.targets.base import Batch, Clean, Prediction, Target, TargetSpace
+from dbl.denoising.readout import Adjust, Clean, Prediction, Readout, mean_cross_entropy, mean_over_scored
+from dbl.denoising.targets.base import Batch, Target, TargetSpace
 from dbl.denoising.targets.classes import ClassSpace, ClassTarget
-from dbl.denoising.targets.gaussian import Adjust, GaussianSpace, GaussianTarget, Readout
+from dbl.denoising.targets.gaussian import GaussianSpace, GaussianTarget
 from dbl.denoising.targets.masks import MaskSpace, MaskTarget
 from dbl.denoising.targets.pixels import PixelReadout, PixelSpace, PixelTarget, image_spec
-from dbl.denoising.targets.tables import TableReadout, TableTarget, mean_cross_entropy, mean_over_scored, unit_rows
+from dbl.denoising.targets.tables import TableReadout, TableTarget, unit_rows
 from dbl.denoising.targets.tokens import TokenSpace, TokenTarget, text_spec
 
 __all__ = [

@@ -1,42 +1,20 @@
-"""What every target space offers: from raw batches to clean targets, noise on them, and back to answers."""
+"""What every target offers: a space between raw batches and clean targets, a denoiser, and how it is used."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
 from dbl.data.spec import DataSpec
+from dbl.denoising.channels import Channel
+from dbl.denoising.denoiser import Denoiser
+from dbl.denoising.readout import Clean
+from dbl.denoising.sampling import Sampler
 from dbl.diffusion.noise import NoiseDistribution
+from dbl.utils.errors import UserError
 
 Batch = dict[str, Tensor]
-
-
-class Clean(NamedTuple):
-    """A batch without noise.
-
-    Attributes:
-        clean: [N, *target_shape] targets.
-        cond: what the network may see beside the noisy target: labels [N], images [N, channels, height, width] or
-            earlier tokens [N, T].
-        labels: [N] class labels, or [N, T] tokens, IGNORED where nothing is scored.
-    """
-
-    clean: Tensor
-    cond: Tensor
-    labels: Tensor
-
-
-class Prediction(NamedTuple):
-    """What a block says about a noisy target.
-
-    Attributes:
-        denoised: [N, *target_shape].
-        logits: [N, C] or [N, T, C] if the target is discrete.
-    """
-
-    denoised: Tensor
-    logits: Tensor | None = None
 
 
 class TargetSpace(nn.Module, ABC):
@@ -57,7 +35,23 @@ class TargetSpace(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class Target(ABC):
-    """What a block denoises, for any data set."""
+    """What a block denoises, for any data set.
+
+    Attributes:
+        generates: what sampling gives; `values`: the decoded targets, which the commands know nothing more about.
+        has_condition: whether the network sees anything beside the noisy target.
+        in_any_order: whether text is written around given tokens, in any order, rather than from left to right.
+        loss_unit: unit of the loss without its weight.
+        level_name: name of a level on the axis of a figure.
+        default_sampler: sampler for users who have not chosen one.
+    """
+
+    generates: ClassVar[Literal["images", "classes", "text", "values"]] = "values"
+    has_condition: ClassVar[bool] = True
+    in_any_order: ClassVar[bool] = False
+    loss_unit: ClassVar[str] = "cross-entropy in nats"
+    level_name: ClassVar[str] = "sigma"
+    default_sampler: ClassVar[Sampler] = Sampler()
 
     @abstractmethod
     def shape(self, data: DataSpec) -> tuple[int, ...]:
@@ -74,3 +68,38 @@ class Target(ABC):
     @abstractmethod
     def space(self, data: DataSpec, table: Tensor | None) -> TargetSpace:
         """The target space for a data set."""
+
+    @abstractmethod
+    def make_denoiser(
+        self, network: nn.Module, table: Tensor | None, noise: NoiseDistribution, num_classes: int
+    ) -> Denoiser:
+        """A denoiser around a network; its readout, if it has one, draws initial weights from torch's generator.
+
+        Args:
+            network: network of one block.
+            table: table of the run, if it has one.
+            noise: distribution of the levels.
+            num_classes: C of the data.
+        """
+
+    @property
+    def adds_evidence(self) -> bool:
+        """Whether logits are those of the network plus the evidence of the noisy target, by Bayes' rule."""
+        return False
+
+    def check_sampler(self, sampler: Sampler) -> None:
+        """Raise UserError if this target cannot be sampled so."""
+        if sampler.method == "ancestral":
+            raise wrong_method(sampler)
+
+    def channel(self, data: DataSpec, table: Tensor | None) -> Channel | None:
+        """The kind of noise as the likelihood bound needs it; None where there is no bound."""
+        return None
+
+
+def wrong_method(sampler: Sampler) -> UserError:
+    """The error for a sampler of Gaussian noise on masked text, or the other way round."""
+    return UserError(
+        f"inference.sampler.method ({sampler.method}) does not fit: `ancestral` is for masked text, and masked text "
+        "has no other"
+    )

@@ -1,11 +1,14 @@
 """Classes of images as targets."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
+from typing_extensions import override
 
 from dbl.data.spec import DataSpec, ImageSpec
-from dbl.denoising.targets.base import Batch, Clean
+from dbl.denoising.readout import Clean
+from dbl.denoising.targets.base import Batch
 from dbl.denoising.targets.gaussian import GaussianSpace
 from dbl.denoising.targets.pixels import ImageScale, image_spec
 from dbl.denoising.targets.tables import TableReadout, TableTarget
@@ -15,7 +18,7 @@ class ClassSpace(GaussianSpace):
     """One row of a frozen table for each class; the condition is the image.
 
     Args:
-        data: for the scale of the images.
+        data: facts with the scale of the images.
         table: [C, D] rows of unit length.
     """
 
@@ -25,10 +28,12 @@ class ClassSpace(GaussianSpace):
         self.table: Tensor
         self.register_buffer("table", table, persistent=False)
 
+    @override
     def encode(self, batch: Batch) -> Clean:
-        """See `TargetSpace.encode`; the batch has `image` and `label`."""
+        """Rows, images and labels from a batch with `image` and `label`."""
         return Clean(self.table[batch["label"]], self.standardise(batch["image"]), batch["label"])
 
+    @override
     def decode(self, denoised: Tensor) -> Tensor:
         """The class [N] whose row is nearest to the denoised vector."""
         return (denoised.float() @ self.table.T).argmax(dim=1)
@@ -46,16 +51,18 @@ class ClassTarget(TableTarget):
         torch.Size([10, 16])
     """
 
+    generates: ClassVar = "classes"
+
+    @override
     def shape(self, data: DataSpec) -> tuple[int, ...]:
-        """See `Target.shape`."""
         return (self.dim,)
 
+    @override
     def space(self, data: DataSpec, table: Tensor | None) -> ClassSpace:
-        """See `Target.space`."""
         assert table is not None
         return ClassSpace(image_spec(data, "ClassTarget"), table)
 
+    @override
     def readout(self, table: Tensor | None) -> TableReadout:
-        """See `GaussianTarget.readout`."""
         assert table is not None
         return TableReadout(table, self.kind)

@@ -1,18 +1,21 @@
 """Images as targets."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from dbl.data.spec import DataSpec, ImageSpec
-from dbl.denoising.targets.base import Batch, Clean, Prediction
-from dbl.denoising.targets.gaussian import Adjust, GaussianSpace, GaussianTarget, Readout
+from dbl.denoising.readout import Adjust, Clean, Prediction, Readout
+from dbl.denoising.targets.base import Batch
+from dbl.denoising.targets.gaussian import GaussianSpace, GaussianTarget
 from dbl.utils.errors import UserError
 
 
 def image_spec(data: DataSpec, target: str) -> ImageSpec:
-    """The facts about images; UserError if the data are something else."""
+    """The facts about images; raises UserError if the data are something else."""
     if not isinstance(data, ImageSpec):
         raise UserError(f"contract.target {target} is for images, but data {data.name} is text: use dbl.TokenTarget")
     return data
@@ -22,7 +25,7 @@ class ImageScale(torch.nn.Module):
     """Raw images to mean 0 and standard deviation 1 over the training split, and back.
 
     Args:
-        data: for mean and standard deviation of each channel.
+        data: facts with the mean and standard deviation of each channel.
     """
 
     def __init__(self, data: ImageSpec) -> None:
@@ -45,7 +48,7 @@ class PixelSpace(GaussianSpace):
     """Images, scaled so that their measured standard deviation is `sigma_data`; the condition is the label.
 
     Args:
-        data: for mean and standard deviation of each channel.
+        data: facts with the mean and standard deviation of each channel.
         sigma_data: standard deviation of the targets.
     """
 
@@ -54,10 +57,12 @@ class PixelSpace(GaussianSpace):
         self.standardise = ImageScale(data)
         self.sigma_data = sigma_data
 
+    @override
     def encode(self, batch: Batch) -> Clean:
-        """See `TargetSpace.encode`; the batch has `image` and `label`."""
+        """Scaled images and labels from a batch with `image` and `label`."""
         return Clean(self.standardise(batch["image"]) * self.sigma_data, batch["label"], batch["label"])
 
+    @override
     def decode(self, denoised: Tensor) -> Tensor:
         """Raw images (float, unclipped) [N, channels, height, width]."""
         return self.standardise.invert(denoised.float() / self.sigma_data)
@@ -66,16 +71,17 @@ class PixelSpace(GaussianSpace):
 class PixelReadout(Readout):
     """The preconditioned output is the denoised image; squared error (paper, Eq. 5, continuous targets)."""
 
+    @override
     def forward(
         self, estimate: Tensor, output: Tensor, noisy: Tensor, sigma: Tensor, adjust: Adjust | None = None
     ) -> Prediction:
-        """See `Readout.forward`."""
         return Prediction(estimate)
 
+    @override
     def training_loss(self, estimate: Tensor, output: Tensor, noisy: Tensor, sigma: Tensor, clean: Clean) -> Tensor:
-        """See `Readout.training_loss`: the same as `loss`."""
         return self.loss(Prediction(estimate), clean)
 
+    @override
     def loss(self, prediction: Prediction, clean: Clean) -> Tensor:
         """Squared error, mean over the coordinates."""
         return (prediction.denoised - clean.clean).square().flatten(1).mean(dim=1)
@@ -83,7 +89,7 @@ class PixelReadout(Readout):
 
 @dataclass(frozen=True)
 class PixelTarget(GaussianTarget):
-    """Denoise images, scaled so that the standard deviation that was measured in training data becomes `sigma_data`.
+    """Denoise images, scaled so that the standard deviation measured in the training data becomes `sigma_data`.
 
     Example:
         >>> import dbl
@@ -92,17 +98,20 @@ class PixelTarget(GaussianTarget):
         (1, 8, 8)
     """
 
+    generates: ClassVar = "images"
+
+    @override
     def shape(self, data: DataSpec) -> tuple[int, ...]:
-        """See `Target.shape`."""
         return image_spec(data, "PixelTarget").shape
 
+    @override
     def make_table(self, data: DataSpec, seed: int) -> None:
-        """Images need no table."""
+        return None
 
+    @override
     def space(self, data: DataSpec, table: Tensor | None) -> PixelSpace:
-        """See `Target.space`."""
         return PixelSpace(image_spec(data, "PixelTarget"), self.sigma_data)
 
+    @override
     def readout(self, table: Tensor | None) -> PixelReadout:
-        """See `GaussianTarget.readout`."""
         return PixelReadout()

@@ -4,17 +4,18 @@ import math
 from abc import ABC
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
-from dbl.data.spec import IGNORED, DataSpec
-from dbl.denoising.targets.base import Clean, Prediction
-from dbl.denoising.targets.gaussian import Adjust, GaussianTarget, Readout, Weight
+from dbl.data.spec import DataSpec
+from dbl.denoising.readout import Adjust, Clean, Prediction, Readout, mean_cross_entropy
+from dbl.denoising.targets.gaussian import GaussianTarget, Weight
 from dbl.diffusion.gaussian import append_axes
 from dbl.utils.errors import UserError, check_choice
 from dbl.utils.seeding import generator_for
@@ -27,19 +28,6 @@ def unit_rows(table: Tensor) -> Tensor:
     return F.normalize(table, dim=-1)
 
 
-def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """[N] nats of each sample: labels [N], or the mean over the scored tokens of [N, T]; logits [N, C] or [N, T, C]."""
-    nats = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none", ignore_index=IGNORED)
-    return mean_over_scored(nats.reshape(labels.shape), labels)
-
-
-def mean_over_scored(values: Tensor, labels: Tensor) -> Tensor:
-    """[N] means of values [N] or [N, T], which are 0 where nothing is scored, over the scored labels of each sample."""
-    if values.ndim == 1:
-        return values
-    return values.sum(1) / (labels != IGNORED).sum(1).clamp(min=1)
-
-
 class TableReadout(Readout):
     """Logits over the rows of a table; denoised is the expected embedding; the loss is cross-entropy.
 
@@ -47,8 +35,8 @@ class TableReadout(Readout):
 
     Args:
         table: [C, D] rows of unit length, frozen.
-        kind: how logits are made; see `TableTarget`.
-        context_share: share of the loss that is for the logits without evidence; see `TokenTarget`.
+        kind: kind of logits; see `TableTarget`.
+        context_share: share of the loss on the logits without evidence; see `TokenTarget`.
     """
 
     def __init__(self, table: Tensor, kind: ReadoutKind, context_share: float = 0.0) -> None:
@@ -62,18 +50,18 @@ class TableReadout(Readout):
         else:
             self.linear = nn.Linear(table.shape[1], table.shape[0])
 
+    @override
     def forward(
         self, estimate: Tensor, output: Tensor, noisy: Tensor, sigma: Tensor, adjust: Adjust | None = None
     ) -> Prediction:
-        """See `Readout.forward`."""
         own = self._own_logits(estimate, output)
         return self.with_evidence(own if adjust is None else adjust(own), noisy, sigma)
 
     def with_evidence(self, own: Tensor, noisy: Tensor, sigma: Tensor) -> Prediction:
-        """The prediction from what a network says of the context.
+        """The prediction from the network's own logits.
 
         Args:
-            own: [N, C] or [N, T, C] its logits.
+            own: [N, C] or [N, T, C] logits, without the evidence of the noisy target.
             noisy: [N, *target_shape].
             sigma: [N].
         """
@@ -86,8 +74,9 @@ class TableReadout(Readout):
         # Bayes' rule: log p(y | x, z) = log p(y | x) + <z, e_y> / sigma^2 + const, for rows of equal length.
         return own + (noisy @ self.table.T) / append_axes(sigma, noisy).square()
 
+    @override
     def training_loss(self, estimate: Tensor, output: Tensor, noisy: Tensor, sigma: Tensor, clean: Clean) -> Tensor:
-        """See `Readout.training_loss`; the expected embedding is not needed for it."""
+        # Without the expected embedding, which the loss does not need.
         own, share = self._own_logits(estimate, output), self.context_share
         if share == 1:
             return mean_cross_entropy(own, clean.labels)
@@ -95,12 +84,13 @@ class TableReadout(Readout):
         return torch.lerp(loss, mean_cross_entropy(own, clean.labels), share) if share else loss
 
     def _own_logits(self, estimate: Tensor, output: Tensor) -> Tensor:
-        """What the network says, without the evidence of the noisy target."""
+        """Logits without the evidence of the noisy target."""
         if self.kind == "cosine":
             return self.log_scale.exp() * (unit_rows(estimate) @ self.table.T)
         logits: Tensor = self.linear(output)
         return logits
 
+    @override
     def loss(self, prediction: Prediction, clean: Clean) -> Tensor:
         """Cross-entropy in nats, of a sequence the mean over its scored tokens."""
         assert prediction.logits is not None
@@ -112,11 +102,11 @@ class TableTarget(GaussianTarget, ABC):
     """Denoise a vector that stands for a class or token: one frozen row of unit length for each.
 
     Args:
-        sigma_data: as in `GaussianTarget`. The paper keeps 0.5 although a coordinate of a unit vector is smaller; so do
-            we.
+        sigma_data: as in `GaussianTarget`. The paper keeps 0.5 although a coordinate of a unit vector is smaller, and
+            so does this.
         weight: as in `GaussianTarget`. EDM's weight makes cross-entropy at low noise dominate: the default is uniform.
-        dim: D, length of a row.
-        kind: how logits are read. `cosine`: a learned scale (16 at the start) times the cosine of the preconditioned
+        dim: length D of a row.
+        kind: readout of the logits. `cosine`: a learned scale (16 at the start) times the cosine of the preconditioned
             vector with each row. `linear`: a linear layer on the network's output. `posterior`: that plus the evidence
             `<noisy, row> / sigma^2` of Bayes' rule.
         table_file: safetensors file with the table to use, e.g. of a trained model; by default rows are orthonormal
@@ -124,6 +114,7 @@ class TableTarget(GaussianTarget, ABC):
         table_name: name of the tensor [C, dim] in that file.
     """
 
+    loss_unit: ClassVar = "cross-entropy in nats"
     weight: Weight = "uniform"
     dim: int = 128
     kind: ReadoutKind = "cosine"
@@ -134,6 +125,12 @@ class TableTarget(GaussianTarget, ABC):
         super().__post_init__()
         check_choice("target.kind", self.kind, get_args(ReadoutKind))
 
+    @property
+    @override
+    def adds_evidence(self) -> bool:
+        return self.kind == "posterior"
+
+    @override
     def make_table(self, data: DataSpec, seed: int) -> Tensor:
         """[C, dim] rows of unit length."""
         if self.table_file is not None:

@@ -4,18 +4,21 @@ Position i of a sequence stands for the token that follows token i of the condit
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
+from typing_extensions import override
 
 from dbl.data.spec import DataSpec, TextSpec
-from dbl.denoising.targets.base import Batch, Clean
+from dbl.denoising.readout import Clean
+from dbl.denoising.targets.base import Batch
 from dbl.denoising.targets.gaussian import GaussianSpace
 from dbl.denoising.targets.tables import ReadoutKind, TableReadout, TableTarget
 from dbl.utils.errors import UserError
 
 
 def text_spec(data: DataSpec, target: str) -> TextSpec:
-    """The facts about text; UserError if the data are something else."""
+    """The facts about text; raises UserError if the data are something else."""
     if not isinstance(data, TextSpec):
         raise UserError(
             f"contract.target {target} is for text, but data {data.name} is images: use dbl.PixelTarget or "
@@ -36,11 +39,13 @@ class TokenSpace(GaussianSpace):
         self.table: Tensor
         self.register_buffer("table", table, persistent=False)
 
+    @override
     def encode(self, batch: Batch) -> Clean:
-        """Rows [N, T, D] of the tokens that follow, from `tokens` [N, T + 1]; see `TargetSpace.encode`."""
+        """Rows [N, T, D] of the tokens that follow, from `tokens` [N, T + 1]."""
         labels = batch["tokens"][:, 1:]
         return Clean(self.table[labels.clamp(min=0)], batch["tokens"][:, :-1].clamp(min=0), labels)
 
+    @override
     def decode(self, denoised: Tensor) -> Tensor:
         """The tokens [N, T] whose rows are nearest."""
         return (denoised.float() @ self.table.T).argmax(dim=-1)
@@ -57,12 +62,12 @@ class TokenTarget(TableTarget):
         kind: as in `TableTarget`.
         table_file: as in `TableTarget`.
         table_name: as in `TableTarget`.
-        context_share: share of the loss, from 0 to 1, that is the cross-entropy of what the network says of the
-            context, without the evidence of the noisy vector. By Bayes' rule both have the same optimum; but at low
-            noise the evidence leaves little to learn from. For the posterior readout only.
+        context_share: share of the loss, from 0 to 1, on the cross-entropy of the network's own logits,
+            without the evidence of the noisy vector. By Bayes' rule both have the same optimum, but at low noise the
+            evidence leaves little to learn. For the posterior readout only.
 
-    The default readout is the posterior: only the token's own vector is noisy, and Bayes' rule says what it
-    is evidence for.
+    The default readout is the posterior: only the token's own vector is noisy, and Bayes' rule gives its
+    evidence.
 
     Example:
         >>> import dbl
@@ -71,6 +76,7 @@ class TokenTarget(TableTarget):
         (64, 128)
     """
 
+    generates: ClassVar = "text"
     kind: ReadoutKind = "posterior"
     context_share: float = 0.0
 
@@ -81,17 +87,17 @@ class TokenTarget(TableTarget):
         if self.context_share and self.kind != "posterior":
             raise UserError(f"target.context_share needs target.kind posterior, not {self.kind}: it omits evidence")
 
+    @override
     def shape(self, data: DataSpec) -> tuple[int, ...]:
-        """See `Target.shape`."""
         return (text_spec(data, "TokenTarget").seq_len, self.dim)
 
+    @override
     def space(self, data: DataSpec, table: Tensor | None) -> TokenSpace:
-        """See `Target.space`."""
         assert table is not None
         text_spec(data, "TokenTarget")
         return TokenSpace(table)
 
+    @override
     def readout(self, table: Tensor | None) -> TableReadout:
-        """See `GaussianTarget.readout`."""
         assert table is not None
         return TableReadout(table, self.kind, self.context_share)

@@ -1,4 +1,4 @@
-"""Diagnostics of an assembled network after its test."""
+"""Diagnostics of an assembled network at the end of its test."""
 
 from typing import Any
 
@@ -6,27 +6,26 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from dbl.data import ResumableDataModule
-from dbl.denoising.targets import MaskTarget
 from dbl.evaluation.diagnostics import diagnose
 from dbl.evaluation.figures import loss_figure, trajectory_figure
-from dbl.inference.stack import BlockStack
+from dbl.evaluation.stack_evaluation import StackEvaluation
 from dbl.utils.errors import UserError
 
 
 class Diagnostics(L.Callback):
     """Measure what each block of a tested stack does, as `dbl.diagnose` explains. Other models are left alone.
 
-    It costs two network calls of each block for every sample and level, and one sampling of at most 64 images. Masked
-    text, whose only condition is what is not hidden, is left alone too.
+    It costs two network calls of each block for every sample and level, and one sampling of at most 64 images. Targets
+    without a condition, such as masked text, are left alone too.
 
     Args:
-        num_samples: test samples that are used, evenly spaced over the split (all if there are fewer); 0 turns the
+        num_samples: number of test samples, evenly spaced over the split (all if there are fewer); 0 turns the
             diagnostics off.
         levels_per_block: noise levels of each block's interval.
-        seed: of the noise.
+        seed: random seed of the noise.
 
     Attributes:
-        result: what `dbl.evaluation.diagnostics.diagnose` returns, JSON values; None before a test.
+        result: JSON values from `dbl.evaluation.diagnostics.diagnose`; None before a test.
 
     Raises:
         UserError: if a number is too small.
@@ -48,19 +47,19 @@ class Diagnostics(L.Callback):
         self.result: dict[str, Any] | None = None
 
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget the test before."""
+        """Forget the last test."""
         self.result = None
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure and log."""
         data = getattr(trainer, "datamodule", None)
-        if not self.num_samples or not isinstance(pl_module, BlockStack) or not isinstance(data, ResumableDataModule):
+        if not self.num_samples or not isinstance(data, ResumableDataModule):
             return
-        if isinstance(pl_module.contract.config.target, MaskTarget):
+        if not isinstance(pl_module, StackEvaluation) or not pl_module.stack.target.has_condition:
             return
         # Callbacks run outside the context that gives test steps the trainer's precision.
         with trainer.precision_plugin.test_step_context():
-            self.result = diagnose(pl_module, data, self.num_samples, self.levels_per_block, self.seed)
+            self.result = diagnose(pl_module.stack, data, self.num_samples, self.levels_per_block, self.seed)
         for name, value in _scalars(self.result).items():
             pl_module.log(f"test/{name}", value)
         boundaries = [boundary["sigma"] for boundary in self.result["boundaries"]]
@@ -74,7 +73,7 @@ class Diagnostics(L.Callback):
 
 
 def _scalars(result: dict[str, Any]) -> dict[str, float]:
-    """Rise of each block's loss with another image's condition, share of the nats, disagreement with the next block."""
+    """Each block's rise in loss with another condition, share of the nats, and difference from the next block."""
     scalars: dict[str, float] = {}
     for block, (condition, information) in enumerate(zip(result["condition"], result["information"], strict=True)):
         scalars[f"condition_rise_block_{block}"] = condition["loss_shuffled"] - condition["loss"]

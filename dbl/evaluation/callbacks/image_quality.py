@@ -1,4 +1,4 @@
-"""How good the generated images are: FID and its relatives against real images."""
+"""Quality of generated images: FID and related metrics against real images."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from dbl.evaluation.features.in_domain import RECIPE, check_classifier
 from dbl.evaluation.features.inception import check_images
 from dbl.evaluation.features.stored import cache_folder, check_writable
 from dbl.evaluation.image_metrics import ImageFeatures, check_torch_fidelity, image_metrics, least_images
+from dbl.evaluation.stack_evaluation import StackEvaluation
 from dbl.inference.stack import BlockStack
 from dbl.utils.errors import UserError, check_choice
 
@@ -26,24 +27,24 @@ Features = Literal["in_domain", "inception", "none"]
 class ImageQuality(L.Callback):
     """Generate images at the end of a test and compare them with real ones, if the network makes images.
 
-    The images are a function of (inference seed, draw, index), so `batch_size` changes the numbers by rounding alone.
+    The images are a function of (inference seed, draw, index), so `batch_size` changes the metrics by rounding alone.
 
     Args:
-        features: what images are compared by. `in_domain`: a small classifier of the data set itself, trained in
+        features: features to compare images by. `in_domain`: a small classifier of the data set itself, trained in
             seconds and kept in `cache_dir`; its metrics are named after the data set (`fid_digits`). `inception`: the
             network of the literature (`fid`), for images of pixels. `none`: no comparison.
-        num_images: generated for each draw; at least 65 for `in_domain`, 2,049 for `inception` (usual: 50,000).
+        num_images: images generated for each draw; at least 65 for `in_domain`, 2,049 for `inception` (usual: 50,000).
         seeds: independent draws of the start noise; each is reported and the mean is logged.
-        split: real images that the generated ones are compared with; `train` is usual.
-        num_reference: real images, evenly spaced in the split; null takes all.
+        split: split of the real images to compare with; `train` is usual.
+        num_reference: number of real images, evenly spaced in the split; null takes all.
         weights_path: file of torch-fidelity's Inception weights; null takes the one in torch's hub folder, which is
             downloaded if absent.
-        cache_dir: for the classifier and the features of the real images.
+        cache_dir: folder for the classifier and the features of the real images.
         batch_size: images generated and judged at once.
-        in_validation: also at `dbl validate`, where metrics are called `val/...`.
+        in_validation: whether to compare at `dbl validate` too, where metrics are called `val/...`.
 
     Attributes:
-        result: what the last comparison found, as JSON values; None before, and where nothing was compared.
+        result: JSON values of the last comparison; None before, and where nothing was compared.
     """
 
     def __init__(
@@ -79,8 +80,8 @@ class ImageQuality(L.Callback):
         """Check, before any training, what the comparison at its end will need.
 
         Args:
-            data: that will be tested on.
-            makes_images: whether the network will; else there is nothing to check.
+            data: data for the test.
+            makes_images: whether the network makes images; else there is nothing to check.
 
         Raises:
             UserError: if images are too few, weights or packages are missing, or the cache cannot be used.
@@ -103,12 +104,13 @@ class ImageQuality(L.Callback):
         self._compare(trainer, pl_module, "test")
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The same, if it is asked for."""
+        """The same, if asked for."""
         if self.in_validation:
             self._compare(trainer, pl_module, "val")
 
     def _compare(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if self.features == "none" or not isinstance(pl_module, BlockStack) or not pl_module.makes_images:
+        stack = pl_module.stack if isinstance(pl_module, StackEvaluation) else None
+        if self.features == "none" or stack is None or stack.target.generates != "images":
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, ImageData):
@@ -116,10 +118,10 @@ class ImageQuality(L.Callback):
         draws = range(self.seeds)
         # Callbacks run outside the context that gives test steps the trainer's precision.
         with trainer.precision_plugin.test_step_context():
-            metrics = self.evaluate(pl_module, data, draws=draws)
+            metrics = self.evaluate(stack, data, draws=draws)
         for name, values in metrics.items():
             pl_module.log(f"{stage}/{name}", sum(values) / len(values))
-        judge, sampler = self._judge_of(data, pl_module.device), pl_module.inference.sampler
+        judge, sampler = self._judge_of(data, stack.device), stack.inference.sampler
         self.result = {
             "features": judge.extractor.title,
             "features_identity": judge.extractor.identity,
@@ -130,8 +132,8 @@ class ImageQuality(L.Callback):
             "metrics": metrics,
             "real_test_images": self._of_test_images(judge, data),
             "classifier_accuracy": judge.extractor.accuracy,
-            "seed": pl_module.inference.seed,
-            "weights": pl_module.weights,
+            "seed": stack.inference.seed,
+            "weights": stack.weights,
             "guidance_scale": sampler.guidance_scale,
             "num_steps": sampler.num_steps,
             "feature_size": judge.extractor.feature_size,
@@ -148,13 +150,13 @@ class ImageQuality(L.Callback):
         """The metrics of a stack with its own sampler settings, without a trainer.
 
         Args:
-            stack: that makes images, on the device that it is to run on.
-            data: that it is compared with.
-            num_images: to generate for each draw; None for the callback's own number.
+            stack: stack that makes images, on the device that it is to run on.
+            data: data to compare with.
+            num_images: images generated for each draw; None for the callback's own number.
             draws: numbers of the draws of start noise.
 
         Returns:
-            For each metric a value for each draw; nothing with `features: none`.
+            For each metric one value a draw; nothing with `features: none`.
 
         Raises:
             UserError: if images are too few or of another kind than those of the data, or the cache cannot be used.
@@ -178,7 +180,7 @@ class ImageQuality(L.Callback):
             yield as_stored(stack.generate(labels_of(indices, data.spec), indices, draw), dtype)
 
     def _judge_of(self, data: ImageData, device: torch.device) -> "_Judge":
-        """The last one if it fits."""
+        """The network that judges, with the features of real images; the last one if it fits."""
         key = (data.spec.identity, str(device))
         if self._judge is None or self._judge.key != key:
             self._check_reference(data)
@@ -193,7 +195,7 @@ class ImageQuality(L.Callback):
         return InDomainFeatures(data, self.cache_dir, device)
 
     def _of_test_images(self, judge: "_Judge", data: ImageData) -> dict[str, float]:
-        """The metrics of the real test images: what a perfect network would come near to. Nothing if they are few."""
+        """The metrics of the real test images, which a perfect network would approach. Nothing if they are few."""
         if self.reference.split == "test" or len(data.split("test")) < least_images(self._feature_size):
             return {}
         images = Reference("test").features(judge.extractor, data, self.cache_dir, self.batch_size)

@@ -1,4 +1,4 @@
-"""What a label or a token costs: the likelihood bound of an assembled network, the exact value of a baseline."""
+"""Nats of a label or a token: the likelihood bound of an assembled network, the exact value of a baseline."""
 
 import math
 from collections.abc import Callable
@@ -10,20 +10,20 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from dbl.data.spec import IGNORED
-from dbl.denoising.channels import Channel, GaussianChannel, MaskingChannel
 from dbl.denoising.denoiser import Denoiser
 from dbl.denoising.likelihood import Bound, BoundEstimator, BoundSums
-from dbl.denoising.targets import Batch, MaskTarget, Prediction
+from dbl.denoising.readout import Prediction
+from dbl.denoising.targets import Batch
 from dbl.evaluation.figures import likelihood_figure
+from dbl.evaluation.stack_evaluation import StackEvaluation
 from dbl.inference.stack import BlockStack
-from dbl.run.contract import Contract
 from dbl.utils.errors import UserError
 
 
 class Likelihood(L.Callback):
-    """Log what a label or token costs, in nats: the bound of `dbl.denoising.likelihood`, in total and for each block.
+    """Log the nats of a label or token: the bound of `dbl.denoising.likelihood`, in total and for each block.
 
-    For a stack whose targets are discrete, in test and validation; it costs `levels_per_block` network calls of each
+    For a stack with discrete targets, in test and validation; it costs `levels_per_block` network calls of each
     block for every sample. A module with a method `exact_nats(batch) -> (nats [N], scored labels [N])`, such as the
     end-to-end baselines of text, has its exact value logged in the same way. Other models are left alone.
 
@@ -31,14 +31,14 @@ class Likelihood(L.Callback):
 
     Args:
         levels_per_block: noise levels of each block at which a sample is denoised; 0 turns the bound off.
-        seed: of levels and noise.
+        seed: random seed of levels and noise.
 
     Attributes:
         result: `Bound` as JSON values: `nats`, `standard_error`, `prior`, `reconstruction`, `blocks`,
-            `num_samples`, `num_scored`, `levels_per_block`, `curve`; `exact`, whether it is a value and no bound; for
-            text `num_bytes`, `perplexity`, `bits_per_byte`, `bits_per_token`, else null (bytes too, where a token
-            stands for unknown text); `own_blocks`, of a ensemble: the bound of the blocks themselves, each at its own
-            levels, else null. None if there is no bound.
+            `num_samples`, `num_scored`, `levels_per_block`, `curve`; `exact`: whether it is a value rather than a
+            bound; for text `num_bytes`, `perplexity`, `bits_per_byte`, `bits_per_token`, else null (bytes too, where a
+            token stands for unknown text); `own_blocks`: for an ensemble, the bound of the blocks themselves, each at
+            its own levels, else null. None if there is no bound.
 
     Raises:
         UserError: if `levels_per_block` is negative.
@@ -56,11 +56,23 @@ class Likelihood(L.Callback):
 
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start from nothing."""
-        self._start(trainer, pl_module)
+        self.result = self._estimator = self._own = None
+        tokenizer = getattr(getattr(trainer, "datamodule", None), "tokenizer", None)
+        self._bytes = None if tokenizer is None else ByteCount(tokenizer.byte_lengths, tokenizer.unknown_id)
+        if not self.levels_per_block:
+            return
+        if hasattr(pl_module, "exact_nats") and not trainer.training:
+            self._estimator = ExactNats()
+        elif isinstance(pl_module, StackEvaluation):
+            self._estimator = self._bound_of(pl_module.stack)
+            self._own = None if pl_module.stack.ensemble is None else self._bound_of(pl_module.stack)
 
-    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start from nothing."""
-        self._start(trainer, pl_module)
+    def _bound_of(self, stack: BlockStack) -> BoundEstimator | None:
+        contract = stack.contract
+        channel = stack.target.channel(contract.data, contract.table)
+        if channel is None:
+            return None
+        return BoundEstimator(channel, contract.noise, contract.partition, self.levels_per_block, self.seed)
 
     def on_test_batch_end(
         self,
@@ -72,73 +84,41 @@ class Likelihood(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Add a batch."""
-        self._add(trainer, pl_module, batch)
-
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Add a batch."""
-        self._add(trainer, pl_module, batch)
-
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the bound."""
-        self._finish(trainer, pl_module, "test")
-
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the bound."""
-        self._finish(trainer, pl_module, "val")
-
-    def _start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.result = self._estimator = self._own = None
-        tokenizer = getattr(getattr(trainer, "datamodule", None), "tokenizer", None)
-        self._bytes = None if tokenizer is None else ByteCount(tokenizer.byte_lengths, tokenizer.unknown_id)
-        if not self.levels_per_block:
-            return
-        if hasattr(module, "exact_nats") and not trainer.training:
-            self._estimator = ExactNats()
-        elif isinstance(module, BlockStack) and (channel := channel_of(module.contract)) is not None:
-            noise, partition = module.contract.noise, module.contract.partition
-            self._estimator = BoundEstimator(channel, noise, partition, self.levels_per_block, self.seed)
-            if module.ensemble is not None:
-                self._own = BoundEstimator(channel, noise, partition, self.levels_per_block, self.seed)
-
-    def _add(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
         if self._estimator is None:
             return
         # Callbacks run outside the context that gives test steps the trainer's precision.
         with trainer.precision_plugin.test_step_context():
             if isinstance(self._estimator, ExactNats):
-                self._estimator.add(*module.exact_nats(batch))  # type: ignore[operator]
+                self._estimator.add(*pl_module.exact_nats(batch))  # type: ignore[operator]
             else:
-                assert isinstance(module, BlockStack)
-                add_batch(self._estimator, module, batch, module.denoiser_for)
+                assert isinstance(pl_module, StackEvaluation)
+                add_batch(self._estimator, pl_module.stack, batch, pl_module.stack.denoiser_for)
                 if self._own is not None:
-                    add_batch(self._own, module, batch, module.denoiser)
+                    add_batch(self._own, pl_module.stack, batch, pl_module.stack.denoiser)
         if self._bytes is not None:
             self._bytes.add(batch["tokens"][:, 1:])
 
-    def _finish(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the bound."""
         if self._estimator is None:
             return
         if trainer.world_size > 1:
             sums_of_all = [one.sums for one in (self._estimator, self._own) if one is not None]
             for sums in (*sums_of_all, self._bytes):
                 if sums is not None:
-                    sums.reduce(lambda part: _total(trainer, part.to(module.device)).cpu())
+                    sums.reduce(lambda part: _total(trainer, part.to(pl_module.device)).cpu())
         self.result = self._result(self._estimator)
         for name, value in _scalars(self.result).items():
-            module.log(f"{stage}/{name}", value)
+            pl_module.log(f"{'test' if trainer.testing else 'val'}/{name}", value)
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and self.result["curve"]:
-                masked = isinstance(module, BlockStack) and isinstance(module.contract.config.target, MaskTarget)
-                figure = likelihood_figure(self.result["curve"], "the masking probability" if masked else "sigma")
+            if isinstance(logger, TensorBoardLogger) and isinstance(pl_module, StackEvaluation):
+                figure = likelihood_figure(self.result["curve"], pl_module.stack.target.level_name)
                 logger.experiment.add_figure("likelihood", figure)
+
+    # A validation is measured in the same way.
+    on_validation_epoch_start = on_test_epoch_start
+    on_validation_batch_end = on_test_batch_end
+    on_validation_epoch_end = on_test_epoch_end
 
     def _result(self, estimator: "BoundEstimator | ExactNats") -> dict[str, Any]:
         result = estimator.result().to_plain() | {"exact": isinstance(estimator, ExactNats)}
@@ -156,7 +136,7 @@ class Likelihood(L.Callback):
 
 
 def add_batch(estimator: BoundEstimator, stack: BlockStack, batch: Batch, denoiser: Callable[[int], Denoiser]) -> None:
-    """Add a raw batch to the estimate of a stack's bound, with the denoiser that answers the levels of each block."""
+    """Add a raw batch to the estimate of a stack's bound; `denoiser` gives what denoises the levels of each block."""
     clean = stack.space.encode(batch)
     read: tuple[Denoiser | None, Any] = (None, None)
 
@@ -174,18 +154,18 @@ def add_batch(estimator: BoundEstimator, stack: BlockStack, batch: Batch, denois
 
 
 class ExactNats:
-    """Nats that need no bound, with the same result as `BoundEstimator`, without blocks."""
+    """Sums exact nats; its result is like that of `BoundEstimator`, without blocks."""
 
     def __init__(self) -> None:
         self.sums = BoundSums(num_blocks=0, num_strata=0)
 
     def add(self, nats: Tensor, scored: Tensor) -> None:
-        """Add samples: nats [N], summed over the scored labels, and their numbers [N]."""
+        """Add samples: nats [N], summed over the scored labels, and the number [N] of those."""
         nothing = torch.zeros_like(nats)
         self.sums.add(nothing, torch.zeros(0, 0, len(nats)), nats, scored)
 
     def result(self) -> Bound:
-        """The mean over all scored labels, as reconstruction; ValueError if there are none."""
+        """The mean over all scored labels, as reconstruction; raises ValueError if there are none."""
         return self.sums.bound(levels_per_block=0, curve=[])
 
 
@@ -193,11 +173,11 @@ class ByteCount:
     """UTF-8 bytes of the scored tokens.
 
     Args:
-        byte_lengths: [C] of each token.
-        unknown: the token that stands for text of unknown length, if there is one.
+        byte_lengths: [C] bytes of each token.
+        unknown: token that stands for text of unknown length, if there is one.
 
     Attributes:
-        total: [2] bytes, and unknown tokens, with which the bytes are not those of the text.
+        total: [2] bytes, and unknown tokens; if there are any, the bytes are not those of the text.
     """
 
     def __init__(self, byte_lengths: Tensor, unknown: int | None) -> None:
@@ -231,13 +211,3 @@ def _scalars(result: dict[str, Any]) -> dict[str, float]:
         scalars["nats_own_blocks"] = result["own_blocks"]["nats"]
     scalars |= {"nats_prior": result["prior"], "nats_reconstruction": result["reconstruction"]}
     return scalars | {f"nats_block_{index}": block["nats"] for index, block in enumerate(result["blocks"])}
-
-
-def channel_of(contract: Contract) -> Channel | None:
-    """The channel of a run; None if its targets are continuous and have no such bound."""
-    if isinstance(contract.config.target, MaskTarget):
-        return MaskingChannel(contract.data.num_classes)
-    if contract.table is None:
-        return None
-    frequencies = torch.tensor(contract.data.class_frequencies, dtype=torch.float64)
-    return GaussianChannel(contract.table, frequencies)

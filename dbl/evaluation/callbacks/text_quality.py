@@ -1,4 +1,4 @@
-"""How good the generated texts are: variety, perplexity under a scoring model and MAUVE, beside those of real texts.
+"""Quality of generated texts: variety, perplexity under a scoring model and MAUVE, beside those of real texts.
 
 Axes: n texts, N batch, P tokens of a prompt, K sequences read at once, T + 1 tokens of a sequence.
 """
@@ -12,6 +12,7 @@ from torch import Tensor
 from dbl.data.splits import evenly_spaced
 from dbl.denoising.decoding import Decoding
 from dbl.evaluation.scoring import ScoringModel, open_scoring_model
+from dbl.evaluation.stack_evaluation import StackEvaluation
 from dbl.evaluation.text_metrics import LEAST_TEXTS, check_mauve, distinct_n, mauve_score, unigram_entropy, words
 from dbl.utils.errors import UserError
 
@@ -22,27 +23,27 @@ _READ_AT_ONCE = 4096
 class TextQuality(L.Callback):
     """Continue beginnings of test texts at the end of a test and compare the continuations with the real ones.
 
-    For a module that has `text_generator(decoding, num_steps, seed)`, and data with a `tokenizer`; other modules are
-    left alone. All metrics are of the continuations alone, without their prompts, and the real continuations are as
-    many tokens long. Words are what stands between white space.
+    For a stack or another module with `text_generator(decoding, num_steps, seed)`, and data with a `tokenizer`; other
+    modules are left alone. All metrics are those of the continuations alone, without their prompts; the real
+    continuations have as many tokens. Words are separated by white space.
 
     Args:
-        num_texts: continued texts, evenly spaced among those test texts that are long enough; 0 turns it off. MAUVE
-            needs at least 20 (usual: 1,000 to 5,000).
-        num_tokens: generated for each text.
-        prompt_tokens: of the beginning of a test text, given to the network.
+        num_texts: number of texts to continue, evenly spaced among those test texts that are long enough; 0 turns it
+            off. MAUVE needs at least 20 (usual: 1,000 to 5,000).
+        num_tokens: tokens generated for each text.
+        prompt_tokens: tokens from the beginning of a test text that the network is given.
         batch_size: texts generated at once.
-        scoring_model: a causal language model that judges: a run folder, a folder of Hugging Face or a name on its hub,
+        scoring_model: causal language model that judges: a run folder, a folder of Hugging Face or a name on its hub,
             such as `gpt2-large`; null for no perplexity.
-        mauve: also MAUVE, with the scoring model's features.
+        mauve: whether to compute MAUVE too, with the scoring model's features.
         temperature: as in `Decoding`.
         top_k: as in `Decoding`.
         top_p: as in `Decoding`.
-        num_steps: calls of the sampler for each token (of masked text for all of them); null as in `inference`.
-        seed: of the draws of the generation and of MAUVE's clusters.
+        num_steps: steps of the sampler for each token (of masked text for all of them); null as in `inference`.
+        seed: random seed of generation and of MAUVE's clusters.
 
     Attributes:
-        result: what the last comparison found, as JSON values: settings, `scoring_model` (its identity), `metrics` and
+        result: JSON values of the last comparison: settings, `scoring_model` (its identity), `metrics` and
             `real` (by name), `texts` (some prompts with their continuations); None before, and where nothing was
             compared.
 
@@ -89,10 +90,10 @@ class TextQuality(L.Callback):
         """Check, before any training, that texts fit, that the scoring model can be loaded, and MAUVE computed.
 
         Args:
-            data: DataModule that will be tested on; there is nothing to check if it is no text.
+            data: DataModule for the test; there is nothing to check if it is not text.
 
         Raises:
-            UserError: if not.
+            UserError: if one of these fails.
         """
         if self.num_texts == 0 or not hasattr(data, "tokenizer"):
             return
@@ -107,27 +108,26 @@ class TextQuality(L.Callback):
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Generate, compare, log and keep the result."""
         self.result = None
-        if self.num_texts == 0 or not hasattr(pl_module, "text_generator"):
+        writer = pl_module.stack if isinstance(pl_module, StackEvaluation) else pl_module
+        if self.num_texts == 0 or not hasattr(writer, "text_generator"):
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not hasattr(data, "tokenizer"):
             raise UserError("text_quality: the test needs the texts as a DataModule of dbl (TextData)")
-        self.result = self._compare(trainer, pl_module, data)
+        self.result = self._compare(trainer, writer, data)
         for name, value in self.result["metrics"].items():
             pl_module.log(f"test/{name}", value)
 
-    def _compare(self, trainer: L.Trainer, pl_module: L.LightningModule, data: Any) -> dict[str, Any]:
+    def _compare(self, trainer: L.Trainer, writer: Any, data: Any) -> dict[str, Any]:
         indices, tokens = self._chosen(data)
         prompts, endings = tokens[:, : self.prompt_tokens], tokens[:, self.prompt_tokens :]
-        scoring_model = (
-            open_scoring_model(self.scoring_model, pl_module.device) if self.scoring_model is not None else None
-        )
+        scoring_model = None if self.scoring_model is None else open_scoring_model(self.scoring_model, writer.device)
         real = [data.tokenizer.decode(ids) for ids in endings]
-        # The real texts come first: what the scoring model cannot read is found before the long generation.
+        # Real texts first: text that the scoring model cannot read is found before the long generation.
         real_metrics = _metrics(real, scoring_model)
         # Callbacks run outside the context that gives test steps the trainer's precision.
         with trainer.precision_plugin.test_step_context():
-            continued = self._continued(pl_module, prompts, indices)
+            continued = self._continued(writer, prompts, indices)
         generated = [data.tokenizer.decode(ids) for ids in continued]
         metrics = _metrics(generated, scoring_model)
         if self.mauve and scoring_model is not None:
@@ -167,12 +167,12 @@ class TextQuality(L.Callback):
                 f"exceed the {seq_len} tokens of a sequence; reduce one of them"
             )
 
-    def _continued(self, pl_module: Any, prompts: Tensor, indices: Tensor) -> Tensor:
+    def _continued(self, writer: Any, prompts: Tensor, indices: Tensor) -> Tensor:
         """[n, num_tokens] on the CPU; draws belong to the index of a text, so `batch_size` does not change them."""
-        generator = pl_module.text_generator(self.decoding, self.num_steps, self.seed)
+        generator = writer.text_generator(self.decoding, self.num_steps, self.seed)
         parts = []
         for rows, places in zip(prompts.split(self.batch_size), indices.split(self.batch_size), strict=True):
-            part = generator.generate(rows.to(pl_module.device), self.num_tokens, places.to(pl_module.device))
+            part = generator.generate(rows.to(writer.device), self.num_tokens, places.to(writer.device))
             assert part.shape == (len(rows), self.num_tokens), part.shape
             parts.append(part.cpu())
         return torch.cat(parts)
@@ -198,7 +198,7 @@ class TextQuality(L.Callback):
 
 
 def _metrics(texts: list[str], scoring_model: ScoringModel | None) -> dict[str, float]:
-    """Of some texts, by the names they are logged with."""
+    """Metrics of some texts, by the names they are logged with."""
     parts = [words(text) for text in texts]
     metrics = {"distinct_2": distinct_n(parts, 2), "unigram_entropy": unigram_entropy(parts)}
     if scoring_model is not None:

@@ -1,18 +1,14 @@
-"""Writing masked text: hidden tokens are shown step by step, in any order, around those that are given."""
+"""Writing masked text: hidden tokens are revealed step by step, in any order, around those that are given."""
 
-from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from dbl.denoising.decoding import Decoding, draw_tokens
-from dbl.denoising.denoiser import Denoiser
-from dbl.denoising.sampling import Sampler
+from dbl.denoising.decoding import draw_tokens
 from dbl.diffusion.masking import unmask
-from dbl.diffusion.noise import NoiseDistribution
-from dbl.diffusion.partition import Partition
-from dbl.inference.generation.causal import TextGenerator, stopped
+from dbl.inference.generation.base import BlockSampling, TextGenerator, stopped
 from dbl.utils.errors import UserError
 from dbl.utils.seeding import SampleDraws
 
@@ -21,46 +17,29 @@ class MaskedGenerator(TextGenerator):
     """The ancestral sampler of masked diffusion (MD4, arXiv 2406.04329), one block a step.
 
     Args:
-        denoiser: gives the denoiser of a block.
-        noise: distribution of the masking probability.
-        partition: which block owns which masking probability.
-        sampler: number of steps.
-        decoding: acts on the logits of hidden tokens.
-        seq_len: T of the network.
-        mask: the token that means hidden.
-        seed: of all draws.
+        blocks: blocks, whose levels are masking probabilities; of the sampler only the number of steps matters.
+        seq_len: length T of the network's sequences.
+        mask: token that means hidden.
+        seed: random seed.
     """
 
-    def __init__(
-        self,
-        denoiser: Callable[[int], Denoiser],
-        noise: NoiseDistribution,
-        partition: Partition,
-        sampler: Sampler,
-        decoding: Decoding,
-        seq_len: int,
-        mask: int,
-        seed: int = 0,
-    ) -> None:
-        self.denoiser = denoiser
-        self.partition = partition
-        self.levels = sampler.levels(noise)
-        self.decoding = decoding
+    def __init__(self, blocks: BlockSampling, seq_len: int, mask: int, seed: int = 0) -> None:
+        self.blocks = blocks
         self.seq_len = seq_len
         self.mask = mask
         self.seed = seed
 
+    @override
     def generate(self, prompts: Tensor, num_tokens: int, indices: Tensor, stop: int | None = None) -> Tensor:
-        """See `TextGenerator.generate`."""
         length = prompts.shape[1]
         hidden = torch.full((len(prompts), num_tokens), self.mask, device=prompts.device)
         return stopped(self.infill(torch.cat([prompts, hidden], dim=1), indices)[:, length:], stop)
 
     @torch.no_grad()
     def infill(self, template: Tensor, indices: Tensor) -> Tensor:
-        """Fill the hidden tokens of templates and leave the others.
+        """Fill in the hidden tokens of templates and leave the others.
 
-        The network is always given T tokens, as in training: what a template is short of is hidden behind it.
+        The network always sees T tokens, as in training: a shorter template is extended by hidden ones.
 
         Args:
             template: [N, S] tokens and masks, S at most T.
@@ -78,10 +57,11 @@ class MaskedGenerator(TextGenerator):
                 f"{length} tokens of prompt and answer do not fit the {self.seq_len} of this network: ask for fewer"
             )
         noisy = nn.functional.pad(template, (0, self.seq_len - length), value=self.mask)
-        for step, (level, next_level) in enumerate(pairwise(self.levels.tolist())):
-            block = int(self.partition.block_for(torch.tensor(level, dtype=torch.float64)))
+        levels = self.blocks.sampler.levels(self.blocks.noise)
+        for step, (level, next_level) in enumerate(pairwise(levels.tolist())):
+            block = int(self.blocks.partition.block_for(torch.tensor(level, dtype=torch.float64)))
             sigma = torch.full((len(noisy),), level, device=noisy.device)
-            logits = self.denoiser(block).predict(noisy, sigma, noisy[:, :0], self.decoding).logits
+            logits = self.blocks.denoiser(block).predict(noisy, sigma, noisy[:, :0], self.blocks.decoding).logits
             assert logits is not None
             drawn = draw_tokens(logits, SampleDraws(self.seed, ("token", step), indices))
             normal = SampleDraws(self.seed, ("show", step), indices).normal(noisy.float())

@@ -1,34 +1,31 @@
 """Writing with a recurrent-depth network: all positions pass through the core together, again for each token."""
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from dbl.denoising.decoding import Decoding, draw_tokens
-from dbl.denoising.denoiser import GaussianDenoiser
-from dbl.denoising.sampling import Sampler, state_dtype
-from dbl.denoising.targets import TableReadout
+from dbl.denoising.readout import Prediction
+from dbl.denoising.sampling import per_sample, state_dtype
 from dbl.diffusion.gaussian import corrupt
-from dbl.diffusion.noise import NoiseDistribution
-from dbl.inference.generation.causal import Reader
+from dbl.inference.generation.base import BlockSampling, Reader
 from dbl.utils.seeding import SampleDraws
 
 
 class _WholeText(Reader):
     """Keeps the text itself: states depend on the step, so no keys and values are kept."""
 
-    def __init__(self, decoding: Decoding) -> None:
-        self.decoding = decoding
+    def __init__(self) -> None:
         self.restart()
 
+    @override
     def restart(self) -> None:
-        """See `Reader.restart`."""
         self.tokens = torch.empty(0, 0)
 
+    @override
     def read(self, tokens: Tensor) -> None:
-        """See `Reader.read`."""
         self.tokens = tokens if not self.tokens.numel() else torch.cat([self.tokens, tokens], dim=1)
 
 
@@ -38,50 +35,36 @@ class RecurrentChain(_WholeText):
     Positions whose next token is known carry its vector with noise of the level, as in training.
 
     Args:
-        denoiser: of the only block.
-        noise: distribution of the levels.
-        sampler: its number of steps is the number of iterations.
-        decoding: acts on what the network says of the context.
+        blocks: the only block; the number of sampler steps is the number of iterations.
     """
 
-    def __init__(
-        self, denoiser: GaussianDenoiser, noise: NoiseDistribution, sampler: Sampler, decoding: Decoding
-    ) -> None:
-        super().__init__(decoding)
-        self.denoiser = denoiser
-        self.table = cast(TableReadout, denoiser.readout).table
-        self.noise = noise
-        self.sampler = sampler
+    def __init__(self, blocks: BlockSampling) -> None:
+        super().__init__()
+        self.blocks = blocks
 
+    @override
     def draw(self, draws: SampleDraws) -> Tensor:
-        """See `Reader.draw`."""
-        dtype, last = state_dtype(self.tokens.device), torch.empty(0)
-        known = self.table[self.tokens[:, 1:]].to(dtype)
-        like = torch.empty(*self.tokens.shape, self.table.shape[1], dtype=dtype, device=self.tokens.device)
+        dtype, table, denoiser = state_dtype(self.tokens.device), self.blocks.table, self.blocks.denoiser(0)
+        known = table[self.tokens[:, 1:]].to(dtype)
+        like = torch.empty(*self.tokens.shape, table.shape[1], dtype=dtype, device=self.tokens.device)
         noise = draws.normal(like)
 
-        def denoise(noisy: Tensor, sigma: Tensor) -> Tensor:
-            nonlocal last
-            levels = sigma.to(noisy.device, torch.float32).expand(len(noisy))
+        def predict(noisy: Tensor, sigma: Tensor) -> Prediction:
+            levels = per_sample(sigma, noisy)
             whole = torch.cat([corrupt(known, noise[:, :-1], levels.to(dtype)), noisy], dim=1)
-            prediction = self.denoiser.predict(whole, levels, self.tokens, self.decoding)
-            assert prediction.logits is not None
-            last = prediction.logits[:, -1]
-            return prediction.denoised[:, -1:].to(noisy.dtype)
+            return denoiser.predict(whole, levels, self.tokens, self.blocks.decoding)
 
-        start = self.sampler.temperature * self.noise.sigma_max * noise[:, -1:]
-        self.sampler.run(denoise, start, self.sampler.levels(self.noise))
-        return draw_tokens(last, draws)
+        return self.blocks.next_token(predict, noise[:, -1:], draws)
 
 
 class RecurrentIterations(_WholeText):
     """A recurrent-depth network that was trained through its iterations.
 
     Args:
-        network: from tokens [N, T], a state of noise and a number of iterations to logits [N, T, C].
-        iterations: passes through the core.
-        decoding: acts on the logits.
-        start: makes the first state [N, T, W] of tokens from draws.
+        network: module from tokens [N, T], a state of noise and a number of iterations to logits [N, T, C].
+        iterations: number of passes through the core.
+        decoding: change of the logits.
+        start: function that makes the first state [N, T, W] from tokens and draws.
     """
 
     def __init__(
@@ -91,12 +74,13 @@ class RecurrentIterations(_WholeText):
         decoding: Decoding,
         start: Callable[[Tensor, SampleDraws], Tensor],
     ) -> None:
-        super().__init__(decoding)
+        super().__init__()
         self.network = network
         self.iterations = iterations
+        self.decoding = decoding
         self.start = start
 
+    @override
     def draw(self, draws: SampleDraws) -> Tensor:
-        """See `Reader.draw`."""
         logits = self.network(self.tokens, self.start(self.tokens, draws), self.iterations)[:, -1]
         return draw_tokens(self.decoding(logits), draws)

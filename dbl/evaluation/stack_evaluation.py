@@ -1,0 +1,117 @@
+"""The assembled network under a Lightning Trainer: losses by block, accuracies, samples."""
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from dbl.denoising.targets import Batch, Clean, image_spec
+from dbl.diffusion.noise import even_fractions
+from dbl.inference.grid import image_grid
+from dbl.inference.stack import BlockStack
+from dbl.utils.errors import UserError
+from dbl.utils.seeding import generator_for
+
+
+class StackEvaluation(L.LightningModule):
+    """A stack for `validate`, `test` and `predict` of a Lightning Trainer.
+
+    Args:
+        stack: assembled network.
+
+    Attributes:
+        grid: picture [1 or 3, H, W] of samples, if the stack makes images; None before a test.
+
+    Example:
+        >>> import dbl
+        >>> import lightning as L
+        >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
+        >>> contract = dbl.ContractConfig(dbl.DiT(3, width=32, num_heads=2), dbl.PixelTarget()).build(data.spec)
+        >>> blocks = [dbl.DiffusionBlock(contract, block) for block in range(3)]  # not trained here
+        >>> inference = dbl.InferenceConfig(dbl.Sampler(num_steps=6), num_images=4)
+        >>> stack = dbl.BlockStack(contract, lambda block: blocks[block].denoiser.eval(), inference)
+        >>> quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar"], False)
+        >>> trainer = L.Trainer(accelerator="cpu", enable_model_summary=False, limit_test_batches=1, **quiet)
+        >>> sorted(trainer.test(dbl.StackEvaluation(stack), data, verbose=False)[0])
+        ['test/loss', 'test/loss_block_0', 'test/loss_block_1', 'test/loss_block_2']
+    """
+
+    def __init__(self, stack: BlockStack) -> None:
+        super().__init__()
+        self.stack = stack
+        self.grid: Tensor | None = None
+        self.block_losses = nn.ModuleList(MeanMetric() for _ in range(stack.contract.partition.num_blocks))
+        self.total_loss = MeanMetric()
+        num_accuracies = stack.inference.draws if stack.target.generates == "classes" else 0
+        self.accuracies = nn.ModuleList(
+            MulticlassAccuracy(stack.contract.data.num_classes, average="micro") for _ in range(num_accuracies)
+        )
+
+    def setup(self, stage: str) -> None:
+        """Refuse, before the first batch, a stack that lacks blocks which the evaluation calls."""
+        if stage == "predict":
+            self.stack.require_schedule()
+        else:
+            self.stack.require_all(f"dbl {stage}")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss over all levels; accuracy if the stack is a classifier."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss over all levels; accuracy if the stack is a classifier."""
+        self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """A generated image for each label of the batch, or a label for each image."""
+        if self.stack.target.generates == "text":
+            raise UserError("dbl predict is for images and classes: use dbl sample for text")
+        return self.stack.space.decode(self.stack.sample(self.stack.space.encode(batch).cond, batch["index"]))
+
+    def _evaluate(self, batch: Batch, stage: str) -> None:
+        clean, num = self.stack.space.encode(batch), len(batch["index"])
+        self._add_losses(clean, batch)
+        self.log(f"{stage}/loss", self.total_loss, batch_size=num)
+        for block, metric in enumerate(self.block_losses):
+            assert isinstance(metric, MeanMetric)
+            self.log(f"{stage}/loss_block_{block}", metric, batch_size=num)
+        for draw, accuracy in enumerate(self.accuracies):
+            assert isinstance(accuracy, MulticlassAccuracy)
+            accuracy(self.stack.classify(clean.cond, batch["index"], draw), clean.labels)
+            self.log(f"{stage}/accuracy_draw_{draw}", accuracy, batch_size=num)
+
+    @torch.no_grad()
+    def _add_losses(self, clean: Clean, batch: Batch) -> None:
+        """Weighted losses at fixed levels that cover the whole range, each with the block that owns its level."""
+        contract, device = self.stack.contract, clean.clean.device
+        levels = contract.noise.quantile(even_fractions(batch["index"].cpu()))
+        owners = contract.partition.block_for(levels)
+        sigma = levels.to(device, torch.float32)
+        generator = generator_for(self.stack.inference.seed, "test noise", int(batch["position"]), device=device)
+        noise = torch.randn(clean.clean.shape, generator=generator, device=device)
+        noisy = self.stack.space.corrupt(clean.clean, noise, sigma)
+        for block in owners.unique().tolist():
+            rows = (owners == block).to(device)
+            part = Clean(*(tensor[rows] for tensor in clean))
+            losses = self.stack.denoiser(block).loss(part, noisy[rows], sigma[rows])
+            self.block_losses[block](losses)
+            self.total_loss(losses)
+
+    def on_test_end(self) -> None:
+        """Draw and log the sample grid while the stack is on its device, if it makes images."""
+        if self.stack.target.generates != "images":
+            return
+        self.grid = self._sample_grid()
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("samples", self.grid)
+
+    def _sample_grid(self) -> Tensor:
+        """`inference.num_images` images, one class a column (ten columns at most), as `image_grid` makes it."""
+        data = image_spec(self.stack.contract.data, "PixelTarget")
+        columns = min(data.num_classes, 10)
+        indices = torch.arange(self.stack.inference.num_images, device=self.device)
+        images = torch.cat([self.stack.generate(part % columns, part) for part in indices.split(64)])
+        return image_grid(images, data, columns)

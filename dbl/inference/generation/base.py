@@ -1,0 +1,113 @@
+"""What all text generators have in common: their interface, and the blocks that a text is written with.
+
+Axes: N samples, S tokens that are read at once, D of a target vector, C vocabulary.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor
+
+from dbl.denoising.decoding import Decoding, draw_tokens
+from dbl.denoising.denoiser import Denoiser, GaussianDenoiser
+from dbl.denoising.readout import Prediction
+from dbl.denoising.sampling import Sampler
+from dbl.denoising.targets import TableReadout
+from dbl.diffusion.noise import NoiseDistribution
+from dbl.diffusion.partition import Partition
+from dbl.utils.seeding import SampleDraws
+
+
+class TextGenerator(ABC):
+    """Continues prompts; the tokens are a function of (seed, index of the sample), for any batch size."""
+
+    @abstractmethod
+    def generate(self, prompts: Tensor, num_tokens: int, indices: Tensor, stop: int | None = None) -> Tensor:
+        """Continue prompts.
+
+        Args:
+            prompts: [N, P] tokens, P at least 1.
+            num_tokens: number of tokens to write.
+            indices: [N] numbers of the samples.
+            stop: token that ends a text; whatever follows it is this token too.
+
+        Returns:
+            [N, num_tokens] int64 on the device of the prompts.
+
+        Raises:
+            UserError: if the model cannot hold so many tokens.
+        """
+
+
+def stopped(tokens: Tensor, stop: int | None) -> Tensor:
+    """Tokens [N, T] with everything after the first `stop` replaced by it."""
+    if stop is None:
+        return tokens
+    ended = (tokens == stop).cumsum(dim=1) > 0
+    return tokens.masked_fill(ended, stop)
+
+
+class Reader(ABC):
+    """Reads a text token by token and draws the next one."""
+
+    @abstractmethod
+    def restart(self) -> None:
+        """Forget everything that was read."""
+
+    @abstractmethod
+    def read(self, tokens: Tensor) -> None:
+        """Read further tokens [N, S]."""
+
+    @abstractmethod
+    def draw(self, draws: SampleDraws) -> Tensor:
+        """[N] the next token of each text."""
+
+
+@dataclass(frozen=True)
+class BlockSampling:
+    """The blocks that a text is written with, and how they are sampled.
+
+    Args:
+        denoiser: function that gives the denoiser of a block, ready for inference.
+        noise: distribution of the levels.
+        partition: map from a level to the block that owns it.
+        sampler: method and levels, for each token; for masked text, for all tokens together.
+        decoding: change of each network's own logits.
+    """
+
+    denoiser: Callable[[int], Denoiser]
+    noise: NoiseDistribution
+    partition: Partition
+    sampler: Sampler
+    decoding: Decoding
+
+    @property
+    def table(self) -> Tensor:
+        """[C, D] vectors of the tokens, which all blocks share."""
+        return cast(TableReadout, cast(GaussianDenoiser, self.denoiser(0)).readout).table
+
+    def next_token(
+        self, predict: Callable[[Tensor, Tensor], Prediction], unit_noise: Tensor, draws: SampleDraws
+    ) -> Tensor:
+        """[N] next tokens: noise is carried to level 0, and the last prediction's distribution is drawn from.
+
+        Drawing from it is exact, since the vector that the sampler has reached by then is one draw itself.
+
+        Args:
+            predict: prediction for a noisy vector [N, 1, D] at a level, a scalar; its last position counts.
+            unit_noise: [N, 1, D] standard normal noise.
+            draws: random numbers of the token.
+        """
+        last: Prediction | None = None
+
+        def denoise(noisy: Tensor, sigma: Tensor) -> Tensor:
+            nonlocal last
+            last = predict(noisy, sigma)
+            return last.denoised[:, -1:].to(noisy.dtype)
+
+        self.sampler.sample(denoise, unit_noise, self.noise)
+        assert last is not None
+        assert last.logits is not None
+        return draw_tokens(last.logits[:, -1], draws)
