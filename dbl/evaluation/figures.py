@@ -1,6 +1,6 @@
-"""What happens at each noise level: likelihood, losses and the sampler's path, from plain values of a report.
+"""Figures of likelihood, losses, the sampler's path, quality and memory, from plain values of a report.
 
-In every figure high noise is on the left, as block 0 runs first, and each block has its own colour.
+Figures over the noise level have high noise on the left, as block 0 runs first; each block has its own colour.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ __all__ = [
     "trajectory_figure",
 ]
 
-# What a level is -> labels of the axes.
+# Name of a level -> labels of the axes.
 _LEVEL_LABELS = {
     "sigma": "noise level sigma, in units of the target (high noise first)",
     "the masking probability": "masking probability m of a token (all hidden first)",
@@ -41,11 +41,11 @@ _NATS_LABELS = {
 
 
 def likelihood_figure(curve: Sequence[dict[str, Any]], level: str = "sigma") -> "Figure":
-    """Where the nats of the likelihood bound lie; the area of a block is its share.
+    """Nats of the likelihood bound over the noise level; the area of a block is its share.
 
     Args:
         curve: `sigma_high`, `sigma_low`, `block` and `nats_per_log_sigma` of each stratum, levels decreasing.
-        level: what a level is: "sigma" or "the masking probability".
+        level: name of a level: "sigma" or "the masking probability".
     """
     figure, axes = _level_axes(_LEVEL_LABELS[level])
     for block, group in groupby(curve, key=lambda step: step["block"]):
@@ -68,7 +68,7 @@ def loss_figure(levels: Sequence[dict[str, Any]], boundaries: Sequence[float], u
     Args:
         levels: `sigma`, `block`, `loss` and `loss_shuffled` of each level, levels decreasing.
         boundaries: levels between two blocks.
-        unit: of the loss, without the weight.
+        unit: unit of the loss without the weight.
     """
     figure, axes = _level_axes()
     for block, group in groupby(levels, key=lambda level: level["block"]):
@@ -86,7 +86,7 @@ def loss_figure(levels: Sequence[dict[str, Any]], boundaries: Sequence[float], u
 
 
 def trajectory_figure(trajectory: Sequence[dict[str, Any]], boundaries: Sequence[float]) -> "Figure":
-    """Length of the denoised target along the sampler's path.
+    """Norm of the denoised target along the sampler's path.
 
     Args:
         trajectory: `sigma`, `block` and `norm` of each network call, in the order of the calls.
@@ -131,9 +131,9 @@ def steps_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]], metric: str,
     """One line for each way to train, with its range over the seeds; on a log axis where lower is better.
 
     Args:
-        curves: name of the line -> its points: `steps`, and `mean`, `min` and `max` of the metric.
-        metric: its name, for the axis.
-        lower_is_better: as it says.
+        curves: points of each line by its name: `steps`, and `mean`, `min` and `max` of the metric.
+        metric: name of the metric, for the axis.
+        lower_is_better: whether lower values of the metric are better.
     """
     from matplotlib.figure import Figure
 
@@ -157,7 +157,7 @@ def steps_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]], metric: str,
     return figure
 
 
-# Bytes are shown in binary units, as memory is sold.
+# Binary units, in which memory is sold.
 _UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1))
 
 
@@ -168,10 +168,10 @@ def readable_bytes(size: float, largest: float | None = None) -> str:
 
 
 def memory_figure(rows: Mapping[str, Mapping[str, int]]) -> "Figure":
-    """One bar for each row, one colour for each category; both in the given order, from top to bottom and outwards.
+    """One bar for each row and one colour for each category, in the given order from top to bottom and outwards.
 
     Args:
-        rows: name of the row -> category -> bytes at the peak.
+        rows: bytes at the peak of each category of each row, by their names.
     """
     from matplotlib.figure import Figure
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from toy import Stripes, fit, recipe
+from toy_text import text_stack
 
 from dbl.denoising.sampling import Sampler
 from dbl.inference.settings import InferenceConfig
@@ -50,8 +51,8 @@ def _stack(run: RunFolder, **options: object) -> BlockStack:
 
 
 @pytest.mark.parametrize("kind", ["dit", "vit"])
-def test_one_resident_block_gives_the_same_output(kind: str, runs: dict[str, RunFolder]) -> None:
-    """Catches a keep_in_memory block that is stale, or loaded in training mode."""
+def test_one_block_in_memory_gives_the_same_output(kind: str, runs: dict[str, RunFolder]) -> None:
+    """Catches a loaded block that is stale, or loaded in training mode."""
     batch = next(iter(Stripes().test_dataloader()))
     outputs = []
     for keep_in_memory in ("all", "one"):
@@ -60,12 +61,21 @@ def test_one_resident_block_gives_the_same_output(kind: str, runs: dict[str, Run
     assert torch.equal(*outputs)
 
 
-def test_one_resident_block_holds_one_block(runs: dict[str, RunFolder]) -> None:
+def test_one_block_in_memory_holds_one_block(runs: dict[str, RunFolder]) -> None:
     """Catches an option that keeps everything in memory all the same."""
     stack = _stack(runs["dit"], keep_in_memory="one")
     assert sum(parameter.numel() for parameter in stack.parameters()) == 0
     assert stack.denoiser(1) is stack.denoiser(1)
     assert stack.denoiser(2) is not stack.denoiser(1)
+
+
+def test_a_stack_without_tensors_follows_its_device() -> None:
+    """Catches noise on the CPU for blocks elsewhere: with one block loaded at a time, no parameter tells the device."""
+    stack = text_stack("masked", keep_in_memory="one")
+    assert not list(stack.parameters())
+    assert stack.device.type == "cpu"
+    assert stack.to("meta").device.type == "meta"
+    assert {weights.device.type for weights in stack.denoiser(0).parameters()} == {"meta"}
 
 
 def test_each_level_is_denoised_by_its_own_block(runs: dict[str, RunFolder]) -> None:

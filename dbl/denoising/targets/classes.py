@@ -9,12 +9,11 @@ from typing_extensions import override
 from dbl.data.spec import DataSpec, ImageSpec
 from dbl.denoising.readout import Clean
 from dbl.denoising.targets.base import Batch
-from dbl.denoising.targets.gaussian import GaussianSpace
 from dbl.denoising.targets.pixels import ImageScale, image_spec
-from dbl.denoising.targets.tables import TableReadout, TableTarget
+from dbl.denoising.targets.tables import TableReadout, TableSpace, TableTarget
 
 
-class ClassSpace(GaussianSpace):
+class ClassSpace(TableSpace):
     """One row of a frozen table for each class; the condition is the image.
 
     Args:
@@ -23,20 +22,13 @@ class ClassSpace(GaussianSpace):
     """
 
     def __init__(self, data: ImageSpec, table: Tensor) -> None:
-        super().__init__()
+        super().__init__(table)
         self.standardise = ImageScale(data)
-        self.table: Tensor
-        self.register_buffer("table", table, persistent=False)
 
     @override
     def encode(self, batch: Batch) -> Clean:
         """Rows, images and labels from a batch with `image` and `label`."""
         return Clean(self.table[batch["label"]], self.standardise(batch["image"]), batch["label"])
-
-    @override
-    def decode(self, denoised: Tensor) -> Tensor:
-        """The class [N] whose row is nearest to the denoised vector."""
-        return (denoised.float() @ self.table.T).argmax(dim=1)
 
 
 @dataclass(frozen=True)

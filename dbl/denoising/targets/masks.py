@@ -79,10 +79,6 @@ class MaskTarget(Target):
             raise UserError(f"noise.sigma_max ({noise.sigma_max}) must be 1 for MaskTarget: text starts wholly hidden")
 
     @override
-    def make_table(self, data: DataSpec, seed: int) -> None:
-        return None
-
-    @override
     def space(self, data: DataSpec, table: Tensor | None) -> MaskSpace:
         return MaskSpace(text_spec(data, "MaskTarget").num_classes)
 

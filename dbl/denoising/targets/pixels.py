@@ -105,10 +105,6 @@ class PixelTarget(GaussianTarget):
         return image_spec(data, "PixelTarget").shape
 
     @override
-    def make_table(self, data: DataSpec, seed: int) -> None:
-        return None
-
-    @override
     def space(self, data: DataSpec, table: Tensor | None) -> PixelSpace:
         return PixelSpace(image_spec(data, "PixelTarget"), self.sigma_data)
 

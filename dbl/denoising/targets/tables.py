@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from dbl.data.spec import DataSpec
 from dbl.denoising.readout import Adjust, Clean, Prediction, Readout, mean_cross_entropy
-from dbl.denoising.targets.gaussian import GaussianTarget, Weight
+from dbl.denoising.targets.gaussian import GaussianSpace, GaussianTarget, Weight
 from dbl.diffusion.gaussian import append_axes
 from dbl.utils.errors import UserError, check_choice
 from dbl.utils.seeding import generator_for
@@ -95,6 +95,24 @@ class TableReadout(Readout):
         """Cross-entropy in nats, of a sequence the mean over its scored tokens."""
         assert prediction.logits is not None
         return mean_cross_entropy(prediction.logits, clean.labels)
+
+
+class TableSpace(GaussianSpace):
+    """One row of a frozen table for each class or token.
+
+    Args:
+        table: [C, D] rows of unit length.
+    """
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.table: Tensor
+        self.register_buffer("table", table, persistent=False)
+
+    @override
+    def decode(self, denoised: Tensor) -> Tensor:
+        """The class [N], or the tokens [N, T], whose rows are nearest to the denoised vectors."""
+        return (denoised.float() @ self.table.T).argmax(dim=-1)
 
 
 @dataclass(frozen=True)

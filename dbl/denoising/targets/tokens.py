@@ -12,8 +12,7 @@ from typing_extensions import override
 from dbl.data.spec import DataSpec, TextSpec
 from dbl.denoising.readout import Clean
 from dbl.denoising.targets.base import Batch
-from dbl.denoising.targets.gaussian import GaussianSpace
-from dbl.denoising.targets.tables import ReadoutKind, TableReadout, TableTarget
+from dbl.denoising.targets.tables import ReadoutKind, TableReadout, TableSpace, TableTarget
 from dbl.utils.errors import UserError
 
 
@@ -27,28 +26,14 @@ def text_spec(data: DataSpec, target: str) -> TextSpec:
     return data
 
 
-class TokenSpace(GaussianSpace):
-    """One row of a frozen table for each token.
-
-    Args:
-        table: [C, D] rows of unit length.
-    """
-
-    def __init__(self, table: Tensor) -> None:
-        super().__init__()
-        self.table: Tensor
-        self.register_buffer("table", table, persistent=False)
+class TokenSpace(TableSpace):
+    """One row of a frozen table for each token; the condition is the tokens before it."""
 
     @override
     def encode(self, batch: Batch) -> Clean:
         """Rows [N, T, D] of the tokens that follow, from `tokens` [N, T + 1]."""
         labels = batch["tokens"][:, 1:]
         return Clean(self.table[labels.clamp(min=0)], batch["tokens"][:, :-1].clamp(min=0), labels)
-
-    @override
-    def decode(self, denoised: Tensor) -> Tensor:
-        """The tokens [N, T] whose rows are nearest."""
-        return (denoised.float() @ self.table.T).argmax(dim=-1)
 
 
 @dataclass(frozen=True)
