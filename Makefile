@@ -1,4 +1,4 @@
-# `make help` lists the targets. The first target that needs it makes .venv with everything.
+# `make help` lists the targets. Any target that needs .venv creates it first, with everything in it.
 PYTHON ?= python3
 CONFIG ?= configs/digits_dit.yaml
 ARGS ?=
@@ -11,7 +11,7 @@ READY := .venv/.ready
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-setup: $(READY) ## make .venv with everything
+setup: $(READY) ## create .venv with everything
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -20,41 +20,41 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	@touch $@
 
-train: $(READY) ## train all blocks, assemble, evaluate, report    [CONFIG=configs/... ARGS="--trainer.max_steps 400"]
+train: $(READY) ## train all blocks, assemble, evaluate, report   [CONFIG=configs/... ARGS="--trainer.max_steps 400"]
 	$(BIN)/dbl train --config $(CONFIG) $(ARGS)
 
-compare: $(READY) ## the same beside the end-to-end network           [CONFIG=configs/... ARGS=...]
+compare: $(READY) ## the same, and the end-to-end network          [CONFIG=configs/... ARGS=...]
 	$(BIN)/dbl compare --config $(CONFIG) $(ARGS)
 
-plan: $(READY) ## memory of a training step before any training        [CONFIG=configs/... ARGS="--fit 12GB"]
+plan: $(READY) ## plan the memory of a training step            [CONFIG=configs/... ARGS="--fit 12GB"]
 	$(BIN)/dbl plan --config $(CONFIG) $(ARGS)
 
-test: $(READY) ## run the tests, a file on each core at a time
+test: $(READY) ## run the tests, one file per core at a time
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
 lint: $(READY) ## check style and format
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-format: $(READY) ## fix style and format where that can be done automatically
+format: $(READY) ## fix style and format where possible
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 types: $(READY) ## check types
 	$(BIN)/mypy
 
-docs: $(READY) ## write the tables of docs/ anew, from the code
+docs: $(READY) ## generate the tables in docs/ from the code
 	$(BIN)/python -m docs.tables docs/configuration.md docs/api.md
 
-notebooks: $(READY) ## run the notebooks; with outputs they are in build/notebooks
+notebooks: $(READY) ## run the notebooks; copies with outputs go to build/notebooks
 	$(BIN)/jupyter-nbconvert --execute --to notebook --output-dir build/notebooks notebooks/*.ipynb
 
-bench: $(READY) ## measure ratios of time and memory: a block against the whole network
+bench: $(READY) ## compare time and memory of a block with those of the whole network
 	$(BIN)/python -m benchmarks.block_against_whole
 
 tensorboard: $(READY) ## show the logs of all runs
 	$(BIN)/tensorboard --logdir runs
 
-clean: ## remove caches; runs and .venv stay
+clean: ## remove caches, but not runs and .venv
 	rm -rf .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

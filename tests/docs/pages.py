@@ -1,4 +1,4 @@
-"""What stands in the Markdown pages: fenced blocks with their marks, headings and links."""
+"""Reads the Markdown pages: fenced blocks with their marks, headings, links and paths."""
 
 import re
 import shlex
@@ -18,10 +18,10 @@ class Fence:
     """A fenced block of a page.
 
     Attributes:
-        place: page and line, for people.
-        language: behind the fence's backticks.
-        text: inside.
-        needs: what a machine must have to run it, from the mark on the line before.
+        place: page and line, for test names.
+        language: word after the opening backticks.
+        text: content of the block.
+        needs: requirements of the block, from the mark on the line before; None if it runs anywhere.
     """
 
     place: str
@@ -41,7 +41,7 @@ def all_pages() -> list[Path]:
 
 
 def fences(page: Path, language: str) -> Iterator[Fence]:
-    """The blocks of a page in a language, in their order."""
+    """The blocks of a page in a language, in order."""
     text = page.read_text(encoding="utf-8")
     for match in _FENCE.finditer(text):
         mark = _MARK.search(text[: match.start()].rpartition("\n\n")[2])
@@ -51,12 +51,12 @@ def fences(page: Path, language: str) -> Iterator[Fence]:
 
 
 def without_code(text: str) -> str:
-    """A page without fenced blocks and code spans, in which a link is only text."""
+    """A page without fenced blocks and code spans, where a link is only text."""
     return re.sub(r"`[^`\n]+`", "``", _FENCE.sub("", text))
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors that GitHub gives to the headings of a page, and those that stand in it as HTML."""
+    """The anchors that GitHub gives to the headings of a page, and those written as HTML."""
     text = _FENCE.sub("", page.read_text(encoding="utf-8"))
     seen: dict[str, int] = {}
     found = set(re.findall(r"<a (?:id|name)=\"([^\"]+)\"", text))
@@ -74,8 +74,17 @@ def slug_of(heading: str) -> str:
 
 
 def links(page: Path) -> list[str]:
-    """The targets of links and pictures of a page that are not on the web."""
+    """The targets of links and pictures of a page, without those on the web."""
     found = re.findall(
         r"\[[^\]]*\]\(\s*<?([^)>\s]+)>?(?:\s+\"[^\"]*\")?\)", without_code(page.read_text(encoding="utf-8"))
     )
     return [target for target in found if not re.match(r"[a-z]+:", target)]
+
+
+def paths(page: Path) -> set[str]:
+    """Paths of Python files and tests that a page names in code spans; those in `dbl/` may be written from there on."""
+    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    spans = re.findall(r"`([\w./-]+)`", text)
+    return {
+        span for span in spans if ("/" in span and re.search(r"\.pyi?$", span)) or re.match(r"(dbl|tests)/\w", span)
+    }

@@ -1,4 +1,4 @@
-"""Commands of the pages as a user types them, in folders whose configs are cut to networks that train in a second."""
+"""Runs commands of the pages as a user types them, in folders whose configs have networks that train in a second."""
 
 import os
 import shlex
@@ -23,27 +23,27 @@ from docs.tables.parameters import parser_of
 from .pages import ROOT
 from .tiny import tiny
 
-# Commands that install or fetch are not run; commands on files are run as they are.
+# Commands that install or fetch are skipped; file commands are run unchanged.
 _FETCHING = ("git", "pip", "pip3", "uv")
 _ON_FILES = ("cp", "mv", "mkdir", "ls", "cat")
 _TRAINING = ("fit", "train", "compare")
 _ON_A_MODEL = ("validate", "test", "predict")
-# However long a training a page asks for, and on whatever device: the last value of an option counts.
+# Overrides the length and devices that a page asks for: the last value of an option counts.
 _CUT = ["--trainer.max_steps=2", "--trainer.devices=1", "--trainer.strategy=auto", "--trainer.accelerator=cpu"]
 
 
-class NotTaught(AssertionError):
+class UnknownCommand(AssertionError):
     """A command that this test cannot run."""
 
     def __init__(self, line: str, reason: str) -> None:
         marks = "<!-- needs: gpu -->, network, cluster or DBL_DATA"
-        super().__init__(f"{line}: {reason}; mark it ({marks}) or teach tests/docs/sandbox.py")
+        super().__init__(f"{line}: {reason}; mark it ({marks}) or add it to tests/docs/sandbox.py")
 
 
 def dbl_arguments(line: str) -> list[str] | None:
     """The arguments of the `dbl` command behind a line of a page; None if there is none behind it.
 
-    `make` says itself what a target would run.
+    `make --dry-run` tells what a target would run.
 
     Raises:
         AssertionError: if the Makefile has no such target.
@@ -54,7 +54,7 @@ def dbl_arguments(line: str) -> list[str] | None:
     if words[0] != "make":
         return None
     command = ["make", "--no-print-directory", "--dry-run", "--assume-old=.venv/.ready", *words[1:]]
-    # Without the options of a `make test` that these tests may be part of.
+    # Without the options of `make test`, which may have started these tests.
     environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
     said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert said.returncode == 0, f"{line}: {said.stderr}"
@@ -62,7 +62,7 @@ def dbl_arguments(line: str) -> list[str] | None:
 
 
 def names_of_runs(words: list[str]) -> list[str]:
-    """Names of the run folders that a command wants to find; those it makes by itself are not among them."""
+    """Names of the run folders that must exist before a command; without those that it creates."""
     named = [Path(word.partition("=")[2] or word).parts for word in words]
     names = [parts[1] for parts in named if len(parts) > 1 and parts[0] == "runs"]
     if words[0] in _ON_A_MODEL:
@@ -78,11 +78,11 @@ def _option(words: list[str], name: str) -> str | None:
 
 @dataclass
 class Sandbox:
-    """Folders with tiny configs in which commands are run, each in its own, beside copies of the runs that it names.
+    """Folders with tiny configs: each command runs in one of its own, with copies of the runs that it names.
 
     Args:
-        folder: for everything; must be empty.
-        lines: command lines of all pages that can be run: one of them makes a run with a name of its own.
+        folder: parent of all folders; must be empty.
+        lines: command lines of all pages that can be run, among them those that create the runs that others name.
     """
 
     folder: Path
@@ -96,10 +96,10 @@ class Sandbox:
             (self.folder / "configs" / path.name).write_text(yaml.safe_dump(config, sort_keys=False))
 
     def run(self, line: str) -> int:
-        """Run a line of a page; the exit code.
+        """Run a line of a page and return its exit code.
 
         Raises:
-            NotTaught: if it cannot be run here.
+            UnknownCommand: if it cannot be run here.
         """
         with pytest.MonkeyPatch.context() as patch:
             words = _with_environment(shlex.split(line), patch)
@@ -109,7 +109,7 @@ class Sandbox:
             if words[0] in ("make", *_FETCHING):
                 return 0
             if words[0] not in _ON_FILES:
-                raise NotTaught(line, f"no test runs `{words[0]}`")
+                raise UnknownCommand(line, f"no test runs `{words[0]}`")
             return subprocess.run(words, cwd=self._place(words, line), check=False).returncode
 
     def parse(self, line: str) -> None:
@@ -122,7 +122,7 @@ class Sandbox:
                 parser_of(arguments[0]).parse_args(arguments if has_subcommand else arguments[1:])
 
     def _run_dbl(self, arguments: list[str], line: str) -> tuple[int, Path]:
-        """Exit code and folder of a command; the same one is run once."""
+        """Exit code and folder of a command; a command that occurs twice is run once."""
         key = tuple(arguments)
         if key not in self._done:
             place = self._place(arguments, line)
@@ -130,7 +130,7 @@ class Sandbox:
         return self._done[key]
 
     def _place(self, words: list[str], line: str) -> Path:
-        """A folder of its own for a command, with what it names."""
+        """A new folder for a command, with the runs and texts that it names."""
         place = self.folder / f"place_{len(list(self.folder.iterdir()))}"
         place.mkdir()
         (place / "configs").symlink_to(self.folder / "configs")
@@ -145,21 +145,21 @@ class Sandbox:
         return place
 
     def _made(self, name: str, command: str, line: str) -> Path:
-        """The folder in which a run was made: from the config of its name, or by the line of a page that names it."""
+        """The folder in which a run was created: from the config of its name, or by a line of a page."""
         if (self.folder / "configs" / f"{name}.yaml").is_file():
             maker = [command, "--config", f"configs/{name}.yaml"]
         else:
             naming = (dbl_arguments(found) or [] for found in self.lines if "--run.name" in found)
             maker = next((arguments for arguments in naming if _option(arguments, "--run.name") == name), [])
         if not maker or maker[0] not in _TRAINING:
-            raise NotTaught(line, f"no config and no command on a page makes runs/{name}")
+            raise UnknownCommand(line, f"no config and no command on a page makes runs/{name}")
         code, place = self._run_dbl(maker, line)
         assert code == 0, f"{' '.join(maker)} ended with exit code {code}"
         return place
 
 
 def _with_environment(words: list[str], patch: pytest.MonkeyPatch) -> list[str]:
-    """The words of a command without the variables before it, which are set."""
+    """Set the variables in front of a command and return the rest of its words."""
     while "=" in words[0]:
         name, _, value = words.pop(0).partition("=")
         patch.setenv(name, value)
@@ -167,14 +167,14 @@ def _with_environment(words: list[str], patch: pytest.MonkeyPatch) -> list[str]:
 
 
 def _cut(arguments: list[str]) -> list[str]:
-    """What to add to a command so that it takes seconds."""
+    """Options that make a command take seconds."""
     if arguments[0] not in _TRAINING:
         return []
     return [*_CUT, *(["--seeds=0"] if _option(arguments, "--seeds") else [])]
 
 
 def _plan_one_row(patch: pytest.MonkeyPatch) -> None:
-    """Let the first row of a plan stand for the others, and its batch for the largest: each takes a dozen steps."""
+    """Let the first row of a plan stand for all, and the given batch for the largest: each takes a dozen steps."""
     measured, found = Planner.peak, list[dict[str, int]]()
 
     def peak(planner: Planner, make_part: MakePart, batch_size: int) -> dict[str, int]:
@@ -187,7 +187,7 @@ def _plan_one_row(patch: pytest.MonkeyPatch) -> None:
 
 
 class _HandedOver(Exception):
-    """A command has come to where other processes or machines would train the blocks."""
+    """A command has reached the point where other processes or machines would train the blocks."""
 
 
 def _launch_inline(launch: Launch) -> InlineBackend:
@@ -197,7 +197,7 @@ def _launch_inline(launch: Launch) -> InlineBackend:
 
 
 def _main(arguments: list[str], place: Path) -> int:
-    """Run a command of `dbl` in a folder, in this process, up to what other processes or machines would do."""
+    """Run a command of `dbl` in a folder and this process, up to where other processes or machines take over."""
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         patch.chdir(place)

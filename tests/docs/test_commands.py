@@ -1,4 +1,4 @@
-"""Every command and every piece of Python in the pages works as it stands there.
+"""Every command and every Python block in the pages works as written.
 
 Each ```bash line is run, with tiny configs and two steps a block; each ```python block is run, with short trainings. A
 block that this machine cannot run has `<!-- needs: gpu -->`, `network`, `cluster` or `DBL_DATA` on the line before its
@@ -12,9 +12,9 @@ import lightning as L
 import pytest
 
 from .pages import NEEDS, Fence, all_pages, fences
-from .sandbox import NotTaught, Sandbox, dbl_arguments, names_of_runs
+from .sandbox import Sandbox, UnknownCommand, dbl_arguments, names_of_runs
 
-# Trainings of more steps than the first are cut to the second; what shorter ones show may need all of their steps.
+# Trainings longer than the first number are cut to the second; shorter ones may need all of their steps.
 _MOST_STEPS, _CUT_STEPS = 150, 10
 
 SHELL = [fence for page in all_pages() for fence in fences(page, "bash")]
@@ -89,7 +89,7 @@ def test_a_fence_is_read_with_its_mark(tmp_path: Path) -> None:
     assert first.place == "page.md:2"
 
 
-def test_make_tells_the_command_behind_a_target() -> None:
+def test_make_tells_the_command_of_a_target() -> None:
     """Catches a target that is taken for a command that it does not run, and targets that do not exist."""
     assert dbl_arguments('make train CONFIG=c.yaml ARGS="--a 1"') == ["train", "--config", "c.yaml", "--a", "1"]
     assert dbl_arguments("make lint") is None
@@ -97,10 +97,10 @@ def test_make_tells_the_command_behind_a_target() -> None:
         dbl_arguments("make tarin")
 
 
-def test_a_command_that_nobody_taught_is_a_failure(sandbox: Sandbox) -> None:
-    """Catches commands that are passed over in silence."""
+def test_an_unknown_command_is_a_failure(sandbox: Sandbox) -> None:
+    """Catches commands that are silently skipped."""
     for line in ("frobnicate runs", "dbl sample runs/nobody_made_it"):
-        with pytest.raises(NotTaught, match="mark it"):
+        with pytest.raises(UnknownCommand, match="mark it"):
             sandbox.run(line)
     assert sandbox.run("dbl train --config configs/digits_dit.yaml --no.such.option 1") == 2
 

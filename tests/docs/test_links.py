@@ -1,11 +1,13 @@
-"""Links between the pages lead somewhere, and every page can be found."""
+"""Links and paths in the pages lead somewhere, and every page can be found."""
 
+import re
 from pathlib import Path
+from textwrap import dedent
 from urllib.parse import unquote
 
 import pytest
 
-from .pages import ROOT, all_pages, anchors, links, slug_of
+from .pages import ROOT, all_pages, anchors, links, paths, slug_of
 
 PAGES = [*all_pages(), ROOT / "CHANGELOG.md"]
 
@@ -34,6 +36,25 @@ def test_every_page_is_linked_from_the_start() -> None:
     }
     pages = {page.resolve() for page in (ROOT / "docs").glob("*.md")} - {ROOT / "docs" / "README.md"}
     assert sorted(page.name for page in pages - linked) == []
+
+
+@pytest.mark.parametrize("page", all_pages(), ids=lambda page: page.name)
+def test_every_path_leads_somewhere(page: Path) -> None:
+    """Catches a file of the package or a test that was moved after a page named it."""
+    assert sorted(path for path in paths(page) if not any((ROOT / base / path).exists() for base in ("", "dbl"))) == []
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md"])
+def test_the_tree_is_that_of_the_package(name: str) -> None:
+    """Catches a folder that is missing from the tree, and a folder or file in the tree that was renamed or removed."""
+    after = (ROOT / name).read_text(encoding="utf-8").partition("dbl/\n")[2]
+    tree = dedent(re.split(r"\n```|\n\n", after, maxsplit=1)[0])
+    folders: list[str] = []
+    for indent, entry in re.findall(r"^( *)(\w+/?) {2,}\S", tree, re.MULTILINE):
+        folders += [] if indent else [entry.rstrip("/")]
+        path = ROOT / "dbl" / (f"{folders[-1]}/{entry}" if indent else entry)
+        assert path.is_dir() if entry.endswith("/") else path.with_suffix(".py").is_file(), path
+    assert sorted(folders) == sorted(path.parent.name for path in (ROOT / "dbl").glob("*/__init__.py"))
 
 
 def test_a_wrong_link_is_found(tmp_path: Path) -> None:

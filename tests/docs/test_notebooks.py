@@ -1,4 +1,4 @@
-"""The notebooks as they are stored; `make notebooks` runs them."""
+"""The stored notebooks; `make notebooks` runs them."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_a_notebook_is_stored_without_outputs(path: Path) -> None:
 
 
 def test_an_own_network_needs_under_sixty_lines() -> None:
-    """Catches an interface that asks more and more of who brings a network."""
+    """Catches an interface that demands more and more of a user who brings a network."""
     (path,) = (path for path in NOTEBOOKS if path.stem == "02_your_network")
     lines = [line.strip() for cell in _code(path) for line in "".join(cell["source"]).splitlines()]
     assert 20 < len([line for line in lines if line and not line.startswith("#")]) < 60

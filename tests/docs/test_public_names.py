@@ -19,7 +19,7 @@ from .pages import ROOT
 
 API = ROOT / "docs" / "api.md"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-# What a notebook may import from; `dbl.networks.layers` and others are for who extends dbl.
+# Modules that a notebook may import from; `dbl.networks.layers` and others are for extensions.
 PUBLIC: list[ModuleType] = [dbl, dbl.evaluation.figures]
 
 
