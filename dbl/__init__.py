@@ -1,7 +1,7 @@
 """Block-wise training of neural networks by diffusion (DiffusionBlocks, arXiv 2506.14202).
 
-The public names stand in `__init__.pyi`. They are imported when they are first used, so that `import dbl` is quick, and
-configs and stored contracts call classes by them (`dbl.DiT`), so that a file may move without breaking either.
+`__init__.pyi` lists the public names. Each is imported on first use, which keeps `import dbl` fast. Configs and stored
+contracts refer to classes by these names (`dbl.DiT`), so moving a file breaks neither.
 """
 
 import ast
@@ -23,5 +23,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Lists names that are not imported yet as well, for completion with Tab."""
+    """Include names that are not imported yet, for tab completion."""
     return sorted({*globals(), *__all__})

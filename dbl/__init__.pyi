@@ -1,4 +1,4 @@
-# The public names of dbl, once: type checkers read this file, and `__init__.py` imports a name from here on first use.
+# The public names of dbl, sorted by module. Type checkers read this file; `__init__.py` imports each name on first use.
 from dbl.commands.main import main as main
 from dbl.data import (
     Bytes as Bytes,
@@ -51,6 +51,6 @@ from dbl.networks import (
 from dbl.run.contract import Contract as Contract, ContractConfig as ContractConfig
 from dbl.run.hub import push_to_hub as push_to_hub
 from dbl.training.block import DiffusionBlock as DiffusionBlock
-from dbl.training.module import TrainingConfig as TrainingConfig
+from dbl.training.config import TrainingConfig as TrainingConfig
 from dbl.training.noisy_data import NoisyData as NoisyData
 from dbl.utils.errors import UserError as UserError

@@ -10,7 +10,8 @@ from dbl.networks import DiT, ViT
 from dbl.training.block import DiffusionBlock
 from dbl.training.callbacks.checkpoint import LastCheckpoint
 from dbl.training.callbacks.ema import EMA
-from dbl.training.module import TrainingConfig, TrainingModule
+from dbl.training.config import TrainingConfig
+from dbl.training.module import TrainingModule
 from dbl.training.noisy_data import NoisyData
 
 
@@ -47,7 +48,7 @@ def fit(part: TrainingModule, folder: Path, steps: int = 6, resume: bool = False
         accelerator="cpu",
         logger=False,
         callbacks=callbacks,
-        enable_progress_bar=False,
+        enable_progress_bar=bool(trainer.pop("enable_progress_bar", False)),
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,

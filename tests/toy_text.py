@@ -168,7 +168,7 @@ def known_baseline() -> EndToEndCausalLM:
 def randomised(part: TrainingModule) -> TrainingModule:
     """A part whose weights are all random: as built, some are zeros that hide what they stand behind."""
     generator = torch.Generator().manual_seed(7)
-    for parameter in part.trained.parameters():
+    for parameter in part.parameters():
         parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
     return part.eval()
 

@@ -65,7 +65,7 @@ def evaluate_baseline(run: RunFolder) -> Arm:
         "layers": contract.config.network.num_layers,
         "sigma_high": None,
         "sigma_low": None,
-        **read_part(checkpoint, "end_to_end", contract, "network.").facts(),
+        **read_part(checkpoint, "end_to_end", contract, "network.").summary(),
     }
     return Arm(
         "end_to_end",
@@ -88,7 +88,7 @@ def load_baseline(run: RunFolder) -> TrainingModule:
     kind = baseline_of(contract.config.network)
     assert kind is not None
     part: TrainingModule = kind(contract)  # type: ignore[call-arg, arg-type]
-    part.trained.load_state_dict(read_part(checkpoint, "end_to_end", contract, "network.").weights)
+    part.get_submodule("network").load_state_dict(read_part(checkpoint, "end_to_end", contract, "network.").weights)
     return part
 
 

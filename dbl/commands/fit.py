@@ -211,9 +211,9 @@ class BlockCLI(LightningCLI):
                 )
             return None
         newest = files.newest()
-        if newest and newest.fault and self.trainer.is_global_zero:
+        if newest and newest.problem and self.trainer.is_global_zero:
             warnings.warn(
-                f"{newest.fault}: training goes on from {newest.path} (step {newest.step})", DblWarning, stacklevel=2
+                f"{newest.problem}: training goes on from {newest.path} (step {newest.step})", DblWarning, stacklevel=2
             )
         return newest
 

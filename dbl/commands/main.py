@@ -8,7 +8,7 @@ import sys
 import warnings
 from importlib import import_module
 
-from dbl.utils.errors import Interrupted, TrainingFailed, UserError, known_fault
+from dbl.utils.errors import Interrupted, TrainingFailed, UserError, as_known_error
 
 _HELP = """usage: dbl COMMAND [options]     (dbl COMMAND --help explains the options)
 
@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("dbl: stopped", file=sys.stderr)
         return 130
     except Exception as error:
-        known = known_fault(error)
+        known = as_known_error(error)
         if known is None:
             raise
         print(f"dbl: {known}", file=sys.stderr)

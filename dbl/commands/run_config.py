@@ -15,7 +15,7 @@ from dbl.evaluation.callbacks.text_quality import TextQuality
 from dbl.inference.settings import InferenceConfig
 from dbl.run.contract import Contract, ContractConfig
 from dbl.run.folder import RunFolder
-from dbl.training.module import TrainingConfig, check_precision
+from dbl.training.config import TrainingConfig, check_precision
 from dbl.utils.errors import UserError
 from dbl.utils.files import write_text
 

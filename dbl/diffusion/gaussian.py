@@ -1,7 +1,7 @@
 """Gaussian diffusion in the variance-exploding form: corruption, preconditioning, weight and step.
 
-EDM = Karras et al. 2022 (arXiv 2206.00364), paper = DiffusionBlocks (arXiv 2506.14202). Everywhere sigma is the
-standard deviation of the noise, with shape [N] next to a target of shape [N, ...].
+EDM = Karras et al. 2022 (arXiv 2206.00364), paper = DiffusionBlocks (arXiv 2506.14202). sigma is always the standard
+deviation of the noise, with shape [N] next to a target of shape [N, ...].
 """
 
 from typing import NamedTuple
@@ -11,10 +11,9 @@ from torch import Tensor
 
 
 def append_axes(sigma: Tensor, like: Tensor) -> Tensor:
-    """Give sigma [N] as many trailing axes of size 1 as `like` [N, ...] has, so that they broadcast per sample.
+    """Append axes of size 1 to sigma [N] until it broadcasts with `like` [N, ...], one level per sample.
 
-    Raises:
-        ValueError: if sigma is not a vector with one level for each sample.
+    Raises ValueError if the shapes do not match, since plain broadcasting could silently pair levels with pixels.
     """
     if sigma.ndim != 1 or sigma.shape[0] != like.shape[0]:
         raise ValueError(f"sigma must have shape [{like.shape[0]}], one level for each sample, not {list(sigma.shape)}")
@@ -27,7 +26,7 @@ def corrupt(clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
 
 
 class Scalings(NamedTuple):
-    """The four scalings of preconditioning, each [N]."""
+    """Preconditioning coefficients, each [N]."""
 
     c_skip: Tensor
     c_out: Tensor
@@ -36,7 +35,10 @@ class Scalings(NamedTuple):
 
 
 def scalings(sigma: Tensor, sigma_data: float) -> Scalings:
-    """EDM preconditioning (EDM, Table 1): `D = c_skip z + c_out F(c_in z, c_noise)`, from sigma [N]."""
+    """EDM preconditioning (EDM, Eq. 7 and Table 1): `D = c_skip z + c_out F(c_in z, c_noise)`, from sigma [N].
+
+    The network F sees inputs and is asked for outputs of unit variance at every level.
+    """
     total = sigma.square() + sigma_data**2
     return Scalings(
         c_skip=sigma_data**2 / total,
@@ -47,14 +49,17 @@ def scalings(sigma: Tensor, sigma_data: float) -> Scalings:
 
 
 def edm_weight(sigma: Tensor, sigma_data: float) -> Tensor:
-    """`w(sigma) = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2` (EDM, Table 1), [N] from sigma [N]."""
+    """`w(sigma) = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2` (EDM, Table 1), [N] from sigma [N].
+
+    It equals `1 / c_out^2`, so every level contributes a network error of the same scale.
+    """
     return (sigma.square() + sigma_data**2) / (sigma * sigma_data).square()
 
 
 def euler_step(noisy: Tensor, denoised: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
     """One Euler step of the probability-flow ODE from sigma down to sigma_next (both scalars).
 
-    `z' = z + (sigma' - sigma) (z - D) / sigma`, that is `(sigma'/sigma) z + (1 - sigma'/sigma) D`: EDM's sign. The
-    paper prints its Eq. 3-4 with the other sign, with which the noise would grow.
+    `z' = z + (sigma' - sigma) (z - D) / sigma = (sigma'/sigma) z + (1 - sigma'/sigma) D`, with EDM's sign. The paper
+    prints its Eq. 3-4 with the opposite sign, which would make the noise grow.
     """
     return torch.lerp(denoised, noisy, (sigma_next / sigma).to(noisy.dtype))

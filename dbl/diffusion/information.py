@@ -1,12 +1,12 @@
-"""How much a noise level tells about a discrete target, and the noise distribution that follows from it.
+"""The information that a noise level resolves about a discrete target, and the noise distribution based on it.
 
 For `z = y + sigma * noise` with y a row of a table, the I-MMSE relation (Guo, Shamai, Verdu 2005; arXiv cs/0412108)
-gives the information that is resolved between two levels:
+gives the information resolved per level,
 
     i(sigma) = sigma^-3 mmse(sigma)   nats per unit of sigma,
 
-and its integral over all levels is the entropy of y. Drawing sigma from this density, and cutting it into equal parts,
-gives every block the same number of nats to resolve. No network is needed: the best denoiser of a table is its
+whose integral over all levels is the entropy of y. Drawing sigma from this density and cutting it into equal parts
+gives every block the same number of nats to resolve. It needs no network, since the optimal denoiser of a table is its
 posterior mean.
 """
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from dbl.diffusion.noise import NoiseDistribution, TabulatedNoise
 from dbl.utils.errors import UserError
@@ -22,22 +23,20 @@ from dbl.utils.seeding import generator_for
 
 
 def mmse(table: Tensor, frequencies: Tensor, sigmas: Tensor, num_draws: int, seed: int) -> Tensor:
-    """Smallest possible mean squared error of estimating a table row from `row + sigma * noise`.
-
-    Monte Carlo with the same draws at every level, so that the curve is smooth in sigma, and with each noise and its
-    mirror image, which halves the error.
+    """Minimum mean squared error of estimating a table row from `row + sigma * noise`, by Monte Carlo.
 
     Args:
         table: [C, D] rows.
         frequencies: [C] probabilities of the rows, summing to 1.
         sigmas: [K] levels.
-        num_draws: rows and noises drawn, an even number.
-        seed: of these draws.
+        num_draws: number of Monte Carlo draws, even.
+        seed: random seed of the draws.
 
     Returns:
         [K] squared errors, summed over D, float64.
     """
     generator = generator_for(seed, "mmse")
+    # All levels share the draws, so that the curve is smooth in sigma; antithetic pairs halve the error.
     rows = _stratified_rows(frequencies, num_draws // 2, generator).repeat(2)
     noise = torch.randn(num_draws // 2, table.shape[1], generator=generator, dtype=table.dtype)
     noise = torch.cat([noise, -noise])
@@ -46,7 +45,7 @@ def mmse(table: Tensor, frequencies: Tensor, sigmas: Tensor, num_draws: int, see
 
 
 def _stratified_rows(frequencies: Tensor, num_draws: int, generator: torch.Generator) -> Tensor:
-    """[num_draws] row indices that follow the frequencies closely: one in each of num_draws equal strata."""
+    """[num_draws] row indices that follow the frequencies closely: one per stratum of equal probability."""
     jitter = torch.rand(num_draws, generator=generator, dtype=torch.float64)
     uniform = (torch.arange(num_draws, dtype=torch.float64) + jitter) / num_draws
     return torch.searchsorted(frequencies.double().cumsum(0), uniform).clamp(max=len(frequencies) - 1)
@@ -56,6 +55,7 @@ def _squared_error(table: Tensor, frequencies: Tensor, rows: Tensor, noise: Tens
     """[num_draws] squared distance between the true row and the posterior mean."""
     clean = table[rows]
     noisy = clean + sigma * noise
+    # log p(z | row) up to a constant: |z - row|^2 expanded, without the |z|^2 that all rows share
     evidence = (noisy @ table.T - 0.5 * table.square().sum(1)) / sigma**2
     posterior = torch.softmax(evidence + frequencies.log(), dim=1)
     return (clean - posterior @ table).square().sum(1)
@@ -76,16 +76,15 @@ def information_density(
 class InformationNoise(NoiseDistribution):
     """Levels drawn in proportion to the information that they resolve about a class or token (ours).
 
-    A recipe more than a distribution: `fit` measures the density from the table and returns a `TabulatedNoise`.
+    It has no density of its own: `fit` measures one from the table and returns a `TabulatedNoise`.
 
     Args:
         sigma_min: smallest level; below it the nearest row is the answer.
-        sigma_max: largest level; above it the noisy vector tells nothing.
-        uniform_share: share of a log-uniform distribution that is mixed in, so that the tails are trained too; in (0,
-            1].
-        num_levels: levels at which the density is measured, equally spaced in ln sigma.
-        num_draws: Monte Carlo draws at each level.
-        seed: of the Monte Carlo draws.
+        sigma_max: largest level; above it the noisy vector carries no information.
+        uniform_share: weight of the log-uniform distribution mixed in so that the tails are trained too; in (0, 1].
+        num_levels: number of levels at which the density is measured, equally spaced in ln sigma.
+        num_draws: number of Monte Carlo draws at each level.
+        seed: random seed of the Monte Carlo draws.
 
     Example:
         >>> import dbl, torch
@@ -107,30 +106,28 @@ class InformationNoise(NoiseDistribution):
         if not 0 < self.uniform_share <= 1:
             raise UserError(f"noise: uniform_share ({self.uniform_share}) must lie in (0, 1]")
 
+    @override
     def fit(self, table: Tensor | None, frequencies: Tensor) -> TabulatedNoise:
         """Measure the density for a table [C, D] with class frequencies [C].
 
-        Raises:
-            UserError: if there is no table, or nothing to learn about its rows.
+        Raises UserError if there is no table, or nothing to learn about its rows.
         """
         if table is None:
             raise UserError("noise InformationNoise needs a target with a table, such as dbl.ClassTarget")
         logs = torch.linspace(math.log(self.sigma_max), math.log(self.sigma_min), self.num_levels, dtype=torch.float64)
         sigmas = logs.exp()
-        sigmas[0], sigmas[-1] = self.sigma_max, self.sigma_min
+        sigmas[0], sigmas[-1] = self.sigma_max, self.sigma_min  # exact ends: exp(log(x)) can round
         density = information_density(table.float().cpu(), frequencies.float().cpu(), sigmas, self.num_draws, self.seed)
         nats = -torch.trapezoid(density, logs)
         if nats < 1e-3:
             raise UserError("noise InformationNoise: between sigma_min and sigma_max nothing is learnt about the class")
-        mixed = (1 - self.uniform_share) * density / nats + self.uniform_share / math.log(
-            self.sigma_max / self.sigma_min
-        )
-        return TabulatedNoise.from_density(sigmas, mixed)
+        uniform = self.uniform_share / math.log(self.sigma_max / self.sigma_min)
+        return TabulatedNoise.from_density(sigmas, (1 - self.uniform_share) * density / nats + uniform)
 
+    @override
     def cdf(self, sigma: Tensor) -> Tensor:
-        """Not known before `fit`."""
         raise RuntimeError("InformationNoise has no CDF before fit(table, frequencies)")
 
+    @override
     def quantile(self, q: Tensor) -> Tensor:
-        """Not known before `fit`."""
         raise RuntimeError("InformationNoise has no quantiles before fit(table, frequencies)")

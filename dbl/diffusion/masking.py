@@ -1,8 +1,8 @@
-"""Masked diffusion (MD4: Shi et al. 2024, arXiv 2406.04329): hiding tokens, the weight of the loss, the step back.
+"""Masked diffusion (MD4: Shi et al. 2024, arXiv 2406.04329): masking tokens, loss weight, sampler step.
 
-The level of noise is the probability that a token is hidden, `mask_prob = 1 - alpha`, and takes the place of sigma
-everywhere: a block owns an interval of it, and it decreases from 1 to 0 in sampling. Time t in [0, 1] only says how it
-is spread: `alpha(t)` is 1 at t = 0 and 0 at t = 1.
+The noise level is the masking probability `mask_prob = 1 - alpha`. It takes the place of sigma everywhere: a block owns
+an interval of it, and sampling decreases it from 1 to 0. Time t in [0, 1] only parametrises the schedule, with
+`alpha(0) = 1` and `alpha(1) = 0`.
 """
 
 import math
@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from dbl.diffusion.gaussian import append_axes
 from dbl.diffusion.noise import NoiseDistribution
@@ -20,26 +21,24 @@ MaskSchedule = Literal["linear", "cosine"]
 
 
 def mask_tokens(tokens: Tensor, noise: Tensor, mask_prob: Tensor, mask: int) -> Tensor:
-    """Hide each token independently: [N, T] from tokens [N, T], unit normal noise [N, T] and mask_prob [N].
-
-    Normal noise is turned into uniform numbers by its CDF, so that all targets draw their noise alike.
-    """
+    """Mask each token independently: [N, T] from tokens [N, T], unit normal noise [N, T] and mask_prob [N]."""
+    # Every target draws normal noise; its CDF turns it into the uniform numbers needed here.
     hidden = torch.special.ndtr(noise) < append_axes(mask_prob, tokens)
     return tokens.masked_fill(hidden, mask)
 
 
 def unmask(noisy: Tensor, drawn: Tensor, uniform: Tensor, mask_prob: float, mask_prob_next: float, mask: int) -> Tensor:
-    """One step of the ancestral sampler (MD4, Eq. 4): from `mask_prob` down to `mask_prob_next`.
+    """One step of the ancestral sampler (MD4, Eq. 4) from `mask_prob` down to `mask_prob_next`.
 
-    A hidden token is shown with probability `(alpha' - alpha) / (1 - alpha) = 1 - mask_prob_next / mask_prob`.
+    A masked token is revealed with probability `(alpha' - alpha) / (1 - alpha) = 1 - mask_prob_next / mask_prob`.
 
     Args:
         noisy: [N, T] tokens and masks.
-        drawn: [N, T] tokens drawn from what the denoiser expects.
-        uniform: [N, T] numbers in [0, 1).
+        drawn: [N, T] tokens drawn from the denoiser's distribution.
+        uniform: [N, T] uniform random numbers in [0, 1).
         mask_prob: level of `noisy`.
         mask_prob_next: level of the result.
-        mask: the token that means hidden.
+        mask: id of the mask token.
     """
     shown = (noisy == mask) & (uniform >= mask_prob_next / mask_prob)
     return torch.where(shown, drawn, noisy)
@@ -47,13 +46,13 @@ def unmask(noisy: Tensor, drawn: Tensor, uniform: Tensor, mask_prob: float, mask
 
 @dataclass(frozen=True)
 class MaskingNoise(NoiseDistribution):
-    """The distribution of the masking probability for times drawn evenly; the paper cuts it evenly in alpha (App. D).
+    """Distribution of the masking probability for uniform times (MD4).
 
-    So the partition of the paper, `alpha_b = 1 - b / B`, is `contract.partition.scheme=uniform_sigma`; for the linear
-    schedule `equal_probability` is the same.
+    The paper's partition, `alpha_b = 1 - b / B` (App. D), is `contract.partition.scheme=uniform_sigma`; with the linear
+    schedule `equal_probability` gives the same.
 
     Args:
-        sigma_min: smallest masking probability; what is hidden there is found in one step.
+        sigma_min: smallest masking probability; tokens still masked there are revealed in one last step.
         sigma_max: largest masking probability, at most 1.
         schedule: `linear`: alpha = 1 - t; `cosine`: alpha = 1 - cos(pi/2 (1 - t)).
 
@@ -75,13 +74,13 @@ class MaskingNoise(NoiseDistribution):
         if self.sigma_max > 1:
             raise UserError(f"noise.sigma_max ({self.sigma_max}) is a probability here and must be at most 1")
 
+    @override
     def cdf(self, sigma: Tensor) -> Tensor:
-        """See `NoiseDistribution.cdf`."""
         low, high = self._time_ends(sigma)
         return ((self._time(sigma.double()) - low) / (high - low)).clamp(0, 1)
 
+    @override
     def quantile(self, q: Tensor) -> Tensor:
-        """See `NoiseDistribution.quantile`."""
         time = torch.lerp(*self._time_ends(q), q.double())
         level = time if self.schedule == "linear" else torch.cos(math.pi / 2 * (1 - time))
         return level.clamp(self.sigma_min, self.sigma_max)

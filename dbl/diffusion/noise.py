@@ -1,11 +1,11 @@
 """Noise distributions: how often each noise level is trained.
 
-One object serves three purposes through its inverse CDF: the partition cuts its quantiles, training draws from an
-interval of it, and the quantile schedule of the samplers steps along it. Every distribution is truncated to
-`[sigma_min, sigma_max]`, and `cdf` is that of the truncated distribution: 0 at `sigma_min`, 1 at `sigma_max`. Levels
-are computed in float64.
+One object serves three purposes through its inverse CDF: the partition cuts it at quantiles, training draws from an
+interval of it, and the samplers' quantile schedule steps along it. Every distribution is truncated to
+`[sigma_min, sigma_max]`, and `cdf` belongs to the truncated one: 0 at `sigma_min`, 1 at `sigma_max`. Levels are
+computed in float64.
 
-`information.py` has the distribution that is measured from a target table.
+The distribution that is measured from a target table is in `information.py`.
 """
 
 import math
@@ -16,17 +16,18 @@ from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from dbl.utils.errors import UserError
 
 
 def even_fractions(index: Tensor) -> Tensor:
-    """Numbers in [0, 1) for integers [N]: multiples of the golden ratio, so that any run of them spreads evenly."""
+    """Numbers in [0, 1) for integers [N]: a golden-ratio sequence, so that any run of integers spreads evenly."""
     return ((index.double() + 0.5) * 0.6180339887498949) % 1
 
 
 class Interval(NamedTuple):
-    """The noise levels from `low` to `high` (standard deviations, in units of the target)."""
+    """Noise levels from `low` to `high` (standard deviations, in units of the target)."""
 
     low: float
     high: float
@@ -34,14 +35,13 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class NoiseDistribution(ABC):
-    """The distribution of the noise level sigma, truncated to `[sigma_min, sigma_max]`.
+    """Distribution of the noise level sigma, truncated to `[sigma_min, sigma_max]`.
+
+    Raises UserError if the range is empty or not positive.
 
     Args:
         sigma_min: smallest level, > 0, in units of the target.
         sigma_max: largest level.
-
-    Raises:
-        UserError: if the range is empty or not positive.
     """
 
     sigma_min: float = 0.002
@@ -55,23 +55,20 @@ class NoiseDistribution(ABC):
 
     @abstractmethod
     def cdf(self, sigma: Tensor) -> Tensor:
-        """Share of the levels at or below sigma; any shape, float64, in [0, 1]."""
+        """Probability of a level at or below sigma; any shape, float64."""
 
     @abstractmethod
     def quantile(self, q: Tensor) -> Tensor:
-        """The level below which a share q lies: the inverse of `cdf`; any shape, float64."""
+        """Inverse of `cdf`; any shape, float64."""
 
     @property
     def range(self) -> Interval:
-        """All levels."""
+        """The interval of all levels."""
         return Interval(self.sigma_min, self.sigma_max)
 
     def sample(self, interval: Interval, num: int, generator: torch.Generator) -> Tensor:
-        """Draw `num` levels from the part of the distribution that lies in `interval`.
-
-        Returns:
-            [num] float64 on the generator's device, each within the interval.
-        """
+        """Draw levels [num] from the distribution restricted to `interval`, float64 on the generator's device."""
+        # Inverse-CDF sampling: an interval of levels is an interval of uniform numbers, so nothing is rejected.
         uniform = torch.rand(num, generator=generator, dtype=torch.float64, device=generator.device)
         return self.quantile_within(interval, uniform)
 
@@ -81,16 +78,13 @@ class NoiseDistribution(ABC):
         return self.quantile(torch.lerp(ends[0], ends[1], uniform)).clamp(interval.low, interval.high)
 
     def fit(self, table: Tensor | None, frequencies: Tensor) -> "NoiseDistribution":
-        """The distribution fitted to a target table [C, D] (None for images) with class frequencies [C].
-
-        Most distributions do not depend on the table and return themselves.
-        """
+        """Fit to a target table [C, D] (None for images) with class frequencies [C]; most return themselves."""
         return self
 
 
 @dataclass(frozen=True)
 class LogNormalNoise(NoiseDistribution):
-    """`ln sigma ~ N(p_mean, p_std^2)`, the distribution of EDM (arXiv 2206.00364, Table 1) and of the paper.
+    """`ln sigma ~ N(p_mean, p_std^2)`, as in EDM (arXiv 2206.00364, Table 1) and the paper.
 
     Args:
         sigma_min: smallest level.
@@ -113,13 +107,13 @@ class LogNormalNoise(NoiseDistribution):
         if not self.p_std > 0:
             raise UserError(f"noise: p_std ({self.p_std}) must be positive")
 
+    @override
     def cdf(self, sigma: Tensor) -> Tensor:
-        """See `NoiseDistribution.cdf`."""
         low, high = self._ends(sigma)
         return ((self._normal_cdf(sigma) - low) / (high - low)).clamp(0, 1)
 
     def quantile(self, q: Tensor) -> Tensor:
-        """See `NoiseDistribution.quantile`; paper, Sec. 3.3: sigma = exp(P_mean + P_std * Phi^-1(q))."""
+        """Paper, Sec. 3.3: `sigma = exp(p_mean + p_std Phi^-1(q))`, here with q inside the truncated range."""
         low, high = self._ends(q)
         normal = torch.special.ndtri(torch.lerp(low, high, q.double()))
         return torch.exp(self.p_mean + self.p_std * normal).clamp(self.sigma_min, self.sigma_max)
@@ -134,7 +128,7 @@ class LogNormalNoise(NoiseDistribution):
 
 @dataclass(frozen=True)
 class UniformNoise(NoiseDistribution):
-    """sigma uniform between `sigma_min` and `sigma_max` (an ablation).
+    """Uniform distribution of sigma (an ablation).
 
     Example:
         >>> import dbl, torch
@@ -143,18 +137,18 @@ class UniformNoise(NoiseDistribution):
         [1.0, 2.0, 3.0]
     """
 
+    @override
     def cdf(self, sigma: Tensor) -> Tensor:
-        """See `NoiseDistribution.cdf`."""
         return ((sigma.double() - self.sigma_min) / (self.sigma_max - self.sigma_min)).clamp(0, 1)
 
+    @override
     def quantile(self, q: Tensor) -> Tensor:
-        """See `NoiseDistribution.quantile`."""
         return self.sigma_min + (self.sigma_max - self.sigma_min) * q.double()
 
 
 @dataclass(frozen=True)
 class LogUniformNoise(NoiseDistribution):
-    """ln sigma uniform between its ends (an ablation).
+    """Uniform distribution of ln sigma (an ablation).
 
     Example:
         >>> import dbl, torch
@@ -163,12 +157,12 @@ class LogUniformNoise(NoiseDistribution):
         [0.01, 1.0, 100.0]
     """
 
+    @override
     def cdf(self, sigma: Tensor) -> Tensor:
-        """See `NoiseDistribution.cdf`."""
         return (torch.log(sigma.double() / self.sigma_min) / self._log_width).clamp(0, 1)
 
+    @override
     def quantile(self, q: Tensor) -> Tensor:
-        """See `NoiseDistribution.quantile`."""
         return self.sigma_min * torch.exp(self._log_width * q.double())
 
     @property
@@ -178,16 +172,15 @@ class LogUniformNoise(NoiseDistribution):
 
 @dataclass(frozen=True)
 class TabulatedNoise(NoiseDistribution):
-    """A distribution given by its CDF at some levels, linear in ln sigma between them.
+    """Distribution given by its CDF at some levels, linear in ln sigma between them.
+
+    Raises UserError if a list is not strictly decreasing or its ends do not match the range.
 
     Args:
         sigma_min: smallest level.
         sigma_max: largest level.
         sigmas: [G] decreasing levels from `sigma_max` to `sigma_min`.
         cdf_values: [G] decreasing values of the CDF at these levels, from 1 to 0.
-
-    Raises:
-        UserError: if a list is not strictly decreasing or their ends do not fit the range.
 
     Example:
         >>> import dbl, torch
@@ -213,11 +206,11 @@ class TabulatedNoise(NoiseDistribution):
 
     @classmethod
     def from_density(cls, sigmas: Tensor, density: Tensor) -> Self:
-        """The distribution whose density per unit of ln sigma is proportional to `density`.
+        """Build the distribution whose density per unit of ln sigma is proportional to `density`.
 
         Args:
             sigmas: [G] decreasing levels.
-            density: [G] values > 0 at these levels; integrated by the trapezoid rule.
+            density: [G] positive values at these levels, integrated by the trapezoidal rule.
         """
         rising = density.double().flip(0)
         areas = 0.5 * (rising[1:] + rising[:-1]) * sigmas.double().log().flip(0).diff()
@@ -226,18 +219,18 @@ class TabulatedNoise(NoiseDistribution):
         levels = sigmas.double().tolist()
         return cls(levels[-1], levels[0], tuple(levels), tuple(values))
 
+    @override
     def cdf(self, sigma: Tensor) -> Tensor:
-        """See `NoiseDistribution.cdf`."""
         return _interpolate(sigma.double().log(), [math.log(s) for s in self.sigmas], self.cdf_values)
 
+    @override
     def quantile(self, q: Tensor) -> Tensor:
-        """See `NoiseDistribution.quantile`."""
         logs = _interpolate(q.double(), self.cdf_values, [math.log(s) for s in self.sigmas])
         return logs.exp().clamp(self.sigma_min, self.sigma_max)
 
 
 def _interpolate(x: Tensor, xs: tuple[float, ...] | list[float], ys: tuple[float, ...] | list[float]) -> Tensor:
-    """Piecewise linear through points given in decreasing order; constant outside."""
+    """Piecewise linear interpolation of points given in decreasing order; constant outside."""
     knots = torch.tensor(xs, dtype=torch.float64, device=x.device).flip(0)
     values = torch.tensor(ys, dtype=torch.float64, device=x.device).flip(0)
     right = torch.searchsorted(knots, x.contiguous()).clamp(1, len(knots) - 1)

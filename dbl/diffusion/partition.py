@@ -1,7 +1,6 @@
 """The partition: which block owns which noise levels and which layers.
 
-This is the only place that maps a noise level to a block. Block 0 has the highest noise and the first layers, and runs
-first.
+It is the only map from noise level to block. Block 0 has the highest noise and the first layers, and runs first.
 """
 
 import math
@@ -16,7 +15,7 @@ from torch import Tensor
 from dbl.diffusion.noise import Interval, NoiseDistribution
 from dbl.utils.errors import UserError, check_choice
 
-# A level that was rounded to float32 still belongs to the interval whose end it is.
+# Relative; a boundary that was rounded to float32 still belongs to the interval that it ends.
 _TOLERANCE = 1e-6
 
 Scheme = Literal["equal_probability", "uniform_sigma", "uniform_log_sigma", "explicit"]
@@ -26,14 +25,13 @@ Scheme = Literal["equal_probability", "uniform_sigma", "uniform_log_sigma", "exp
 class Partition:
     """Noise levels and layers of each block.
 
+    Raises UserError if levels do not decrease, a block has no layer, or the overlap is negative.
+
     Args:
-        boundaries: [B+1] decreasing levels, from `sigma_max` to `sigma_min`; block b owns `boundaries[b+1]` (excluded,
-            but for the last) to `boundaries[b]` (included).
+        boundaries: [B+1] decreasing levels from `sigma_max` to `sigma_min`; block b owns `boundaries[b+1]` (excluded,
+            except for the last block) to `boundaries[b]` (included).
         layers: [B] number of layers of each block, in the order in which they run.
         overlap: fraction of its width in ln sigma by which a block's training interval is widened on each side.
-
-    Raises:
-        UserError: if levels do not decrease, a block has no layer, or overlap is negative.
 
     Example:
         >>> import dbl, torch
@@ -65,16 +63,16 @@ class Partition:
 
     @property
     def num_blocks(self) -> int:
-        """B."""
+        """Number of blocks, B."""
         return len(self.layers)
 
     def interval(self, block: int) -> Interval:
-        """The levels that block `block` answers for at inference."""
+        """Levels for which block `block` is used at inference."""
         self.check_block(block)
         return Interval(low=self.boundaries[block + 1], high=self.boundaries[block])
 
     def training_interval(self, block: int) -> Interval:
-        """The levels that block `block` is trained on: its interval, widened by the overlap (paper, App. C).
+        """Levels on which block `block` is trained: its interval, widened by the overlap (paper, App. C).
 
         `[low / alpha, high * alpha]` with `alpha = (high / low)^overlap`, clipped to the whole range.
         """
@@ -83,12 +81,12 @@ class Partition:
         return Interval(low=max(low / alpha, self.boundaries[-1]), high=min(high * alpha, self.boundaries[0]))
 
     def describe(self, blocks: Iterable[int]) -> str:
-        """Blocks with the levels that they answer for, such as `block 1 (sigma 0.8 to 0.2)`, for messages."""
+        """List blocks with their levels for messages, such as `block 1 (sigma 0.8 to 0.2)`."""
         ends = ((block, self.interval(block)) for block in blocks)
         return ", ".join(f"block {block} (sigma {high:.3g} to {low:.3g})" for block, (low, high) in ends)
 
     def merged(self) -> "Partition":
-        """The same levels and layers as one block."""
+        """Merge all levels and layers into one block."""
         return Partition((self.boundaries[0], self.boundaries[-1]), (sum(self.layers),))
 
     def layer_range(self, block: int) -> range:
@@ -98,28 +96,19 @@ class Partition:
         return range(ends[block], ends[block + 1])
 
     def block_for(self, sigma: Tensor) -> Tensor:
-        """The block that owns each level, without overlap: the one rule from level to block.
-
-        Args:
-            sigma: levels of any shape.
-
-        Returns:
-            Block indices (int64) of the same shape.
-
-        Raises:
-            ValueError: if a level lies outside the range.
-        """
+        """Block indices (int64) that own levels of any shape, without overlap. Raises ValueError outside the range."""
         levels = sigma.double()
         highest, lowest = self.boundaries[0], self.boundaries[-1]
         inside = (levels <= highest * (1 + _TOLERANCE)) & (levels >= lowest * (1 - _TOLERANCE))
         if not inside.all():
             outside = levels[~inside].flatten()[0].item()
             raise ValueError(f"noise level {outside:g} lies outside [{lowest:g}, {highest:g}]")
+        # The index is the number of inner boundaries at or above the level.
         inner = torch.tensor(self.boundaries[1:-1], dtype=torch.float64, device=sigma.device)
         return (levels.unsqueeze(-1) <= inner * (1 + _TOLERANCE)).sum(-1)
 
     def check_block(self, block: int) -> None:
-        """Raise UserError unless `block` is the index of a block."""
+        """Raise UserError unless `block` is a block index."""
         if not 0 <= block < self.num_blocks:
             raise UserError(f"block {block} does not exist: this run has blocks 0 to {self.num_blocks - 1}")
 
@@ -129,13 +118,14 @@ class PartitionConfig:
     """How to cut a network and its noise range into blocks; `build` makes the `Partition`.
 
     Args:
-        num_blocks: B, blocks that the network and the range of levels are cut into; 1 keeps them whole.
-        scheme: where the levels are cut. `equal_probability`: each interval holds 1/B of the noise distribution (paper,
+        num_blocks: number of blocks, B; 1 keeps the network whole.
+        scheme: placement of the cuts. `equal_probability`: each interval holds 1/B of the noise distribution (paper,
             Sec. 3.3); `uniform_sigma`, `uniform_log_sigma`: equal widths in sigma or ln sigma; `explicit`: at
             `boundaries`.
         boundaries: [B+1] decreasing levels, for `explicit` only.
-        layers: [B] layers of each block; by default the layers are split evenly.
-        overlap: see `Partition`; the paper uses 0.05 (0.1 for text).
+        layers: [B] number of layers of each block; null splits them evenly.
+        overlap: fraction of its width in ln sigma by which a block's training interval is widened on each side; the
+            paper uses 0.05 (0.1 for text).
 
     Example:
         >>> import dbl
@@ -165,8 +155,7 @@ class PartitionConfig:
     def build(self, noise: NoiseDistribution, num_layers: int) -> Partition:
         """Cut `num_layers` layers and the range of `noise`.
 
-        Raises:
-            UserError: if the layers cannot be split as asked, or explicit boundaries do not span the range of `noise`.
+        Raises UserError if the layers cannot be split as configured, or explicit boundaries do not span the range.
         """
         boundaries = self._levels(noise)
         if (boundaries[0], boundaries[-1]) != (noise.sigma_max, noise.sigma_min):
@@ -187,7 +176,7 @@ class PartitionConfig:
             inner = low + q * (high - low)
         else:
             inner = low * (high / low) ** q
-        return [high, *inner[1:-1].tolist(), low]
+        return [high, *inner[1:-1].tolist(), low]  # exact ends, which rounding in `quantile` could miss
 
     def _split(self, num_layers: int) -> list[int]:
         if self.layers is None:

@@ -1,4 +1,4 @@
-"""The partition over its noise distribution, as a picture."""
+"""Figure of a partition over its noise distribution."""
 
 import math
 from typing import TYPE_CHECKING
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def partition_figure(noise: NoiseDistribution, partition: Partition, block: int | None = None) -> "Figure":
-    """The density of ln sigma with each block's interval, and the training interval of one block if asked."""
-    from matplotlib.figure import Figure
+    """Plot the density of ln sigma with each block's interval, and the training interval of `block` if given."""
+    from matplotlib.figure import Figure  # slow to import, and only reports and TensorBoard need it
 
     logs = torch.linspace(math.log(noise.sigma_min), math.log(noise.sigma_max), 200, dtype=torch.float64)
     sigmas, density = logs.exp(), torch.gradient(noise.cdf(logs.exp()), spacing=(logs,))[0]
@@ -34,8 +34,8 @@ def partition_figure(noise: NoiseDistribution, partition: Partition, block: int 
         axes.set_title(f"dotted: levels that block {block} trains on (overlap {partition.overlap:g})", fontsize=9)
     axes.set_xscale("log")
     axes.invert_xaxis()
-    hides = isinstance(noise, MaskingNoise)
-    axes.set_xlabel("masking probability m (all hidden first)" if hides else "noise level sigma (high noise first)")
-    axes.set_ylabel("density of ln m" if hides else "density of ln sigma")
+    masking = isinstance(noise, MaskingNoise)
+    axes.set_xlabel("masking probability m (all hidden first)" if masking else "noise level sigma (high noise first)")
+    axes.set_ylabel("density of ln m" if masking else "density of ln sigma")
     axes.legend(fontsize=8)
     return figure

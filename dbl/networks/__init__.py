@@ -1,4 +1,4 @@
-"""Floor 2: network architectures, one file each. To add one, subclass `Architecture` in a file of its own."""
+"""Network architectures, one file each. To add one, subclass `Architecture` in a new file."""
 
 from dbl.networks.architecture import Architecture
 from dbl.networks.causal_lm import CausalLM

@@ -1,4 +1,4 @@
-"""What a network must offer to be trained in blocks."""
+"""The interface of a network that can be trained in blocks."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar, TypeVar
@@ -12,14 +12,14 @@ Spec = TypeVar("Spec", bound=DataSpec)
 
 
 class Architecture(ABC):
-    """The sizes of a residual network that can be cut into blocks.
+    """Sizes of a residual network that can be cut into blocks, and the factory of its blocks.
 
-    A subclass is a frozen dataclass: its fields are what a config may set, what the contract records and all that the
-    network depends on, beside the data.
+    Subclasses are frozen dataclasses. Their fields are what a config sets and the contract records, and together with
+    the data they determine the network.
 
     Attributes:
-        can_be_partitioned: whether there is a form in more than one block.
-        rereads_text: whether all tokens pass through the network again for each new one, so that nothing is kept.
+        can_be_partitioned: whether the network can be cut into more than one block.
+        rereads_text: whether generation passes all tokens through the network again for each new one, without a cache.
 
     Example:
         >>> import dbl
@@ -40,30 +40,28 @@ class Architecture(ABC):
     def build(
         self, data: DataSpec, target_shape: tuple[int, ...], num_layers: int, table: Tensor | None = None
     ) -> nn.Module:
-        """The network of one block: its own stem, `num_layers` layers and its own head.
+        """Build the network of one block: its own stem, `num_layers` layers and its own head.
+
+        Raises UserError if the sizes do not fit the data.
 
         Args:
             data: shape of the inputs and number of classes.
-            target_shape: of one clean target, without the batch axis.
-            num_layers: layers of this block.
-            table: [C, D] the frozen table of discrete targets, for networks that embed their input by it.
+            target_shape: shape of one clean target, without the batch axis.
+            num_layers: number of layers of this block.
+            table: [C, D] frozen table of discrete targets, for networks that embed their input with it.
 
         Returns:
-            A module with `forward(noisy [N, *target_shape], c_noise [N], cond) -> [N, *target_shape]` (of masked text
-            logits [N, T, C]). Its residual layers stand in an `nn.ModuleList` named `layers` if activation
-            checkpointing is to work.
-
-        Raises:
-            UserError: if the sizes do not fit the data.
+            A module with `forward(noisy [N, *target_shape], c_noise [N], cond) -> [N, *target_shape]` (logits [N, T, C]
+            for masked text). Activation checkpointing needs its residual layers in an `nn.ModuleList` named `layers`.
         """
 
     @property
     def reads_context_alone(self) -> bool:
-        """Whether the output is a function of the condition alone, not of the noisy target or its level."""
+        """Whether the output depends on the condition alone, not on the noisy target or its level."""
         return False
 
     def layer_passes(self, num_layers: int) -> float:
-        """Passes through a layer for one sample in a training step of a block with so many layers."""
+        """Compute of a block's training step per sample, in forward-and-backward passes through one layer."""
         return float(num_layers)
 
     def baseline_passes(self) -> float:
@@ -71,7 +69,7 @@ class Architecture(ABC):
         return float(self.num_layers)
 
     def require(self, data: DataSpec, kind: type[Spec]) -> Spec:
-        """The data, if they are of the kind that this network is for; else UserError."""
+        """Return the data if they are of the kind that this network needs. Raises UserError otherwise."""
         if not isinstance(data, kind):
             wanted = kind.__name__.removesuffix("Spec").lower()
             raise UserError(
@@ -82,7 +80,7 @@ class Architecture(ABC):
 
 
 def count_patches(data: ImageSpec, patch_size: int) -> int:
-    """The number of patches of one image, or UserError if they do not tile it."""
+    """Count the patches of one image. Raises UserError if they do not tile it."""
     _, height, width = data.shape
     if patch_size < 1 or height % patch_size or width % patch_size:
         raise UserError(f"network.patch_size ({patch_size}) must divide the image size {height} x {width}")
@@ -90,6 +88,6 @@ def count_patches(data: ImageSpec, patch_size: int) -> int:
 
 
 def check_heads(width: int, num_heads: int) -> None:
-    """Raise UserError unless the width splits into heads and into the four parts of a position."""
+    """Raise UserError unless the width splits into heads and into the four parts of `sincos_positions`."""
     if num_heads < 1 or width < 1 or width % num_heads or width % 4:
         raise UserError(f"network.width ({width}) must be a multiple of 4 and of network.num_heads ({num_heads})")

@@ -1,9 +1,9 @@
-"""CausalLM: a Llama that denoises the next token given clean earlier ones, and the plain language model beside it.
+"""CausalLM: a Llama that denoises the next token given the clean earlier ones, and a plain language model.
 
-Paper: arXiv 2506.14202, experiments on autoregressive text. Two streams pass through the same layers: clean tokens, and
-noisy vectors of which number i stands for the token after clean token i. Noisy i sees clean tokens up to i and itself,
-never another noisy vector; clean tokens see earlier clean tokens only and know no noise level, so that what they leave
-behind (`Context`) is computed once and holds for every level.
+Paper: arXiv 2506.14202, App. E.4. Two streams pass through the same layers: clean tokens, and noisy vectors, of which
+number i stands for the token after clean token i. Noisy vector i attends to clean tokens up to i and to itself, never
+to another noisy vector. Clean tokens attend to earlier clean tokens only and are not modulated by the noise level, so
+their keys and values (`Context`) are computed once and serve every level.
 
 Axes: N batch, T tokens, D of a target vector, H heads, C vocabulary.
 """
@@ -13,16 +13,16 @@ from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from dbl.data.spec import DataSpec, TextSpec
-from dbl.networks.architecture import Architecture
 from dbl.networks.layers import NoiseEmbedding
 from dbl.networks.llama import (
     Embedding,
     KeysValues,
+    LanguageModel,
     LlamaHead,
     LlamaLayer,
-    check_sizes,
     embed_tokens,
     initialise_llama,
     rotary_angles,
@@ -33,19 +33,16 @@ Streams = Literal["two", "clean"]
 
 
 @dataclass(frozen=True)
-class CausalLM(Architecture):
-    """Sizes of a causal language model; the target is one vector of a table for each token.
+class CausalLM(LanguageModel):
+    """Sizes of a causal language model; the targets are rows of a table, one per token.
 
     Args:
-        num_layers: L, of the whole network.
-        width: of every token inside.
-        num_heads: attention heads; width / num_heads is even.
-        mlp_width: inside the SwiGLU MLP.
-        streams: "two" denoises; "clean" is an ordinary language model: no noisy vectors, no noise level, no modulation.
-            It is the end-to-end baseline, and a block too where the readout adds the evidence (`TokenTarget.kind`).
-        embedding: "own" learns a vector for each token in each block (C * width parameters). "table" embeds tokens by
-            the frozen table of the targets and a learned projection (D * width parameters): small, but tokens that are
-            alike in the table stay alike, and no more than D directions of the width are used.
+        streams: stream layout. "two": clean tokens and noisy vectors. "clean": an ordinary language model
+            without noisy vectors or modulation. It is the end-to-end baseline, and can be a block if the readout adds
+            the evidence (`TokenTarget.kind`).
+        embedding: token embedding. "own": a learned vector per token in each block (C * width parameters). "table": the
+            frozen table of the targets and a learned projection (D * width parameters); it is small, but tokens that
+            are close in the table stay close, and at most D directions of the width are used.
 
     Example:
         >>> import dbl
@@ -56,31 +53,28 @@ class CausalLM(Architecture):
         (2, 2, 2)
     """
 
-    num_layers: int = 12
-    width: int = 768
-    num_heads: int = 12
-    mlp_width: int = 2048
     streams: Streams = "two"
     embedding: Embedding = "own"
 
     def __post_init__(self) -> None:
-        check_sizes(self.width, self.num_heads, self.mlp_width)
+        super().__post_init__()
         check_choice("network.streams", self.streams, get_args(Streams))
         check_choice("network.embedding", self.embedding, get_args(Embedding))
 
     @property
+    @override
     def reads_context_alone(self) -> bool:
-        """See `Architecture.reads_context_alone`."""
         return self.streams == "clean"
 
+    @override
     def layer_passes(self, num_layers: int) -> float:
-        """See `Architecture.layer_passes`: both streams pass through every layer."""
-        return float(num_layers * (2 if self.streams == "two" else 1))
+        return float(num_layers * (2 if self.streams == "two" else 1))  # both streams pass through every layer
 
+    @override
     def build(
         self, data: DataSpec, target_shape: tuple[int, ...], num_layers: int, table: Tensor | None = None
     ) -> "CausalNetwork":
-        """See `Architecture.build`; the target is [T, D] and cond the clean tokens [N, T] before it, or a `Context`."""
+        """Build one block; the target is [T, D], cond the clean tokens [N, T] before it or a `Context`."""
         text = self.require(data, TextSpec)
         if len(target_shape) != 2:
             raise UserError("network CausalLM denoises one vector for each token: use it with dbl.TokenTarget")
@@ -88,11 +82,11 @@ class CausalLM(Architecture):
 
 
 class Context(NamedTuple):
-    """What the clean tokens seen so far leave behind; it depends on no noise level.
+    """Cached state of the clean tokens read so far; independent of the noise level.
 
     Attributes:
         memories: keys and values of each layer, [N, H, T, width / H] each.
-        outputs: [N, T, D] of the clean tokens, with `streams="clean"` only.
+        outputs: [N, T, D] outputs of the clean tokens, with `streams="clean"` only.
     """
 
     memories: tuple[KeysValues, ...]
@@ -100,19 +94,19 @@ class Context(NamedTuple):
 
     @property
     def length(self) -> int:
-        """T, the number of clean tokens."""
+        """Number of clean tokens, T."""
         return self.memories[0].keys.shape[2]
 
 
 class CausalNetwork(nn.Module):
-    """The network of one block of a causal language model.
+    """One block of a causal language model.
 
     Args:
-        sizes: of the whole model.
-        num_tokens: C.
-        target_dim: D.
-        num_layers: layers of this block.
-        table: [C, D] frozen, for `embedding="table"`.
+        sizes: sizes of the whole model.
+        num_tokens: size of the vocabulary, C.
+        target_dim: width of a target vector, D.
+        num_layers: number of layers of this block.
+        table: [C, D] frozen table, for `embedding="table"`.
     """
 
     def __init__(
@@ -120,7 +114,7 @@ class CausalNetwork(nn.Module):
     ) -> None:
         super().__init__()
         denoises = sizes.streams == "two"
-        self.head_dim = sizes.width // sizes.num_heads
+        self.head_dim = sizes.head_dim
         self.embedding = embed_tokens(sizes.embedding, num_tokens, sizes.width, table)
         self.noise_embedding = NoiseEmbedding(sizes.width) if denoises else None
         self.noisy_embedding = nn.Linear(target_dim, sizes.width, bias=False) if denoises else None
@@ -131,14 +125,13 @@ class CausalNetwork(nn.Module):
         initialise_llama(self, depth=num_layers)
 
     def forward(self, noisy: Tensor | None, c_noise: Tensor | None, cond: Tensor | Context) -> Tensor:
-        """Denoise the tokens after the clean ones, or predict them from the clean ones alone.
+        """Denoise the tokens that follow the clean ones, or predict them from the clean ones alone.
 
         Args:
-            noisy: [N, T', D], already scaled by c_in; they stand for the tokens after the last T' clean ones. With
-                `streams="clean"` only its length matters, and None stands for as many as there are tokens in `cond`, or
-                for one behind a `Context`.
-            c_noise: [N], ignored with `streams="clean"`.
-            cond: clean tokens [N, T], or what `extend` made of them.
+            noisy: [N, T', D] vectors scaled by c_in, for the tokens after the last T' clean ones. Only T' matters with
+                `streams="clean"`; None means one per token in `cond`, or one after a `Context`.
+            c_noise: [N] embedded noise levels, ignored with `streams="clean"`.
+            cond: clean tokens [N, T], or their `Context` from `extend`.
 
         Returns:
             [N, T', D].
@@ -156,8 +149,8 @@ class CausalNetwork(nn.Module):
         """Read further clean tokens.
 
         Args:
-            tokens: [N, S] int64.
-            context: of the tokens before them; it is left as it is.
+            tokens: [N, S] token ids.
+            context: context of the tokens before them; it is not modified.
 
         Returns:
             The context of all tokens so far.
@@ -170,7 +163,7 @@ class CausalNetwork(nn.Module):
         x = self.embedding(tokens)  # N, S, width
         for layer, past in zip(self.layers, pasts, strict=True):
             if layer is self.layers[-1] and self.noise_embedding is not None:
-                # Noisy vectors need no more of the last layer.
+                # Noisy vectors use only its keys and values; the outputs of clean tokens are not needed.
                 memories.append(cast(LlamaLayer, layer).memorise(x, angles, past))
             else:
                 x, memory = layer(x, angles, mask, past)
@@ -183,28 +176,27 @@ class CausalNetwork(nn.Module):
         return Context(tuple(memories), outputs)
 
     def _denoise(self, noisy: Tensor, c_noise: Tensor, context: Context) -> Tensor:
-        """Pass noisy vectors [N, T', D] through the layers, beside the last T' tokens of the context."""
+        """Denoise vectors [N, T', D] that follow the last T' tokens of the context."""
         assert self.noisy_embedding is not None
         assert self.noise_embedding is not None
         length = noisy.shape[1]
         start = context.length - length
-        # Noisy i stands for the token after clean i, and takes its place.
+        # Noisy vector i takes the position of the token it stands for, the one after clean token i.
         angles = rotary_angles(start + 1, length, self.head_dim, noisy.device)
         mask = None if length == 1 else _up_to_and_itself(start, length, noisy.device)
         noise = self.noise_embedding(c_noise)  # N, width
         x = self.noisy_embedding(noisy).type_as(noisy)  # N, T', width
         for layer, memory in zip(self.layers, context.memories, strict=True):
             x, _ = layer(x, angles, mask, memory, noise)
-        out: Tensor = self.head(x, noise)
-        return out
+        return self.head(x, noise)
 
 
 def _up_to(start: int, length: int, device: torch.device) -> Tensor:
-    """Mask [length, start + length]: query i, the token number start + i, sees the tokens up to itself."""
+    """Mask [length, start + length]: query i, which is token start + i, sees the tokens up to itself."""
     return torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)
 
 
 def _up_to_and_itself(start: int, length: int, device: torch.device) -> Tensor:
-    """Mask [length, start + 2 length]: noisy start + i sees clean tokens up to start + i, and itself."""
+    """Mask [length, start + 2 length]: noisy vector start + i sees clean tokens up to start + i, and itself."""
     itself = torch.eye(length, dtype=torch.bool, device=device)
     return torch.cat([_up_to(start, length, device), itself], dim=1)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from dbl.data.spec import DataSpec, ImageSpec
 from dbl.networks.architecture import Architecture, check_heads, count_patches
@@ -19,7 +20,7 @@ from dbl.networks.layers import (
 )
 from dbl.utils.errors import UserError
 
-# Number of layers, width, number of heads (DiT, Table 1).
+# Layers, width, heads (DiT, Table 1).
 _SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
 _PATCHES = (2, 4, 8)
 
@@ -29,19 +30,19 @@ class DiT(Architecture):
     """Sizes of a DiT; the target and the input are the same image.
 
     Args:
-        num_layers: L, of the whole network.
-        width: D of every token.
-        num_heads: attention heads.
-        patch_size: pixels of a patch's side.
-        mlp_ratio: width inside the MLP, in units of `width`.
-        cond_dropout: share of the labels replaced by "no class" in training, for classifier-free guidance.
+        num_layers: number of layers of the whole network, L.
+        width: token width, D.
+        num_heads: number of attention heads.
+        patch_size: side of a patch in pixels.
+        mlp_ratio: hidden width of the MLP in units of `width`.
+        cond_dropout: fraction of labels replaced by "no class" in training, for classifier-free guidance.
 
     Example:
         >>> import dbl
         >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
         >>> config = dbl.ContractConfig(dbl.DiT(6, width=32, num_heads=2), dbl.PixelTarget())
         >>> block = dbl.DiffusionBlock(config.build(data.spec), block=0)
-        >>> len(block.raw_network.layers)
+        >>> len(block.backbone.layers)
         2
     """
 
@@ -59,7 +60,7 @@ class DiT(Architecture):
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "DiT":
-        """A published size such as `"S/2"`: S, B, L or XL with patch 2, 4 or 8; `changes` replace single fields."""
+        """Published size such as `"S/2"`: S, B, L or XL with patch size 2, 4 or 8; `changes` override fields."""
         size, _, patch = name.partition("/")
         if size not in _SIZES or patch not in map(str, _PATCHES):
             raise UserError(
@@ -68,10 +69,11 @@ class DiT(Architecture):
         num_layers, width, num_heads = _SIZES[size]
         return replace(cls(num_layers=num_layers, width=width, num_heads=num_heads, patch_size=int(patch)), **changes)
 
+    @override
     def build(
         self, data: DataSpec, target_shape: tuple[int, ...], num_layers: int, table: Tensor | None = None
     ) -> "DiTNetwork":
-        """See `Architecture.build`; cond is a class label [N], with C for "no class"."""
+        """Build one block; cond is a class label [N], with C for "no class"."""
         images = self.require(data, ImageSpec)
         if tuple(target_shape) != images.shape:
             raise UserError("network DiT denoises images: use it with the target dbl.PixelTarget")
@@ -80,12 +82,12 @@ class DiT(Architecture):
 
 
 class DiTNetwork(nn.Module):
-    """The network of one block of a DiT.
+    """One block of a DiT.
 
     Args:
-        sizes: of the whole DiT.
+        sizes: sizes of the whole DiT.
         data: shape of the images and number of classes.
-        num_layers: layers of this block.
+        num_layers: number of layers of this block.
     """
 
     def __init__(self, sizes: DiT, data: ImageSpec, num_layers: int) -> None:
@@ -97,27 +99,24 @@ class DiTNetwork(nn.Module):
         channels, height, width = data.shape
         self.patches = PatchEmbedding(channels, sizes.patch_size, sizes.width)
         positions = sincos_positions(height // sizes.patch_size, width // sizes.patch_size, sizes.width)
-        self.positions: Tensor
+        self.positions: Tensor  # [T, D]
         self.register_buffer("positions", positions, persistent=False)
         self.noise_embedding = NoiseEmbedding(sizes.width)
         self.label_embedding = nn.Embedding(data.num_classes + 1, sizes.width)
         hidden = int(sizes.mlp_ratio * sizes.width)
         self.layers = nn.ModuleList(ModulatedLayer(sizes.width, sizes.num_heads, hidden) for _ in range(num_layers))
         self.head = ModulatedHead(sizes.width, channels * sizes.patch_size**2)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """As `layers.initialise`, and the head at 0, so that the first denoised image is `c_skip z`."""
         initialise(self)
+        # With F = 0 the untrained denoiser returns c_skip z, the best linear guess.
         nn.init.zeros_(self.head.project.weight)
 
     def forward(self, noisy: Tensor, c_noise: Tensor, cond: Tensor) -> Tensor:
-        """Noisy images [N, channels, height, width], already scaled by c_in; c_noise [N]; labels [N] -> as noisy."""
+        """Images [N, channels, height, width] scaled by c_in, c_noise [N] and labels [N] -> shape of the images."""
         x = self.patches(noisy) + self.positions  # N, T, D
         vector = self.noise_embedding(c_noise) + self.label_embedding(self._drop_labels(cond))  # N, D
         for layer in self.layers:
-            x = layer(x, vector)
-        return unpatchify(self.head(x, vector), self.shape, self.patch_size)
+            x = layer(x, vector)  # N, T, D
+        return unpatchify(self.head(x, vector), self.shape, self.patch_size)  # N, channels, height, width
 
     def _drop_labels(self, labels: Tensor) -> Tensor:
         """In training, replace each label by "no class" with probability `cond_dropout`."""

@@ -1,4 +1,4 @@
-"""The parts that transformers share: noise embedding, attention, residual layers, patches and positions.
+"""Parts shared by the transformers: noise embedding, attention, residual layers, patches and positions.
 
 Axes: N batch, T tokens, D width, H heads, P patch size. A layer is one residual transformer unit.
 """
@@ -15,14 +15,14 @@ from dbl.utils.errors import UserError
 
 
 class NoiseEmbedding(nn.Module):
-    """A vector made from `c_noise`, by sines and cosines of geometric frequencies and a small MLP.
+    """Embedding of `c_noise`: sines and cosines of geometric frequencies, then a small MLP.
 
-    `c_noise = ln(sigma) / 4` covers about three units over the whole range of levels and a fraction of one over a
+    `c_noise = ln(sigma) / 4` spans about three units over the whole range of levels and a fraction of one over a
     block's interval; frequencies from 1/2 to 64 resolve both.
 
     Args:
-        width: D.
-        num_frequencies: half the number of features.
+        width: output width, D.
+        num_frequencies: number of frequencies, each with a sine and a cosine.
     """
 
     def __init__(self, width: int, num_frequencies: int = 64) -> None:
@@ -34,18 +34,17 @@ class NoiseEmbedding(nn.Module):
 
     def forward(self, c_noise: Tensor) -> Tensor:
         """[N] -> [N, D]."""
-        angles = c_noise.float().unsqueeze(1) * self.frequencies
-        features: Tensor = self.mlp(torch.cat([angles.sin(), angles.cos()], dim=1))
-        return features
+        angles = c_noise.float().unsqueeze(1) * self.frequencies  # N, frequencies
+        return self.mlp(torch.cat([angles.sin(), angles.cos()], dim=1))
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention of every token to every token.
+    """Multi-head self-attention without a mask.
 
     Args:
-        width: D, a multiple of `num_heads`.
-        num_heads: H.
-        dropout: of the attention weights, in training only.
+        width: token width D, a multiple of `num_heads`.
+        num_heads: number of heads, H.
+        dropout: dropout of the attention weights.
     """
 
     def __init__(self, width: int, num_heads: int, dropout: float = 0.0) -> None:
@@ -60,12 +59,11 @@ class Attention(nn.Module):
         qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # 3, N, H, T, D/H
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], dropout_p=dropout)  # N, H, T, D/H
-        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
-        return out
+        return self.out(mixed.transpose(1, 2).flatten(2))  # N, T, D
 
 
 def feed_forward(width: int, hidden: int, dropout: float = 0.0) -> nn.Sequential:
-    """The two-layer MLP of a transformer layer, from width to `hidden` and back."""
+    """Two-layer MLP of a transformer layer, from width to `hidden` and back."""
     return nn.Sequential(
         nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width), nn.Dropout(dropout)
     )
@@ -75,10 +73,10 @@ class Layer(nn.Module):
     """A pre-norm transformer layer: attention, then MLP, each added to its input.
 
     Args:
-        width: D.
-        num_heads: H.
-        hidden: width inside the MLP.
-        dropout: after attention weights, attention output and MLP.
+        width: token width, D.
+        num_heads: number of heads, H.
+        hidden: hidden width of the MLP.
+        dropout: dropout of the attention weights, the attention output and the MLP output.
     """
 
     def __init__(self, width: int, num_heads: int, hidden: int, dropout: float = 0.0) -> None:
@@ -92,18 +90,17 @@ class Layer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, T, D] -> [N, T, D]."""
         x = x + self.drop(self.attention(self.norm1(x)))
-        out: Tensor = x + self.mlp(self.norm2(x))
-        return out
+        return x + self.mlp(self.norm2(x))
 
 
 class Modulation(nn.Module):
-    """Shifts, scales and gates from a conditioning vector (adaLN-Zero of DiT, arXiv 2212.09748, Sec. 3.2).
+    """Shifts, scales and gates computed from a conditioning vector (adaLN-Zero of DiT, arXiv 2212.09748, Sec. 3.2).
 
-    The projection starts at zero, so that a layer starts as the identity.
+    `initialise` zeroes the projection, so that a layer starts as the identity.
 
     Args:
-        width: D.
-        num_vectors: how many vectors of width D to make.
+        width: token width, D.
+        num_vectors: number of output vectors of width D.
     """
 
     def __init__(self, width: int, num_vectors: int) -> None:
@@ -122,7 +119,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class ModulatedLayer(nn.Module):
-    """A transformer layer whose norms and residual gates are set by a conditioning vector; arguments as in `Layer`."""
+    """A transformer layer whose norms and residual gates depend on a conditioning vector; arguments as in `Layer`."""
 
     def __init__(self, width: int, num_heads: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -135,17 +132,17 @@ class ModulatedLayer(nn.Module):
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         """X [N, T, D] and cond [N, D] -> [N, T, D]."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(cond)
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(cond)  # N, 1, D each
         x = x + gate1 * self.drop(self.attention(modulate(self.norm1(x), shift1, scale1)))
         return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
 
 
 class ModulatedHead(nn.Module):
-    """The last norm, modulated, and the projection to the output.
+    """Modulated final norm and output projection.
 
     Args:
-        width: D.
-        out_features: of each token.
+        width: token width, D.
+        out_features: number of outputs per token.
     """
 
     def __init__(self, width: int, out_features: int) -> None:
@@ -157,17 +154,16 @@ class ModulatedHead(nn.Module):
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         """X [N, T, D] and cond [N, D] -> [N, T, out_features]."""
         shift, scale = self.modulation(cond)
-        out: Tensor = self.project(modulate(self.norm(x), shift, scale))
-        return out
+        return self.project(modulate(self.norm(x), shift, scale))
 
 
 class PatchEmbedding(nn.Module):
-    """One token for each patch of an image, row by row.
+    """One token per patch of an image, row by row.
 
     Args:
-        channels: of the image.
-        patch_size: P.
-        width: D.
+        channels: number of image channels.
+        patch_size: side of a patch, P.
+        width: token width, D.
     """
 
     def __init__(self, channels: int, patch_size: int, width: int) -> None:
@@ -176,14 +172,13 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, channels, height, width] -> [N, T, D]."""
-        patches: Tensor = self.project(images)
-        return patches.flatten(2).transpose(1, 2)
+        return self.project(images).flatten(2).transpose(1, 2)  # from N, D, rows, columns
 
 
 def unpatchify(tokens: Tensor, shape: tuple[int, int, int], patch_size: int) -> Tensor:
-    """Put patches back in place: [N, T, channels * P * P] -> [N, *shape]."""
+    """Reassemble an image from its patches: [N, T, channels * P * P] -> [N, *shape]."""
     channels, height, width = shape
-    grid = tokens.unflatten(2, (channels, patch_size, patch_size))
+    grid = tokens.unflatten(2, (channels, patch_size, patch_size))  # N, T, channels, P, P
     grid = grid.unflatten(1, (height // patch_size, width // patch_size))  # N, rows, columns, channels, P, P
     return grid.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, height, width)
 
@@ -197,11 +192,11 @@ def sincos_positions(rows: int, columns: int, width: int) -> Tensor:
 
 
 def initialise(network: nn.Module) -> None:
-    """Start values of a transformer.
+    """Initialise the weights of a transformer.
 
-    | parameters | start |
+    | parameters | initial value |
     |---|---|
-    | weights of linear layers and patch embeddings | Xavier uniform (patches as one flat linear layer) |
+    | weights of linear layers and patch embeddings | Xavier uniform (a patch counts as one flat input) |
     | embeddings | normal, standard deviation 0.02 |
     | biases | 0 |
     | modulations (`Modulation.project`) | 0, so that layers start as the identity |
@@ -219,21 +214,16 @@ def initialise(network: nn.Module) -> None:
 
 
 def layers_of(network: nn.Module) -> nn.ModuleList | nn.Sequential | None:
-    """The residual layers of a network, if it keeps them in an attribute `layers`."""
+    """Return the residual layers of a network, or None if it has no attribute `layers`."""
     layers = getattr(network, "layers", None)
     return layers if isinstance(layers, nn.ModuleList | nn.Sequential) else None
 
 
 def checkpoint_layers(network: nn.Module) -> None:
-    """Let each layer keep only its input for the backward pass and compute the rest again there.
+    """Enable activation checkpointing: each layer keeps only its input and is recomputed in the backward pass.
 
-    Activation checkpointing: less memory for about a third more time; results and random numbers stay the same.
-
-    Args:
-        network: with its residual layers, to be called one after another, in an attribute `layers`.
-
-    Raises:
-        UserError: if it has no such attribute.
+    It saves memory for about a third more time; results and random numbers stay the same. Raises UserError if the
+    network has no attribute `layers`.
     """
     layers = layers_of(network)
     if layers is None:

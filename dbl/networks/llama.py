@@ -1,40 +1,73 @@
-"""The parts of Llama layers: rotary positions, attention with a memory, SwiGLU; modulated by noise if wanted.
+"""Llama layers: rotary positions, attention with a key-value memory, SwiGLU, and optional noise modulation.
 
-Llama (Touvron et al. 2023, arXiv 2302.13971, Sec. 2.2): RMSNorm before each part, no biases. Modulations are those of
-`dbl.networks.layers` and keep their biases. Under autocast the sum of the layers' outputs stays in float32: what enters
-the first layer must be float32 (`type_as`), since linear layers answer in low precision.
+Llama (Touvron et al. 2023, arXiv 2302.13971, Sec. 2.2): RMSNorm before each sublayer, no biases. Modulations come from
+`dbl.networks.layers` and keep their biases. Under autocast linear layers return low precision, so whatever enters the
+first layer is cast to float32 (`type_as`) to keep the residual stream in float32.
 
-Axes: N batch, T tokens, D width, H heads, S keys that a token may see, C vocabulary.
+Axes: N batch, T tokens, D width, H heads, S visible keys, C vocabulary.
 """
 
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dbl.networks.architecture import Architecture
 from dbl.networks.layers import Modulation, modulate
 from dbl.utils.errors import UserError
 
 Embedding = Literal["own", "table"]
 Angles = tuple[Tensor, Tensor]
 
-_EPS = 1e-6  # of the mean square; torch's own default changes with the precision
-_BASE = 10000.0
-# About what a layer adds to them at the start. With the usual 0.02 the first layer's average over earlier tokens drowns
-# the token itself: worse after 250 steps on characters (4 layers, width 96, 3 seeds, both kinds of `CausalLM`).
+_EPS = 1e-6  # of RMSNorm; torch's default depends on the precision
+_BASE = 10000.0  # of the rotary frequencies
+# About the scale that a layer adds at the start. With the usual 0.02 the first layer's average over earlier tokens
+# drowns the token itself: worse after 250 steps on characters (4 layers, width 96, 3 seeds, both kinds of `CausalLM`).
 _EMBEDDING_STD = 0.3
 
 
+@dataclass(frozen=True)
+class LanguageModel(Architecture):
+    """Sizes shared by the language models that are built from Llama layers.
+
+    Args:
+        num_layers: number of layers of the whole network, L.
+        width: token width.
+        num_heads: number of attention heads; width / num_heads must be even.
+        mlp_width: hidden width of the SwiGLU MLP.
+    """
+
+    num_layers: int = 12
+    width: int = 768
+    num_heads: int = 12
+    mlp_width: int = 2048
+
+    def __post_init__(self) -> None:
+        if self.num_heads < 1 or self.width < 1 or self.width % (2 * self.num_heads):
+            raise UserError(
+                f"network.width ({self.width}) must be an even multiple of network.num_heads ({self.num_heads}): "
+                "rotary positions turn pairs of coordinates of a head"
+            )
+        if self.mlp_width < 1:
+            raise UserError(f"network.mlp_width ({self.mlp_width}) must be at least 1")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.width // self.num_heads
+
+
 class KeysValues(NamedTuple):
-    """What tokens leave behind for later ones: keys (already rotated) and values, each [N, H, S, D / H]."""
+    """Keys (already rotated) and values of earlier tokens, each [N, H, S, D / H]."""
 
     keys: Tensor
     values: Tensor
 
 
 def rotary_angles(start: int, length: int, head_dim: int, device: torch.device) -> Angles:
-    """Cosines and sines [T, 1, D / H / 2] for positions from `start` on (RoFormer, arXiv 2104.09864, Eq. 15)."""
+    """Cosines and sines [T, 1, D / H / 2] of positions from `start` on (RoFormer, arXiv 2104.09864, Eq. 15)."""
     frequencies = _BASE ** -(torch.arange(0, head_dim, 2, device=device) / head_dim)
     positions = torch.arange(start, start + length, device=device)
     angles = (positions.unsqueeze(1) * frequencies).unsqueeze(1)
@@ -42,21 +75,21 @@ def rotary_angles(start: int, length: int, head_dim: int, device: torch.device) 
 
 
 def rotate(x: Tensor, angles: Angles) -> Tensor:
-    """Turn queries or keys [N, T, H, D / H] by their positions; coordinate i is paired with i + D / H / 2."""
+    """Rotate queries or keys [N, T, H, D / H] by their positions; coordinate i is paired with i + D / H / 2."""
     cos, sin = angles
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).type_as(x)
 
 
 class RotaryAttention(nn.Module):
-    """Multi-head self-attention with rotary positions, over a memory and over the tokens themselves.
+    """Multi-head self-attention with rotary positions, over a memory and the tokens themselves.
 
-    Queries stand apart from keys and values, because some tokens only have to be seen.
+    The query projection is separate from keys and values, since some tokens are only ever attended to.
 
     Args:
-        width: D, a multiple of `num_heads`.
-        num_heads: H; D / H is even.
-        causal: whether a token sees the tokens up to itself where no mask says otherwise, or else all.
+        width: token width D, a multiple of `num_heads`.
+        num_heads: number of heads H; D / H must be even.
+        causal: whether, without a mask, a token sees only the tokens up to itself.
     """
 
     def __init__(self, width: int, num_heads: int, causal: bool = True) -> None:
@@ -68,7 +101,7 @@ class RotaryAttention(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
 
     def memorise(self, x: Tensor, angles: Angles, memory: KeysValues | None = None) -> KeysValues:
-        """The memory with the keys and values of x [N, T, D] behind it."""
+        """Append the keys and values of x [N, T, D] to a memory."""
         keys, values = self.key_value(x).unflatten(2, (2, self.num_heads, -1)).unbind(2)  # N, T, H, D/H
         keys, values = rotate(keys, angles).transpose(1, 2), values.transpose(1, 2)  # N, H, T, D/H
         if memory is None:
@@ -78,23 +111,18 @@ class RotaryAttention(nn.Module):
     def forward(
         self, x: Tensor, angles: Angles, mask: Tensor | None = None, memory: KeysValues | None = None
     ) -> tuple[Tensor, KeysValues]:
-        """Attend; arguments and values as in `LlamaLayer.forward`."""
+        """Attend; arguments and results as in `LlamaLayer.forward`."""
         seen = self.memorise(x, angles, memory)
-        query = rotate(self.query(x).unflatten(2, (self.num_heads, -1)), angles).transpose(1, 2)
-        # Without a mask torch may skip what lies in the future. It aligns the first query with the first key, so that
-        # this is only right without a memory; a single query comes last and sees everything.
+        query = rotate(self.query(x).unflatten(2, (self.num_heads, -1)), angles).transpose(1, 2)  # N, H, T, D/H
+        # is_causal is faster than a mask, but torch aligns the first query with the first key, which is wrong behind a
+        # memory. A single query comes last and sees everything.
         is_causal = self.causal and mask is None and x.shape[1] > 1
         mixed = F.scaled_dot_product_attention(query, seen.keys, seen.values, attn_mask=mask, is_causal=is_causal)
         return self.out(mixed.transpose(1, 2).flatten(2)), seen
 
 
 class SwiGLU(nn.Module):
-    """The gated MLP `down(silu(gate) * up)` (Shazeer 2020, arXiv 2002.05202).
-
-    Args:
-        width: D.
-        hidden: width inside.
-    """
+    """Gated MLP `down(silu(gate) * up)` with `hidden` units (Shazeer 2020, arXiv 2002.05202)."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -103,21 +131,20 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, T, D] -> [N, T, D]."""
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        out: Tensor = self.down(F.silu(gate) * up)
-        return out
+        gate, up = self.gate_up(x).chunk(2, dim=-1)  # N, T, hidden each
+        return self.down(F.silu(gate) * up)
 
 
 class LlamaLayer(nn.Module):
     """A Llama layer: attention, then MLP, each added to its input.
 
     Args:
-        width: D.
-        num_heads: H.
-        hidden: width inside the MLP.
+        width: token width, D.
+        num_heads: number of heads, H.
+        hidden: hidden width of the MLP.
         modulated: whether a noise vector may set norms and gates (adaLN-Zero). The norms then have no weights of their
-            own, also for tokens that come without a noise vector.
-        causal: as in `RotaryAttention`.
+            own, even for tokens that come without a noise vector.
+        causal: attention without a mask is causal; see `RotaryAttention`.
     """
 
     def __init__(self, width: int, num_heads: int, hidden: int, modulated: bool = False, causal: bool = True) -> None:
@@ -129,7 +156,7 @@ class LlamaLayer(nn.Module):
         self.mlp = SwiGLU(width, hidden)
 
     def memorise(self, x: Tensor, angles: Angles, memory: KeysValues | None = None) -> KeysValues:
-        """The memory with x [N, T, D] behind it, and nothing else: for tokens whose own outputs nobody needs."""
+        """Append x [N, T, D] to the memory only, for tokens whose outputs are not needed."""
         return self.attention.memorise(self.norm1(x), angles, memory)
 
     def forward(
@@ -140,18 +167,18 @@ class LlamaLayer(nn.Module):
         memory: KeysValues | None = None,
         noise: Tensor | None = None,
     ) -> tuple[Tensor, KeysValues]:
-        """One layer.
+        """Apply the layer.
 
         Args:
             x: [N, T, D] tokens.
-            angles: `rotary_angles` of their positions.
-            mask: [T, S] true where a token may look, with the memory's keys first. None: a causal layer shows each
-                token the tokens up to itself (only with an empty memory, or for a single token), another one all.
-            memory: of earlier tokens.
-            noise: [N, D] vector that modulates the layer, if it was built for one.
+            angles: rotary angles of their positions.
+            mask: [T, S] true where a token may attend, with the memory's keys first. None: causal attention if the
+                layer is causal (valid only without a memory or for a single token), else full attention.
+            memory: keys and values of earlier tokens.
+            noise: [N, D] modulation vector, if the layer was built for one.
 
         Returns:
-            Tokens [N, T, D], and the memory with these tokens behind it.
+            Tokens [N, T, D], and the memory extended by these tokens.
         """
         if self.modulation is None or noise is None:
             attended, seen = self.attention(self.norm1(x), angles, mask, memory)
@@ -164,12 +191,12 @@ class LlamaLayer(nn.Module):
 
 
 class LlamaHead(nn.Module):
-    """The last norm, modulated if wanted, and the projection to the output.
+    """Final norm, optionally modulated, and output projection.
 
     Args:
-        width: D.
-        out_features: of each token.
-        modulated: as in `LlamaLayer`.
+        width: token width, D.
+        out_features: number of outputs per token.
+        modulated: whether a noise vector may modulate the norm.
     """
 
     def __init__(self, width: int, out_features: int, modulated: bool = False) -> None:
@@ -183,17 +210,11 @@ class LlamaHead(nn.Module):
         x = self.norm(x)
         if self.modulation is not None and noise is not None:
             x = modulate(x, *self.modulation(noise))
-        out: Tensor = self.project(x)
-        return out
+        return self.project(x)
 
 
 class TableEmbedding(nn.Module):
-    """Tokens embedded by a frozen table and a learned projection.
-
-    Args:
-        table: [C, table width].
-        width: D.
-    """
+    """Token embedding by a frozen table [C, table width] and a learned projection to `width`."""
 
     def __init__(self, table: Tensor, width: int) -> None:
         super().__init__()
@@ -203,15 +224,13 @@ class TableEmbedding(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Token ids [N, T] -> [N, T, D]."""
-        out: Tensor = self.project(self.table[tokens])
-        return out.type_as(self.table)
+        return self.project(self.table[tokens]).type_as(self.table)
 
 
 def embed_tokens(kind: Embedding, num_tokens: int, width: int, table: Tensor | None) -> nn.Module:
-    """A module that turns token ids [N, T] into vectors [N, T, D].
+    """Build the embedding of token ids [N, T] as vectors [N, T, D].
 
-    Raises:
-        UserError: if `kind` is "table" and there is no table with one row for each token.
+    Raises UserError if `kind` is "table" and there is no table with one row per token.
     """
     if kind == "own":
         return nn.Embedding(num_tokens, width)
@@ -224,31 +243,20 @@ def embed_tokens(kind: Embedding, num_tokens: int, width: int, table: Tensor | N
 
 
 def rms_norm(width: int, modulated: bool = False) -> nn.RMSNorm:
-    """The norm of these layers; where a noise vector scales its output, it has no weights."""
+    """RMSNorm; it has no weights where a noise vector scales its output."""
     return nn.RMSNorm(width, eps=_EPS, elementwise_affine=not modulated)
 
 
-def check_sizes(width: int, num_heads: int, mlp_width: int) -> None:
-    """Raise UserError unless the width splits into heads of even size and the MLP has a width."""
-    if num_heads < 1 or width < 1 or width % (2 * num_heads):
-        raise UserError(
-            f"network.width ({width}) must be an even multiple of network.num_heads ({num_heads}): rotary positions "
-            "turn pairs of coordinates of a head"
-        )
-    if mlp_width < 1:
-        raise UserError(f"network.mlp_width ({mlp_width}) must be at least 1")
-
-
 def initialise_llama(network: nn.Module, depth: int) -> None:
-    """Start values of a network made of these parts, with `depth` layers one after another.
+    """Initialise a network of these layers, `depth` of them in sequence.
 
-    | parameters | start |
+    | parameters | initial value |
     |---|---|
-    | weights of linear layers | normal, standard deviation 1 / sqrt(inputs), so that they keep the scale |
-    | outputs that are added (`attention.out`, `mlp.down`) | the same, divided by sqrt(2 depth) (GPT-2) |
+    | weights of linear layers | normal, standard deviation 1 / sqrt(inputs), which preserves the scale |
+    | residual outputs (`attention.out`, `mlp.down`) | the same, divided by sqrt(2 depth) (GPT-2) |
     | embeddings and `TableEmbedding.project` (rows have length 1) | normal, standard deviation 0.3 |
     | weights of norms | 1 (torch) |
-    | modulations | 0, so that modulated tokens pass a layer unchanged |
+    | modulations | 0, so that a modulated layer starts as the identity |
     | other biases | 0 |
     """
     for module in network.modules():

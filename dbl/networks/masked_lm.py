@@ -1,30 +1,24 @@
 """MaskedLM: a bidirectional transformer that fills in masked tokens, built one block at a time.
 
-The layers are modulated by the level as those of DiT (arXiv 2212.09748) and have rotary positions, as is usual in
-masked diffusion of text. Axes: N batch, T tokens, C vocabulary.
+Layers are modulated by the noise level as in DiT (arXiv 2212.09748) and use rotary positions, as is usual for masked
+diffusion of text. Axes: N batch, T tokens, C vocabulary.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from dbl.data.spec import DataSpec, TextSpec
-from dbl.networks.architecture import Architecture
 from dbl.networks.layers import NoiseEmbedding
-from dbl.networks.llama import LlamaHead, LlamaLayer, check_sizes, initialise_llama, rotary_angles
+from dbl.networks.llama import LanguageModel, LlamaHead, LlamaLayer, initialise_llama, rotary_angles
 from dbl.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class MaskedLM(Architecture):
-    """Sizes of a masked language model; the target is the token ids themselves.
-
-    Args:
-        num_layers: L, of the whole network.
-        width: of every token inside.
-        num_heads: attention heads; width / num_heads is even.
-        mlp_width: inside the SwiGLU MLP.
+class MaskedLM(LanguageModel):
+    """Sizes of a masked language model; the targets are the token ids themselves.
 
     Example:
         >>> import dbl
@@ -35,18 +29,11 @@ class MaskedLM(Architecture):
         (2, 2, 2)
     """
 
-    num_layers: int = 12
-    width: int = 768
-    num_heads: int = 12
-    mlp_width: int = 2048
-
-    def __post_init__(self) -> None:
-        check_sizes(self.width, self.num_heads, self.mlp_width)
-
+    @override
     def build(
         self, data: DataSpec, target_shape: tuple[int, ...], num_layers: int, table: Tensor | None = None
     ) -> "MaskedNetwork":
-        """See `Architecture.build`; the target is [T] and the answer logits [N, T, C]; cond and table are not used."""
+        """Build one block; the target is [T], the output logits [N, T, C]; cond and table are not used."""
         text = self.require(data, TextSpec)
         if len(target_shape) != 1:
             raise UserError("network MaskedLM fills in token ids: use it with dbl.MaskTarget")
@@ -54,17 +41,17 @@ class MaskedLM(Architecture):
 
 
 class MaskedNetwork(nn.Module):
-    """The network of one block of a masked language model.
+    """One block of a masked language model.
 
     Args:
-        sizes: of the whole model.
-        num_tokens: C; id C is the mask.
-        num_layers: layers of this block.
+        sizes: sizes of the whole model.
+        num_tokens: size of the vocabulary C; id C is the mask.
+        num_layers: number of layers of this block.
     """
 
     def __init__(self, sizes: MaskedLM, num_tokens: int, num_layers: int) -> None:
         super().__init__()
-        self.head_dim = sizes.width // sizes.num_heads
+        self.head_dim = sizes.head_dim
         self.embedding = nn.Embedding(num_tokens + 1, sizes.width)
         self.noise_embedding = NoiseEmbedding(sizes.width)
         self.layers = nn.ModuleList(
@@ -73,14 +60,13 @@ class MaskedNetwork(nn.Module):
         )
         self.head = LlamaHead(sizes.width, num_tokens, modulated=True)
         initialise_llama(self, depth=num_layers)
-        nn.init.zeros_(self.head.project.weight)  # at first all tokens are equally likely
+        nn.init.zeros_(self.head.project.weight)  # all tokens start equally likely
 
     def forward(self, noisy: Tensor, c_noise: Tensor, cond: Any = None) -> Tensor:
-        """Ids [N, T] with C for the mask; c_noise [N]; cond is ignored -> logits [N, T, C]."""
+        """Ids [N, T], with C for the mask, and c_noise [N] -> logits [N, T, C]; cond is ignored."""
         angles = rotary_angles(0, noisy.shape[1], self.head_dim, noisy.device)
         x = self.embedding(noisy)  # N, T, width
         noise = self.noise_embedding(c_noise)  # N, width
         for layer in self.layers:
             x, _ = layer(x, angles, noise=noise)
-        logits: Tensor = self.head(x, noise)
-        return logits
+        return self.head(x, noise)

@@ -1,11 +1,11 @@
-"""RecurrentLM: a language model that passes often through the same layers, and the one-step denoiser of its states.
+"""RecurrentLM: a language model that iterates the same layers, and the one-step denoiser of its states.
 
-Huginn (Geiping et al. 2025, arXiv 2502.05171, Sec. 3): a prelude embeds the tokens, a core turns a state and that
-embedding into the next state, as often as wanted, and a coda reads the last state. Here the layers are pre-norm, which
-the source finds as good at small scale; the core ends in a norm, as there. For DiffusionBlocks (arXiv 2506.14202) the
-state is a noisy vector of the next token, and training passes through the core once, at a random noise level.
+Huginn (Geiping et al. 2025, arXiv 2502.05171, Sec. 3): a prelude embeds the tokens, a core maps a state and that
+embedding to the next state any number of times, and a coda reads the last state. Layers here are pre-norm, which Huginn
+reports as equally good at small scale; the core ends in a norm, as there. For DiffusionBlocks (arXiv 2506.14202) the
+state is a noisy vector of the next token, and a training step passes through the core once, at a random noise level.
 
-Axes: N batch, T tokens, D of a target vector, W width of the state.
+Axes: N batch, T tokens, D width of a target vector, W width of the state.
 """
 
 from collections.abc import Iterable
@@ -14,16 +14,16 @@ from typing import ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from dbl.data.spec import DataSpec, TextSpec
-from dbl.networks.architecture import Architecture
 from dbl.networks.layers import NoiseEmbedding
 from dbl.networks.llama import (
     Angles,
     Embedding,
+    LanguageModel,
     LlamaHead,
     LlamaLayer,
-    check_sizes,
     embed_tokens,
     initialise_llama,
     rms_norm,
@@ -33,43 +33,44 @@ from dbl.utils.errors import UserError, check_choice
 
 
 @dataclass(frozen=True)
-class RecurrentLM(Architecture):
-    """Sizes of a recurrent-depth language model; the target is one vector of a table for each token.
+class RecurrentLM(LanguageModel):
+    """Sizes of a recurrent-depth language model; the targets are rows of a table, one per token.
 
     Args:
-        num_layers: L, of prelude, core and coda together, each counted once.
-        prelude: layers that embed the tokens.
-        coda: layers that read the last state.
-        width: of every token inside, and of the state.
-        num_heads: attention heads; width / num_heads is even.
-        mlp_width: inside the SwiGLU MLP.
-        embedding: as in `CausalLM`.
-        mean_iterations: passes through the core of the end-to-end baseline, on average in training; in tests exactly.
-        backprop_iterations: the last so many of them have gradients in the baseline's training.
+        num_layers: number of layers of prelude, core and coda together, each counted once.
+        width: width of tokens and state.
+        num_heads: number of attention heads; width / num_heads must be even.
+        mlp_width: hidden width of the SwiGLU MLP.
+        prelude: number of layers that embed the tokens.
+        coda: number of layers that read the last state.
+        embedding: token embedding, "own" or "table" as in `CausalLM`.
+        mean_iterations: number of passes through the core of the end-to-end baseline: the mean in training, exact in
+            tests.
+        backprop_iterations: number of last passes that are back-propagated in the baseline's training.
 
     Example:
         >>> import dbl
         >>> network = dbl.RecurrentLM(4, prelude=1, coda=1, width=32, num_heads=2, mlp_width=64, mean_iterations=8)
-        >>> network.layer_passes(4)  # a training step of the denoiser goes through its layers once
+        >>> network.layer_passes(4)  # a training step of the denoiser passes through each layer once
         4.0
-        >>> network.baseline_passes()  # one of the baseline: prelude, 8 times 2 layers of the core, coda
+        >>> network.baseline_passes()  # of the baseline: prelude, 8 times the 2 layers of the core, coda
         18.0
     """
 
     can_be_partitioned: ClassVar[bool] = False
     rereads_text: ClassVar[bool] = True  # states depend on the step
     num_layers: int = 8
-    prelude: int = 2
-    coda: int = 2
     width: int = 512
     num_heads: int = 8
     mlp_width: int = 1376
+    prelude: int = 2
+    coda: int = 2
     embedding: Embedding = "own"
     mean_iterations: int = 32
     backprop_iterations: int = 8
 
     def __post_init__(self) -> None:
-        check_sizes(self.width, self.num_heads, self.mlp_width)
+        super().__post_init__()
         check_choice("network.embedding", self.embedding, get_args(Embedding))
         if min(self.prelude, self.coda) < 0 or self.num_layers - self.prelude - self.coda < 1:
             raise UserError(
@@ -82,10 +83,11 @@ class RecurrentLM(Architecture):
                 f"({self.backprop_iterations}) must be at least 1"
             )
 
+    @override
     def build(
         self, data: DataSpec, target_shape: tuple[int, ...], num_layers: int, table: Tensor | None = None
     ) -> "RecurrentNetwork":
-        """See `Architecture.build`; the target is [T, D] and cond the clean tokens [N, T] before it."""
+        """Build the network; the target is [T, D] and cond the clean tokens [N, T] before it."""
         text = self.require(data, TextSpec)
         if len(target_shape) != 2:
             raise UserError("network RecurrentLM denoises one vector for each token: use it with dbl.TokenTarget")
@@ -96,26 +98,26 @@ class RecurrentLM(Architecture):
             )
         return RecurrentNetwork(self, text.num_classes, target_shape[1], table)
 
+    @override
     def baseline_passes(self) -> float:
-        """See `Architecture.baseline_passes`: a pass forward counts one third, a pass backward two."""
         core = self.num_layers - self.prelude - self.coda
         forward = self.prelude + self.coda + core * self.mean_iterations
         backward = self.prelude + self.coda + core * min(self.mean_iterations, self.backprop_iterations)
-        return (forward + 2 * backward) / 3
+        return (forward + 2 * backward) / 3  # a backward pass costs about twice a forward pass
 
     def build_recurrent(self, data: DataSpec, target_dim: int, table: Tensor | None = None) -> "RecurrentBaseline":
-        """The same layers as a model that is iterated and trained end to end, for the baseline."""
+        """Build the end-to-end baseline: the same layers, iterated."""
         return RecurrentBaseline(self, self.require(data, TextSpec).num_classes, target_dim, table)
 
 
 class Recurrence(nn.Module):
-    """Prelude, core and coda; abstract, a subclass says in `forward` how often to pass through the core.
+    """Prelude, core and coda; the `forward` of a subclass decides how often to pass through the core.
 
     Args:
-        sizes: of the model.
-        num_tokens: C.
-        target_dim: D.
-        table: [C, D] frozen, for `embedding="table"`.
+        sizes: sizes of the model.
+        num_tokens: size of the vocabulary, C.
+        target_dim: width of a target vector, D.
+        table: [C, D] frozen table, for `embedding="table"`.
         modulated: whether a noise vector modulates core, coda and head.
     """
 
@@ -123,14 +125,15 @@ class Recurrence(nn.Module):
         self, sizes: RecurrentLM, num_tokens: int, target_dim: int, table: Tensor | None, modulated: bool
     ) -> None:
         super().__init__()
-        self.head_dim = sizes.width // sizes.num_heads
+        self.head_dim = sizes.head_dim
         self.core_start, self.coda_start = sizes.prelude, sizes.num_layers - sizes.coda
         self.embedding = embed_tokens(sizes.embedding, num_tokens, sizes.width, table)
         self.layers = nn.ModuleList(
             LlamaLayer(sizes.width, sizes.num_heads, sizes.mlp_width, modulated and number >= self.core_start)
             for number in range(sizes.num_layers)
         )
-        # Huginn's adapter of the concatenated state and embedding, in two halves: one is the same in every iteration.
+        # Huginn's adapter of the concatenated state and embedding, split into halves: the embedding's half is the same
+        # in every iteration and computed once.
         self.adapt_state = nn.Linear(sizes.width, sizes.width, bias=False)
         self.adapt_embedding = nn.Linear(sizes.width, sizes.width, bias=False)
         self.core_norm = rms_norm(sizes.width)
@@ -141,40 +144,31 @@ class Recurrence(nn.Module):
         return rotary_angles(0, tokens.shape[1], self.head_dim, tokens.device)
 
     def embed(self, tokens: Tensor, angles: Angles) -> Tensor:
-        """The prelude's part of the adapter's output [N, T, W], which enters every iteration."""
+        """Prelude and its half of the adapter: tokens [N, T] -> [N, T, W], added in every iteration."""
         x = _through(self.layers[: self.core_start], self.embedding(tokens), angles)
-        out: Tensor = self.adapt_embedding(x)
-        return out.type_as(x)
+        return self.adapt_embedding(x).type_as(x)
 
     def iterate(self, state: Tensor, embedded: Tensor, angles: Angles, noise: Tensor | None = None) -> Tensor:
         """One pass through the core: state [N, T, W] -> next state [N, T, W]."""
         x = self.adapt_state(state) + embedded
-        out: Tensor = self.core_norm(_through(self.layers[self.core_start : self.coda_start], x, angles, noise))
-        return out
+        return self.core_norm(_through(self.layers[self.core_start : self.coda_start], x, angles, noise))
 
     def read(self, state: Tensor, angles: Angles, noise: Tensor | None = None) -> Tensor:
         """Coda and head: last state [N, T, W] -> [N, T, D]."""
-        out: Tensor = self.head(_through(self.layers[self.coda_start :], state, angles, noise), noise)
-        return out
+        return self.head(_through(self.layers[self.coda_start :], state, angles, noise), noise)
 
     def _initialise(self, depth: int) -> None:
-        """As `initialise_llama`, and the adapter's halves as halves of one layer with 2 W inputs."""
+        """Initialise as a Llama, with the adapter's halves scaled as one layer with 2 W inputs."""
         initialise_llama(self, depth)
         for half in (self.adapt_state, self.adapt_embedding):
             nn.init.normal_(half.weight, std=(2 * half.in_features) ** -0.5)
 
 
 class RecurrentNetwork(Recurrence):
-    """The denoiser: noisy vectors are the state, and one pass through the core denoises them.
+    """The denoiser: the noisy vectors are the state, and one pass through the core denoises them.
 
-    Noisy i stands for the token after clean token i. Later positions may see it, since it tells less than the clean
-    token that they see anyway.
-
-    Args:
-        sizes: of the model.
-        num_tokens: C.
-        target_dim: D.
-        table: [C, D] frozen, for `embedding="table"`.
+    Noisy vector i stands for the token after clean token i. Later positions may attend to it, since it tells them less
+    than the clean token that they see anyway. Arguments as in `Recurrence`.
     """
 
     def __init__(self, sizes: RecurrentLM, num_tokens: int, target_dim: int, table: Tensor | None = None) -> None:
@@ -184,40 +178,27 @@ class RecurrentNetwork(Recurrence):
         self._initialise(sizes.num_layers)
 
     def forward(self, noisy: Tensor, c_noise: Tensor, cond: Tensor) -> Tensor:
-        """Noisy vectors [N, T, D], already scaled by c_in; c_noise [N]; clean tokens [N, T] -> [N, T, D]."""
+        """Vectors [N, T, D] scaled by c_in, c_noise [N] and clean tokens [N, T] -> [N, T, D]."""
         angles, noise = self.angles(cond), self.noise_embedding(c_noise)
         state = self.noisy_embedding(noisy)  # N, T, W
         return self.read(self.iterate(state, self.embed(cond, angles), angles, noise), angles, noise)
 
 
 class RecurrentBaseline(Recurrence):
-    """The iterated language model, trained by truncated back-propagation.
-
-    Args:
-        sizes: of the model.
-        num_tokens: C.
-        target_dim: D.
-        table: [C, D] frozen, for `embedding="table"`.
-    """
+    """The iterated language model, trained by truncated back-propagation; arguments as in `Recurrence`."""
 
     def __init__(self, sizes: RecurrentLM, num_tokens: int, target_dim: int, table: Tensor | None = None) -> None:
         super().__init__(sizes, num_tokens, target_dim, table, modulated=False)
         self._initialise(sizes.num_layers)
 
     def forward(self, tokens: Tensor, state: Tensor, iterations: int, backprop_iterations: int | None = None) -> Tensor:
-        """Predict the tokens after the given ones.
+        """Predict the next tokens: [N, T, D]. Raises UserError if a number of iterations is not positive.
 
         Args:
-            tokens: [N, T] clean.
-            state: [N, T, W] to start from, noise of the caller's.
-            iterations: passes through the core.
-            backprop_iterations: the last so many of them have gradients, for the prelude too; None: all.
-
-        Returns:
-            [N, T, D].
-
-        Raises:
-            UserError: if a number of iterations is not positive.
+            tokens: [N, T] clean tokens.
+            state: [N, T, W] initial state, random noise.
+            iterations: number of passes through the core.
+            backprop_iterations: number of last passes that are back-propagated, into the prelude too; None: all.
         """
         backprop = iterations if backprop_iterations is None else backprop_iterations
         if min(iterations, backprop) < 1:
@@ -231,7 +212,7 @@ class RecurrentBaseline(Recurrence):
 
 
 def _through(layers: Iterable[nn.Module], x: Tensor, angles: Angles, noise: Tensor | None = None) -> Tensor:
-    """Pass [N, T, W] through layers, each token seeing those up to itself."""
+    """Pass [N, T, W] through causal layers."""
     for layer in layers:
         x, _ = layer(x, angles, noise=noise)
     return x

@@ -1,9 +1,10 @@
-"""ViT: the vision transformer, as blocks that denoise a label vector and as the end-to-end classifier beside them."""
+"""ViT: the vision transformer as blocks that denoise a label vector, and as an end-to-end classifier."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from dbl.data.spec import DataSpec, ImageSpec
 from dbl.networks.architecture import Architecture, check_heads, count_patches
@@ -13,15 +14,15 @@ from dbl.utils.errors import UserError
 
 @dataclass(frozen=True)
 class ViT(Architecture):
-    """Sizes of a ViT; the input is an image and the target a vector that stands for its label.
+    """Sizes of a ViT; the input is an image and the target a vector that represents its label.
 
     Args:
-        num_layers: L, of the whole network.
-        width: D of every token.
-        num_heads: attention heads.
-        patch_size: pixels of a patch's side.
-        mlp_width: width inside the MLP.
-        dropout: in every layer and on the tokens.
+        num_layers: number of layers of the whole network, L.
+        width: token width, D.
+        num_heads: number of attention heads.
+        patch_size: side of a patch in pixels.
+        mlp_width: hidden width of the MLP.
+        dropout: dropout in every layer and on the tokens.
 
     Example:
         >>> import dbl
@@ -43,26 +44,22 @@ class ViT(Architecture):
         if not 0 <= self.dropout < 1:
             raise UserError(f"network.dropout ({self.dropout}) must lie in [0, 1)")
 
+    @override
     def build(
         self, data: DataSpec, target_shape: tuple[int, ...], num_layers: int, table: Tensor | None = None
     ) -> "ViTNetwork":
-        """See `Architecture.build`; cond is an image [N, channels, height, width]."""
+        """Build one block; cond is an image [N, channels, height, width]."""
         if len(target_shape) != 1:
             raise UserError("network ViT denoises label vectors: use it with the target dbl.ClassTarget")
         return ViTNetwork(self, self.require(data, ImageSpec), target_shape[0], num_layers)
 
     def build_classifier(self, data: DataSpec) -> "ViTClassifier":
-        """The same number of layers as one end-to-end classifier, for the baseline."""
+        """Build the end-to-end baseline: a classifier with all the layers."""
         return ViTClassifier(self, self.require(data, ImageSpec))
 
 
 class PatchTokens(nn.Module):
-    """The tokens of an image behind one leading token, with learned positions.
-
-    Args:
-        sizes: of the ViT.
-        data: shape of the images.
-    """
+    """A leading token followed by the patches of an image, with learned positions."""
 
     def __init__(self, sizes: ViT, data: ImageSpec) -> None:
         super().__init__()
@@ -73,19 +70,18 @@ class PatchTokens(nn.Module):
 
     def forward(self, leading: Tensor, images: Tensor) -> Tensor:
         """Leading token [N, D] and images [N, channels, height, width] -> [N, 1 + T, D]."""
-        tokens = torch.cat([leading.unsqueeze(1), self.patches(images)], dim=1)
-        out: Tensor = self.drop(tokens + self.positions.weight)
-        return out
+        tokens = torch.cat([leading.unsqueeze(1), self.patches(images)], dim=1)  # N, 1 + T, D
+        return self.drop(tokens + self.positions.weight)
 
 
 class ViTNetwork(nn.Module):
-    """The network of one block: a noisy label token beside the patches of the image it belongs to.
+    """One block of a ViT: a noisy label token beside the patches of the image it belongs to.
 
     Args:
-        sizes: of the whole ViT.
+        sizes: sizes of the whole ViT.
         data: shape of the images.
         target_dim: length of the label vector.
-        num_layers: layers of this block.
+        num_layers: number of layers of this block.
     """
 
     def __init__(self, sizes: ViT, data: ImageSpec, target_dim: int, num_layers: int) -> None:
@@ -100,22 +96,16 @@ class ViTNetwork(nn.Module):
         initialise(self)
 
     def forward(self, noisy: Tensor, c_noise: Tensor, cond: Tensor) -> Tensor:
-        """Noisy label vectors [N, target_dim], scaled by c_in; c_noise [N]; images -> [N, target_dim]."""
+        """Label vectors [N, target_dim] scaled by c_in, c_noise [N] and images -> [N, target_dim]."""
         x = self.tokens(self.label_token(noisy), cond)  # N, 1 + T, D
         vector = self.noise_embedding(c_noise)  # N, D
         for layer in self.layers:
             x = layer(x, vector)
-        out: Tensor = self.head(x[:, :1], vector)
-        return out.squeeze(1)
+        return self.head(x[:, :1], vector).squeeze(1)  # the label token alone: N, target_dim
 
 
 class ViTClassifier(nn.Module):
-    """The end-to-end ViT: a class token, L ordinary layers, a linear head.
-
-    Args:
-        sizes: of the ViT.
-        data: shape of the images and number of classes.
-    """
+    """The end-to-end ViT: a class token, L unmodulated layers, a linear head."""
 
     def __init__(self, sizes: ViT, data: ImageSpec) -> None:
         super().__init__()
@@ -131,5 +121,4 @@ class ViTClassifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """[N, channels, height, width] -> logits [N, C]."""
         x = self.layers(self.tokens(self.class_token.weight.expand(len(images), -1), images))
-        logits: Tensor = self.head(self.norm(x[:, 0]))
-        return logits
+        return self.head(self.norm(x[:, 0]))

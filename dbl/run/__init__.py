@@ -1,1 +1,1 @@
-"""What a run is: the contract, its folder, checkpoints, and the model assembled from them."""
+"""A run on disk: its contract, folder, checkpoints, and the assembled model."""

@@ -1,4 +1,4 @@
-"""From the checkpoints of separately trained blocks to one model folder, with checks; `model_folder` reads it."""
+"""Assembly: from the checkpoints of separately trained blocks to one checked model folder (see `model_folder`)."""
 
 import shutil
 from dataclasses import dataclass
@@ -9,22 +9,22 @@ from torch import Tensor
 
 from dbl.run.contract import Contract
 from dbl.run.folder import RunFolder
-from dbl.run.model_folder import Weights, file_hash, load_into, plain_hash, stamp
+from dbl.run.model_folder import Weights, block_metadata, file_hash, load_into, plain_hash
 from dbl.utils.errors import UserError
 from dbl.utils.files import read_checkpoint, write_json, write_tensors
 
 
 @dataclass(frozen=True)
-class PartState:
-    """What a checkpoint says of a trained part.
+class PartCheckpoint:
+    """Contents of the checkpoint of a block or baseline.
 
     Args:
         step: optimizer steps done.
-        max_steps: optimizer steps asked for.
-        samples: consumed in training, over all resumes.
-        layer_passes: passes through a layer for one sample in a training step.
+        max_steps: optimizer steps requested.
+        samples: samples consumed in training, over all resumes.
+        layer_passes: compute of a training step per sample; see `Architecture.layer_passes`.
         seconds: wall time spent in training, over all resumes.
-        weights: names and tensors of the trained module.
+        weights: weights of the trained module by name.
     """
 
     step: int
@@ -36,11 +36,11 @@ class PartState:
 
     @property
     def complete(self) -> bool:
-        """Whether the training came to its end."""
+        """Whether all requested steps were done."""
         return self.step >= self.max_steps
 
-    def facts(self) -> dict[str, Any]:
-        """Steps, samples consumed, compute, seconds and number of parameters, for reports."""
+    def summary(self) -> dict[str, Any]:
+        """Steps, samples, compute, seconds and number of parameters, for reports."""
         return {
             "steps": self.step,
             "samples": self.samples,
@@ -50,18 +50,15 @@ class PartState:
         }
 
 
-def read_part(path: Path, part: str, contract: Contract, prefix: str, weights: Weights = "ema") -> PartState:
-    """Read a checkpoint and check that it belongs where it lies.
+def read_part(path: Path, part: str, contract: Contract, prefix: str, weights: Weights = "ema") -> PartCheckpoint:
+    """Read a checkpoint. Raises UserError if it is absent, damaged, or belongs to another part or contract.
 
     Args:
-        path: of the checkpoint.
-        part: the part that it must be of, such as `block_0`.
-        contract: the contract that it must carry.
-        prefix: of the trained module's names, such as `denoiser.`.
-        weights: the average or the live weights.
-
-    Raises:
-        UserError: if the file is absent, damaged, or of another part or contract.
+        path: checkpoint file.
+        part: expected part, such as `block_0`.
+        contract: expected contract.
+        prefix: prefix of the trained module's parameter names, such as `denoiser.`.
+        weights: averaged (`ema`) or live weights.
     """
     checkpoint = read_checkpoint(path)
     stamp = checkpoint.get("dbl")
@@ -77,9 +74,9 @@ def read_part(path: Path, part: str, contract: Contract, prefix: str, weights: W
             f"train {part} in this run"
         )
     state = checkpoint["state_dict"]
-    if weights == "live":
+    if weights == "live":  # only a training with EMA keeps them apart
         state = checkpoint.get("current_model_state", state)
-    return PartState(
+    return PartCheckpoint(
         step=checkpoint["global_step"],
         max_steps=stamp["max_steps"],
         samples=stamp["samples"],
@@ -94,14 +91,14 @@ def _training_seconds(checkpoint: dict[str, Any]) -> float:
     return float(timer.get("time_elapsed", {}).get("train", 0.0))
 
 
-def read_block(run: RunFolder, contract: Contract, block: int, weights: Weights = "ema") -> PartState:
-    """The checkpoint of one block; errors as in `read_part`."""
+def read_block(run: RunFolder, contract: Contract, block: int, weights: Weights = "ema") -> PartCheckpoint:
+    """Read the checkpoint of one block; errors as in `read_part`."""
     part = f"block_{block}"
     return read_part(run.checkpoint(part), part, contract, "denoiser.", weights)
 
 
 def unfinished_blocks(run: RunFolder, contract: Contract) -> list[int]:
-    """Blocks of a run that have no checkpoint yet, or one that is not at its end."""
+    """List the blocks of a run without a checkpoint of their last step."""
     return [
         block
         for block in range(contract.partition.num_blocks)
@@ -110,24 +107,23 @@ def unfinished_blocks(run: RunFolder, contract: Contract) -> list[int]:
 
 
 def assemble(run: RunFolder, weights: Weights = "ema", allow_partial: bool = False) -> Path:
-    """Check the blocks of a run and write its model folder; an older one is replaced only when the new one is whole.
+    """Check the blocks of a run and write its model folder; an older one is replaced only by a complete new one.
 
-    The same weights give the same bytes, so a block that is trained anew changes its own file and `config.json` alone.
+    The same weights give the same bytes, so retraining a block changes only its own file and `config.json`. Raises
+    UserError if a checkpoint is absent, damaged, unfinished, or belongs to another contract or block.
 
     Args:
-        run: the run folder.
-        weights: the average (`ema`) or the live weights.
-        allow_partial: leave out blocks that are not finished; at least one must be.
+        run: run folder.
+        weights: averaged (`ema`) or live weights.
+        allow_partial: leave out unfinished blocks; at least one must be finished.
 
     Returns:
         The model folder: `block_<b>.safetensors`, `table.safetensors` if there is a table, `tokenizer.json` for text,
-        and `config.json`: `contract`; `weights`; `blocks`, facts of each block or null for one that was left out;
+        and `config.json`: `contract`; `weights`; `blocks`, a summary of each block or null if it was left out;
         `files`, the SHA-256 of each other file; `sha256` of all these.
-
-    Raises:
-        UserError: if a checkpoint is absent, damaged, unfinished, or of another contract or block.
     """
     contract = run.load_contract()
+    # Built beside the model folder and renamed, so that a failure leaves the old model as it was.
     temporary = run.path / ".model.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -151,7 +147,7 @@ def assemble(run: RunFolder, weights: Weights = "ema", allow_partial: bool = Fal
 
 
 def _replace_folder(folder: Path, new: Path) -> None:
-    """Put `new` where `folder` is or will be; the old one is removed last."""
+    """Move `new` to `folder`; an existing folder is removed last."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -163,18 +159,18 @@ def _replace_folder(folder: Path, new: Path) -> None:
 def _store_block(
     run: RunFolder, contract: Contract, block: int, weights: Weights, folder: Path, allow_partial: bool
 ) -> dict[str, Any] | None:
-    """Write the weights of one block; its facts, or None if it may be left out and is not finished."""
+    """Write the weights of one block. Returns its summary, or None if it is unfinished and may be left out."""
     path = run.checkpoint(f"block_{block}")
     if allow_partial and not path.is_file():
         return None
-    state = read_block(run, contract, block, weights)
-    if not state.complete:
+    checkpoint = read_block(run, contract, block, weights)
+    if not checkpoint.complete:
         if allow_partial:
             return None
         raise UserError(
-            f"{path} is at step {state.step} of {state.max_steps}: finish this block with dbl train, or leave it out "
-            "with --allow-partial"
+            f"{path} is at step {checkpoint.step} of {checkpoint.max_steps}: finish this block with dbl train, or "
+            "leave it out with --allow-partial"
         )
-    load_into(contract.denoiser(block), state.weights, path)
-    write_tensors(folder / f"block_{block}.safetensors", state.weights, stamp(contract, block, weights))
-    return state.facts()
+    load_into(contract.denoiser(block), checkpoint.weights, path)  # refuses wrong names, types and shapes
+    write_tensors(folder / f"block_{block}.safetensors", checkpoint.weights, block_metadata(contract, block, weights))
+    return checkpoint.summary()

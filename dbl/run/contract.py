@@ -1,8 +1,7 @@
-"""The contract: all that the blocks of a run agree on, frozen before the first step.
+"""The contract: everything the blocks of a run agree on, frozen before the first step.
 
-`ContractConfig` is what a user chooses; `build` adds what follows from the data (statistics, the target table, the
-fitted noise distribution, the boundaries) and gives the `Contract`. Every block checkpoint and every assembled file
-carries its hash.
+`ContractConfig` holds the user's choices. Its `build` adds what follows from the data (statistics, target table, fitted
+noise distribution, boundaries) and returns the `Contract`. Every block checkpoint and assembled file carries its hash.
 """
 
 import hashlib
@@ -25,20 +24,20 @@ from dbl.utils.errors import UserError
 from dbl.utils.seeding import seeded
 from dbl.utils.serialization import from_plain, to_plain
 
-# Raised when the meaning of a stored contract changes; an older one is refused.
+# Incremented whenever the meaning of a stored contract changes; other versions are refused.
 VERSION = 3
 
 
 @dataclass(frozen=True)
 class ContractConfig:
-    """What all blocks agree on, as the user chooses it.
+    """The user's choices on which all blocks agree.
 
     Args:
         network: architecture and its sizes.
-        target: what is denoised and how the answer is read.
+        target: quantity that is denoised, and its readout.
         noise: distribution of the noise levels.
-        partition: how layers and levels are cut into blocks.
-        seed: of initial weights, data order, noise and the target table.
+        partition: division of layers and levels into blocks.
+        seed: random seed of initial weights, data order, noise and the target table.
 
     Example:
         >>> import dbl
@@ -60,13 +59,9 @@ class ContractConfig:
     seed: int = 0
 
     def build(self, data: DataSpec) -> "Contract":
-        """The contract for a data set.
-
-        Raises:
-            UserError: if noise, partition and target do not fit each other.
-        """
+        """Build the contract for a data set. Raises UserError if noise, partition, target and data are incompatible."""
         self.target.check(self.noise)
-        self.target.shape(data)  # says if the data are of another kind
+        self.target.shape(data)  # refuses data of another kind
         table = self.target.make_table(data, self.seed)
         noise = self.noise.fit(table, torch.tensor(data.class_frequencies))
         partition = self.partition.build(noise, self.network.num_layers)
@@ -74,12 +69,12 @@ class ContractConfig:
 
 
 class Contract:
-    """Terms and what follows from them for one data set.
+    """The user's choices and what follows from them for one data set.
 
     Args:
-        config: as chosen.
+        config: the user's choices.
         data: shape, classes and statistics of the data.
-        noise: the distribution, fitted to the table if it depends on one.
+        noise: noise distribution, fitted to the table if it depends on one.
         partition: boundaries and layers of the blocks.
         table: [C, D] frozen target rows, or None for pixels.
 
@@ -110,7 +105,7 @@ class Contract:
         self.table = table
 
     def to_plain(self) -> dict[str, Any]:
-        """The contract as JSON values; the table is represented by its hash."""
+        """Convert to JSON values, with the table represented by its hash."""
         return {
             "version": VERSION,
             "config": to_plain(self.config),
@@ -122,15 +117,12 @@ class Contract:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any], table: Tensor | None, source: str) -> "Contract":
-        """The contract that `to_plain` described.
+        """Restore a contract. Raises UserError on another version, a missing field, or another table.
 
         Args:
-            plain: the JSON values.
-            table: the table that was stored beside them.
+            plain: JSON values from `to_plain`.
+            table: table that was stored beside them.
             source: file name for error messages.
-
-        Raises:
-            UserError: if the file is of another version, lacks a field, or does not belong to the table.
         """
         if plain.get("version") != VERSION:
             raise UserError(
@@ -156,23 +148,20 @@ class Contract:
 
     @cached_property
     def hash(self) -> str:
-        """Hash of everything above; what a checkpoint carries."""
+        """SHA-256 of `to_plain`, which every checkpoint carries."""
         return hashlib.sha256(json.dumps(self.to_plain(), sort_keys=True).encode()).hexdigest()
 
     def denoiser(self, block: int) -> Denoiser:
-        """A new denoiser for one block, its weights a function of (seed, block) alone.
-
-        Raises:
-            UserError: if there is no such block.
-        """
+        """Create the denoiser of one block; its weights are a function of (seed, block) alone."""
         num_layers = len(self.partition.layer_range(block))
         config = self.config
+        # A seed per block: its weights must not depend on which blocks were built before it.
         with seeded(config.seed, "weights", block):
             network = config.network.build(self.data, config.target.shape(self.data), num_layers, self.table)
             return config.target.make_denoiser(network, self.table, self.noise, self.data.num_classes)
 
     def space(self) -> TargetSpace:
-        """The target space: from raw batches to clean targets and back."""
+        """Target space that maps raw batches to clean targets and back."""
         return self.config.target.space(self.data, self.table)
 
 

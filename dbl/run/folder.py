@@ -1,4 +1,4 @@
-"""The run folder: where each file of a run lies, and the contract that is written there once.
+"""The run folder: the paths of a run's files, and its contract, which is written once.
 
 runs/<name>/  config.yaml  contract.json  table.safetensors  tokenizer.json
 block_<b>/   checkpoints/{last,previous,replaced}.ckpt  config.yaml  memory.json  metrics.csv  events…
@@ -27,10 +27,10 @@ LOG = "train.log"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run keeps its files.
+    """Paths of the files of a run.
 
     Args:
-        name: of the run; its folder is `<root>/<name>`.
+        name: name of the run; its folder is `<root>/<name>`.
         root: folder of all runs.
     """
 
@@ -39,11 +39,7 @@ class RunFolder:
 
     @classmethod
     def at(cls, path: str | Path) -> "RunFolder":
-        """The run in an existing folder.
-
-        Raises:
-            UserError: if there is no run.
-        """
+        """Open the run in an existing folder. Raises UserError if it holds no run."""
         folder = Path(path)
         if not (folder / "contract.json").is_file():
             raise UserError(f"{folder} is not a run folder: it has no contract.json")
@@ -51,17 +47,17 @@ class RunFolder:
 
     @property
     def path(self) -> Path:
-        """The folder itself."""
+        """Folder of the run."""
         return Path(self.root) / self.name
 
     @property
     def config(self) -> Path:
-        """The resolved config of the run."""
+        """Resolved config."""
         return self.path / "config.yaml"
 
     @property
     def model(self) -> Path:
-        """Folder of the assembled network."""
+        """Folder of the assembled model."""
         return self.path / "model"
 
     @property
@@ -71,59 +67,57 @@ class RunFolder:
 
     @property
     def tokenizer(self) -> Path:
-        """The tokenizer of a run of text."""
+        """Tokenizer of a text run."""
         return self.path / "tokenizer.json"
 
     def part(self, name: str) -> Path:
-        """Folder of one trained part, such as `block_0` or `end_to_end`."""
+        """Folder of a trained part: `block_<b>` or `end_to_end`."""
         return self.path / name
 
     def checkpoint(self, part: str) -> Path:
-        """The last checkpoint of a trained part."""
+        """Last checkpoint of a part."""
         return self.part(part) / "checkpoints" / "last.ckpt"
 
     def checkpoints(self, part: str) -> Checkpoints:
-        """All checkpoints of a trained part."""
+        """All checkpoint files of a part."""
         return Checkpoints(self.checkpoint(part))
 
     def status(self, part: str) -> Path:
-        """How far the training of a part is."""
+        """Training progress of a part."""
         return self.part(part) / STATUS
 
     def lock(self, part: str) -> Path:
-        """Lock of the process that trains a part."""
+        """Lock held by the process that trains a part."""
         return self.part(part) / "lock"
 
     @property
     def launcher(self) -> Path:
-        """Lock of the command that trains the parts of this run."""
+        """Lock held by the command that trains the parts of this run."""
         return self.path / "lock"
 
     def memory(self, part: str) -> Path:
-        """The measured memory of a trained part."""
+        """Measured memory of a part."""
         return self.part(part) / "memory.json"
 
     def baseline(self) -> "RunFolder":
-        """The run folder of the end-to-end baseline, inside this one."""
+        """Run folder of the end-to-end baseline, inside this one."""
         return RunFolder(name="baseline", root=str(self.path))
 
     def load_contract(self) -> Contract:
-        """The contract of this run; UserError if it is absent or damaged."""
+        """Read the contract. Raises UserError if it is absent or damaged."""
         return load_contract(self.path)
 
     def load_or_build_contract(self, config: ContractConfig, data: DataSpec) -> Contract:
-        """The contract of this run: the stored one if it was made with these config and data, else a new one.
+        """Return the stored contract if it was built from this config and data, else a new, unwritten one.
 
-        The stored one goes first because what is fitted and drawn can differ in the last digit between machines. A new
-        one is not yet written.
-
-        Raises:
-            UserError: if parts were trained under a contract with other config or other data.
+        The stored one takes precedence because fitted and drawn values can differ in the last digit between machines.
+        Raises UserError if parts were already trained under another config or other data.
         """
         if not (self.path / "contract.json").is_file() and not self._has_trained_parts():
             return config.build(data)
         stored = self.load_contract()
-        difference = first_difference(_chosen(config, data), _chosen(stored.config, stored.data))
+        # Not by hash: the user must learn which key differs.
+        difference = first_difference(_user_settings(config, data), _user_settings(stored.config, stored.data))
         if difference is None:
             return stored
         if self._has_trained_parts():
@@ -138,25 +132,25 @@ class RunFolder:
         return any(any(self.path.glob(f"*/checkpoints/{name}.ckpt")) for name in ("last", "previous"))
 
     def write_contract(self, contract: Contract) -> None:
-        """Write the contract, unless a block was trained under the one that is there."""
+        """Write the contract unless a part was already trained under the stored one."""
         if not self._has_trained_parts():
             save_contract(self.path, contract)
 
 
-def _chosen(config: ContractConfig, data: DataSpec) -> dict[str, Any]:
-    """What a user can change, as plain values under the names of the config."""
+def _user_settings(config: ContractConfig, data: DataSpec) -> dict[str, Any]:
+    """Plain values of the settings that a user can change, under their config keys."""
     return {"contract": to_plain(config)["init_args"], "data": to_plain(data)["init_args"]}
 
 
 def save_contract(folder: Path, contract: Contract) -> None:
-    """Write `contract.json`, and `table.safetensors` before it if there is a table."""
+    """Write `table.safetensors` if there is a table, then `contract.json`, whose presence makes the folder a run."""
     if contract.table is not None:
         write_tensors(folder / "table.safetensors", {"table": contract.table})
     write_json(folder / "contract.json", {**contract.to_plain(), "sha256": contract.hash})
 
 
 def load_contract(folder: Path) -> Contract:
-    """Read the contract that `save_contract` wrote; UserError if it is absent, damaged or edited."""
+    """Read the contract that `save_contract` wrote. Raises UserError if it is absent, damaged or edited."""
     if not (folder / "contract.json").is_file():
         raise UserError(
             f"{folder} has trained parts but no contract.json: restore it, or start another run (--run.name)"
@@ -172,7 +166,7 @@ def load_contract(folder: Path) -> Contract:
 
 
 def run_tokenizer(run: RunFolder) -> Tokenizer:
-    """The tokenizer of a run; UserError if it is absent or not the one that the run was trained with."""
+    """Load the tokenizer of a run. Raises UserError if it is absent or not the one that the run was trained with."""
     if not run.tokenizer.is_file():
         raise UserError(f"{run.tokenizer} does not exist: copy it from the machine on which the run was trained")
     tokenizer = load_tokenizer(run.tokenizer)

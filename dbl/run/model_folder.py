@@ -1,4 +1,4 @@
-"""The assembled network on disk: nothing that is damaged or was changed since it was assembled gets into a denoiser."""
+"""The assembled model on disk, read with checks against damage and later changes."""
 
 import hashlib
 import json
@@ -20,18 +20,15 @@ _KEYS = {"contract", "weights", "blocks", "files", "sha256"}
 
 
 class ModelFolder:
-    """An assembled network on disk; what is damaged or was changed since it was assembled is refused.
+    """An assembled model. Raises UserError if it is incomplete, or a file is not the one that was assembled.
 
     Args:
         path: folder written by `assemble`.
 
     Attributes:
-        config: what `config.json` holds; see `assemble`.
-        contract: what the blocks agree on.
-        available: the blocks that are there, all but for a partial model.
-
-    Raises:
-        UserError: if it is not a model, a file is not the one that was assembled, or its parts do not belong together.
+        config: contents of `config.json`; see `assemble`.
+        contract: contract of the blocks.
+        available: indices of the blocks in the folder; a partial model lacks some.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -61,7 +58,7 @@ class ModelFolder:
         return config
 
     def _verify(self, name: str) -> None:
-        """Compare a file with its SHA-256; once only while the file keeps its time and size."""
+        """Compare a file with its SHA-256, skipped if its time and size are those of an earlier check."""
         path = self.path / name
         if not path.is_file():
             raise UserError(f"{path} does not exist: run dbl assemble again")
@@ -77,27 +74,28 @@ class ModelFolder:
 
     def _check(self, block: int) -> None:
         path = self.path / f"block_{block}.safetensors"
-        if read_metadata(path) != stamp(self.contract, block, self.config["weights"]):
+        if read_metadata(path) != block_metadata(self.contract, block, self.config["weights"]):
             raise UserError(f"{path} is of another block or another contract: run dbl assemble again")
 
     def denoiser(self, block: int) -> Denoiser:
-        """Load the denoiser of one block, for inference; UserError if it is not there."""
+        """Load the denoiser of one block for inference. Raises UserError if the model lacks it."""
         require_blocks(self.contract.partition, self.available, [block], "loading")
         path = self.path / f"block_{block}.safetensors"
-        self._verify(path.name)
+        self._verify(path.name)  # again: blocks are loaded on demand, long after the folder was opened
         return load_into(self.contract.denoiser(block), read_tensors(path), path).eval().requires_grad_(False)
 
 
-def stamp(contract: Contract, block: int, weights: str) -> dict[str, str]:
-    """Metadata of a block's file. One entry: safetensors writes several in an order that differs from call to call."""
+def block_metadata(contract: Contract, block: int, weights: str) -> dict[str, str]:
+    """Metadata of a block's file."""
+    # A single entry: safetensors writes several in an order that differs between calls, and so would the file's hash.
     return {"dbl": json.dumps({"contract": contract.hash, "block": block, "weights": weights})}
 
 
 def load_into(denoiser: Denoiser, weights: dict[str, Tensor], path: Path) -> Denoiser:
-    """Load weights that have the names, types and shapes of the contract's network; UserError if they have not."""
+    """Load weights into a denoiser. Raises UserError on a missing, additional or mismatched tensor."""
     expected = denoiser.state_dict()
     for name in [*expected, *(name for name in weights if name not in expected)]:
-        found, wanted = _form(weights, name), _form(expected, name)
+        found, wanted = _type_and_shape(weights, name), _type_and_shape(expected, name)
         if found != wanted:
             raise UserError(
                 f"{path} does not fit the network of the contract: tensor {name} is {found} here and {wanted} there; "
@@ -107,7 +105,7 @@ def load_into(denoiser: Denoiser, weights: dict[str, Tensor], path: Path) -> Den
     return denoiser
 
 
-def _form(tensors: Mapping[str, Tensor], name: str) -> str:
+def _type_and_shape(tensors: Mapping[str, Tensor], name: str) -> str:
     if name not in tensors:
         return "absent"
     return f"{str(tensors[name].dtype).removeprefix('torch.')} {list(tensors[name].shape)}"
@@ -120,21 +118,18 @@ def file_hash(path: Path) -> str:
 
 
 def plain_hash(plain: Mapping[str, Any]) -> str:
-    """SHA-256 of JSON values, whatever the order of their keys."""
+    """SHA-256 of JSON values, independent of the order of keys."""
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def require_blocks(partition: Partition, available: Iterable[int], needed: Iterable[int], purpose: str) -> None:
-    """Refuse what needs a block that a partial model lacks.
+    """Raise UserError if a partial model lacks a needed block.
 
     Args:
-        partition: levels of all blocks.
-        available: blocks of the model.
-        needed: blocks that are asked for.
-        purpose: what they are asked for, the subject of the message.
-
-    Raises:
-        UserError: if a block is needed and not available; it names all such blocks, their levels and the remedy.
+        partition: partition of the whole model.
+        available: indices of the model's blocks.
+        needed: indices of the needed blocks.
+        purpose: operation that needs them, the subject of the message.
     """
     missing = sorted(set(needed) - set(available))
     if missing:

@@ -1,1 +1,1 @@
-"""What happens in a training step of a block or of a baseline."""
+"""Training of a block or an end-to-end baseline: data with noise, the training step, callbacks, memory."""

@@ -1,20 +1,22 @@
-"""One block as an ordinary LightningModule."""
+"""One block as a LightningModule."""
 
 from typing import NamedTuple
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from dbl.denoising.targets import Clean
 from dbl.run.contract import Contract
-from dbl.training.module import Losses, TrainingConfig, TrainingModule
+from dbl.training.config import TrainingConfig
+from dbl.training.module import Losses, TrainingModule
 
 
 class NoisyBatch(NamedTuple):
-    """What `NoisyData` makes of a raw batch.
+    """A batch of clean and noisy targets, made by `NoisyData`.
 
     Attributes:
         clean: targets, conditions and labels.
-        noisy: [N, *target_shape] targets with noise of level sigma added: the z_sigma of the paper.
+        noisy: [N, *target_shape] targets corrupted at level sigma, the paper's z_sigma.
         sigma: [N] noise levels, float32.
     """
 
@@ -26,15 +28,13 @@ class NoisyBatch(NamedTuple):
 class DiffusionBlock(TrainingModule):
     """A block: a denoiser for its own interval of noise levels, trained without any other block.
 
-    It builds its own stem, its L/B layers and its head, and nothing of other blocks.
+    It builds its own stem, its L/B layers and its head, and nothing of other blocks. Raises UserError if the contract
+    has no such block.
 
     Args:
-        contract: what all blocks agree on.
+        contract: contract of the run.
         block: index of this block; 0 has the highest noise.
-        recipe: how to train it.
-
-    Raises:
-        UserError: if there is no such block.
+        recipe: training configuration.
 
     Example:
         >>> import dbl
@@ -54,22 +54,14 @@ class DiffusionBlock(TrainingModule):
         self.denoiser = contract.denoiser(block)
         self.space = contract.space()
         self.interval = contract.partition.training_interval(block)
+        self.layer_passes = contract.config.network.layer_passes(contract.partition.layers[block])
 
     @property
-    def trained(self) -> nn.Module:
-        """The denoiser."""
-        return self.denoiser
-
-    @property
-    def raw_network(self) -> nn.Module:
-        """The network inside the denoiser."""
+    @override
+    def backbone(self) -> nn.Module:
         return self.denoiser.network
 
-    @property
-    def layer_passes(self) -> float:
-        """See `TrainingModule.layer_passes`."""
-        return self.contract.config.network.layer_passes(self.contract.partition.layers[self.index])
-
+    @override
     def losses(self, batch: NoisyBatch) -> Losses:
         """Weighted denoising loss of each sample (paper, Eq. 5)."""
         return Losses(self.denoiser.loss(batch.clean, batch.noisy, batch.sigma), batch.sigma)

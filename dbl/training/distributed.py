@@ -1,9 +1,9 @@
-"""One block on several devices: how its weights are split over them, and what their processes (ranks) agree on.
+"""One block on several devices: strategies, sharding, and agreement between processes (ranks).
 
 | trainer.strategy | each device holds |
 |---|---|
 | `ddp` | the whole block |
-| `fsdp2` | its share of weights, gradients, optimizer state and average; of the rest one layer at a time |
+| `fsdp2` | its share of weights, gradients, optimizer state and average; one gathered layer at a time |
 """
 
 from collections.abc import Iterable
@@ -23,6 +23,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+from typing_extensions import override
 
 from dbl.utils.errors import UserError
 
@@ -30,23 +31,21 @@ from dbl.utils.errors import UserError
 class ShardedStrategy(ModelParallelStrategy):
     """Fully sharded data parallelism (PyTorch's FSDP2) over all devices; `trainer.strategy=fsdp2`.
 
-    Checkpoints are whole: one file, the same as without sharding.
+    A checkpoint is one file with full tensors, the same as without sharding.
     """
 
     def __init__(self) -> None:
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
 
+    @override
     def setup_environment(self) -> None:
-        """Spread the data over all processes of all nodes."""
+        # Lightning's "auto" is one shard per node.
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
+    @override
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The whole state.
-
-        Raises:
-            UserError: if there is none, which could not be taken up again.
-        """
+        """Return the full state. Raises UserError if it is empty, since it could not be restored."""
         if not optimizer.state:
             raise UserError(
                 "trainer.strategy=fsdp2 cannot resume an optimizer without a state: give model.recipe.optimizer a "
@@ -54,13 +53,14 @@ class ShardedStrategy(ModelParallelStrategy):
             )
         return super().optimizer_state(optimizer)
 
+    @override
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read without running code that the file might hold; Lightning does not pass `weights_only` on to here."""
+        # Lightning does not pass `weights_only` on to here, and without it the file could run code.
         return super().load_checkpoint(checkpoint_path, weights_only=True)
 
     @property
     def mesh(self) -> DeviceMesh:
-        """The devices over which weights are split."""
+        """Devices over which weights are sharded."""
         return self.device_mesh["data_parallel"]
 
 
@@ -68,7 +68,7 @@ StrategyRegistry.register("fsdp2", ShardedStrategy, description=(ShardedStrategy
 
 
 def check_strategy(strategy: str | Strategy, training: bool = True) -> None:
-    """Raise UserError unless a part can be trained, or evaluated, with this strategy of the trainer."""
+    """Raise UserError unless training, or evaluation, supports this strategy of the trainer."""
     if isinstance(strategy, str):
         sharded, known = strategy == "fsdp2", strategy == "auto" or strategy.startswith("ddp")
     else:
@@ -84,19 +84,16 @@ def check_strategy(strategy: str | Strategy, training: bool = True) -> None:
 
 
 def shard(module: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh, method: str) -> None:
-    """Split the parameters of a module over the devices of a mesh.
+    """Shard the parameters of a module in place. Raises UserError if a parameter is a scalar.
 
     Args:
-        module: whose parameters become shards, in place.
-        layers: parts of it that are gathered one at a time; what is in none of them is gathered together.
-        mesh: of one axis.
-        method: of the module, the only way by which its parameters are used from outside.
-
-    Raises:
-        UserError: if a parameter has no axis to split.
+        module: module to shard.
+        layers: submodules that are gathered one at a time; all other parameters are gathered together.
+        mesh: devices, along one axis.
+        method: name of the module's method through which its parameters are used.
     """
     if isinstance(module, FSDPModule):
-        return  # Lightning may ask twice
+        return  # Lightning may call this twice
     for name, parameter in module.named_parameters():
         if parameter.dim() == 0:
             raise UserError(
@@ -104,20 +101,20 @@ def shard(module: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh, meth
             )
     for layer in layers:
         fully_shard(layer, mesh=mesh)
-        if hasattr(layer, "memorise"):  # the other way into a layer of a causal language model
+        if hasattr(layer, "memorise"):  # causal language models enter a layer by this method too
             register_fsdp_forward_method(layer, "memorise")
-    # Its own parameters, too, are shards outside of `method`: the average is made of shards.
+    # Unlike FSDP's default, reshard the root too: EMA averages shards between steps.
     fully_shard(module, mesh=mesh, reshard_after_forward=True)
     register_fsdp_forward_method(module, method)
 
 
-def whole(value: Tensor) -> Tensor:
-    """A tensor that is split over the ranks as a plain one; every rank must ask."""
+def full_tensor(value: Tensor) -> Tensor:
+    """Gather a sharded tensor; plain ones are returned as they are. Collective: every rank must call it."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def first_said(trainer: Trainer, text: str) -> str:
-    """What the first rank with anything to say says; every rank must ask."""
+def first_message(trainer: Trainer, text: str) -> str:
+    """Return the first non-empty text of any rank. Collective: every rank must call it."""
     texts = [text]
     if trainer.world_size > 1:
         texts = [""] * trainer.world_size

@@ -11,7 +11,7 @@ import lightning as L
 
 from dbl.run.folder import RunFolder
 from dbl.training.callbacks.status import Status
-from dbl.utils.errors import UserError, known_fault
+from dbl.utils.errors import UserError, as_known_error
 from dbl.utils.locks import Hold, holding
 
 
@@ -67,7 +67,7 @@ def guarding(run: RunFolder, part: str, trainer: L.Trainer, status: Status) -> I
             with _full_disk_is_one_line(part):
                 yield
         except Exception as error:
-            status.broke_off(error)
+            status.record_failure(error)
             raise
 
 
@@ -94,7 +94,7 @@ def _full_disk_is_one_line(part: str) -> Iterator[None]:
         if error.errno not in _NO_ROOM:
             raise
         hidden = error.__context__
-        while hidden is not None and known_fault(hidden) is None:
+        while hidden is not None and as_known_error(hidden) is None:
             hidden = hidden.__context__
         if hidden is not None:
             raise hidden from None

@@ -1,4 +1,4 @@
-"""Where a part logs: TensorBoard events and `metrics.csv` in its own folder, both continued on resume."""
+"""Loggers of a part: TensorBoard events and `metrics.csv` in its folder, both continued on resume."""
 
 import csv
 import warnings
@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 
 def part_loggers(folder: Path, step: int, rank: int) -> list[Logger]:
-    """Loggers for a training that starts or resumes at optimizer step `step`; what was logged after it is dropped."""
+    """Create loggers for a training that starts or resumes at `step`; later entries of an earlier run are dropped."""
     purge_step = step + 1 if step else None
     events = TensorBoardLogger(str(folder), name="", version="", purge_step=purge_step)
     return [events, _metrics_file(folder, step, rank)]
@@ -20,7 +20,7 @@ def _metrics_file(folder: Path, step: int, rank: int) -> CSVLogger:
         return logger  # only the first rank writes
     earlier = _rows_until(folder / "metrics.csv", step)
     with warnings.catch_warnings():
-        # Lightning says that it deletes the earlier file: its rows are written again at once.
+        # Lightning warns that it deletes the earlier file; its rows are written back at once.
         warnings.filterwarnings("ignore", message="Experiment logs directory")
         logger.experiment.metrics.extend(earlier)
     logger.save()

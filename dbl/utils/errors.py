@@ -1,13 +1,13 @@
-"""What `dbl` says when the fault is in the input and not in the program."""
+"""Errors that commands report as one line instead of a traceback."""
 
 from importlib import import_module
 from types import ModuleType
 
 
 class UserError(Exception):
-    """A fault that the user can fix: one line that names the key or file and the remedy.
+    """An error the user can fix: one line that names the key or file and the remedy.
 
-    The commands print the line and exit with code 2; nothing has been overwritten when it is raised.
+    Commands print the line and exit with code 2. Nothing has been overwritten when it is raised.
 
     Example:
         >>> import dbl
@@ -25,34 +25,34 @@ def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 class DblWarning(UserWarning):
-    """A setting that works but is probably not what the user meant. Errors in the tests."""
+    """A setting that works but is probably not what the user meant. Tests treat it as an error."""
 
 
 class TrainingFailed(Exception):
-    """Blocks broke off for a reason that is not in the input; what they said is in their logs. Exit code 1."""
+    """Blocks failed for a reason other than bad input; their logs have the details. Exit code 1."""
 
 
 class Interrupted(Exception):
-    """The user or the machine stopped a training, and its state was saved. The commands exit with code 130."""
+    """The user or the machine stopped a training after its state was saved. Exit code 130."""
 
 
-def known_fault(error: BaseException | None) -> BaseException | None:
-    """The fault that has a clear line, behind an exception: the parser wraps what is raised while it builds classes."""
+def as_known_error(error: BaseException | None) -> BaseException | None:
+    """Return the first error with a one-line message in a chain of causes, or None.
+
+    The config parser wraps whatever is raised while it instantiates classes, so the cause is what matters.
+    """
     while error is not None and not isinstance(error, UserError | Interrupted | TrainingFailed):
         error = error.__cause__
     return error
 
 
 def optional_package(name: str, extra: str, user: str) -> ModuleType:
-    """A package that is imported only where it is needed.
+    """Import an optional dependency. Raises UserError if it is not installed.
 
     Args:
-        name: of the module.
-        extra: of `dbl`, that brings it.
-        user: what needs it, the subject of the message.
-
-    Raises:
-        UserError: if it is not installed.
+        name: module to import.
+        extra: extra of `dbl` that installs it.
+        user: feature that needs it, the subject of the message.
     """
     try:
         return import_module(name)

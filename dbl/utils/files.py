@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written to a temporary name beside the place and then renamed."""
+"""Atomic files: written under a temporary name in the same folder, then renamed, so a file is whole or absent."""
 
 import json
 import os
@@ -19,8 +19,9 @@ from dbl.utils.errors import UserError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; rename it to `path` at the end, or remove it if writing failed."""
+    """Yield a temporary path; rename it to `path` on success, remove it on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder: a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -30,28 +31,24 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what killed processes left of writing to `path`; no other process may be writing to it."""
+    """Remove temporary files that killed processes left for `path`; no other process may be writing to it."""
     for temporary in path.parent.glob(f".{path.name}.*.tmp"):
         temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole."""
+    """Write a text file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON values, indented."""
+    """Write JSON values atomically, indented."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON values.
-
-    Raises:
-        UserError: if the file is absent or is not JSON.
-    """
+    """Read JSON values. Raises UserError if the file is absent or is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -61,23 +58,19 @@ def read_json(path: Path) -> Any:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors as safetensors, with text metadata."""
+    """Write a safetensors file atomically, with text metadata."""
     with replacing(path) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, dict(metadata or {}))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file.
-
-    Raises:
-        UserError: if the file is absent or truncated.
-    """
+    """Read a safetensors file. Raises UserError if it is absent or truncated."""
     with _readable(path):
         return load_file(path)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Text metadata of a safetensors file; errors as in `read_tensors`."""
+    """Read the text metadata of a safetensors file; errors as in `read_tensors`."""
     with _readable(path), safe_open(path, "pt") as file:
         return dict(file.metadata() or {})
 
@@ -93,35 +86,25 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 class UnreadableFile(UserError):
-    """A file that is absent or damaged.
+    """A file that is absent or damaged; `problem` is the message without the remedy."""
 
-    Args:
-        fault: which file, and what is wrong with it.
-        remedy: what the user can do.
-    """
-
-    def __init__(self, fault: str, remedy: str) -> None:
-        super().__init__(f"{fault}: {remedy}")
-        self.fault = fault
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem}: {remedy}")
+        self.problem = problem
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a Lightning checkpoint on the CPU without running any code that it might hold (`weights_only=True`).
+    """Read a Lightning checkpoint onto the CPU without running code that it might hold (`weights_only=True`).
 
-    Its checksums are compared first, which torch does not do.
-
-    Raises:
-        UnreadableFile: (a UserError) if the file is absent, truncated, changed in any bit of its content, or holds
-            anything but tensors and plain values.
+    Raises UnreadableFile (a UserError) if the file is absent, truncated, changed in any bit of its content, or holds
+    anything but tensors and plain values.
     """
     if not path.is_file():
         raise UnreadableFile(f"{path} does not exist", "train this block first")
     try:
-        _compare_checksums(path)
+        _verify_checksums(path)  # torch.load does not
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # torch raises many kinds for a damaged file: pickle, zip, runtime and end-of-file errors
+    except Exception as error:  # a damaged file raises pickle, zip, runtime or end-of-file errors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnreadableFile(
             f"{path} is damaged or not a checkpoint of dbl ({reason[:120]})", "train this block anew"
@@ -131,26 +114,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def _compare_checksums(path: Path) -> None:
-    """A checkpoint is a zip file whose records carry CRC-32 sums."""
+def _verify_checksums(path: Path) -> None:
+    """Check the CRC-32 of each record of the zip file that a checkpoint is."""
     with ZipFile(path) as archive:
         damaged = archive.testzip()
-        # Of a record that is marked as a folder, which torch never writes, torch would read nothing and say nothing.
+        # One flipped bit can mark a record as a folder. torch never writes folders and silently reads them as empty.
         damaged = damaged or next((record.filename for record in archive.infolist() if record.external_attr), None)
     if damaged is not None:
         raise BadZipFile(f"its record {damaged} has changed")
 
 
 def write_once(entry: Path, last: str, write: Callable[[], None]) -> None:
-    """Fill an entry unless it is whole; of several processes one writes and the others wait for it.
+    """Fill a cache folder unless it is complete; one process writes while others wait. Raises OSError if it cannot.
 
     Args:
-        entry: folder of the entry.
-        last: name of the file that is written last: an entry that has it is whole.
-        write: fills the entry.
-
-    Raises:
-        OSError: if nothing can be written.
+        entry: folder to fill.
+        last: name of the file that `write` writes last; its presence means that the folder is complete.
+        write: function that fills the folder.
     """
     if (entry / last).exists():
         return

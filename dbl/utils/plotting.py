@@ -1,4 +1,4 @@
-"""What the pictures of a report have in common."""
+"""Colours and saving, shared by all figures."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,12 +8,12 @@ from dbl.utils.files import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Blue, orange, green, purple, light blue, red and yellow of Okabe and Ito.
+# The colour-blind safe palette of Okabe and Ito: blue, orange, green, purple, light blue, red, yellow.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 
 
 def colour_of(number: int) -> str:
-    """A colour-blind safe colour as `#RRGGBB`: of block `number`, or of the line `number`; seven, then again."""
+    """Colour-blind safe colour `#RRGGBB` of a block or line; repeats after seven."""
     return _COLOURS[number % len(_COLOURS)]
 
 

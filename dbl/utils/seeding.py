@@ -1,7 +1,7 @@
-"""Counter-based randomness: every draw is a function of a seed and of what it is for, never of what was drawn before.
+"""Counter-based randomness: a draw depends on a seed and a purpose, never on what was drawn before.
 
-So block b trained alone, after others or beside others draws the same numbers, and a run that was killed and resumed
-draws what it would have drawn.
+So a block draws the same numbers whether it is trained alone, after others or beside them, and a killed and resumed
+run draws the same numbers as an uninterrupted one.
 """
 
 import hashlib
@@ -14,41 +14,38 @@ from torch import Tensor
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
-    """A 63-bit seed for one purpose, e.g. `derive_seed(0, "noise", block, position, rank)`.
+    """Derive a 63-bit seed for one purpose, e.g. `derive_seed(0, "noise", block, batches_seen, rank)`.
 
     Args:
-        seed: the seed of the whole run.
+        seed: seed of the whole run.
         purpose: words and counters that name the draw; any change gives an unrelated seed.
     """
+    # A cryptographic hash, since small differences between seeds give correlated streams in some generators. JSON keeps
+    # ("a", 1) and ("a1",) apart.
     text = json.dumps([seed, *purpose])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
 def generator_for(seed: int, *purpose: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh generator on `device` for one purpose; see `derive_seed`."""
+    """Return a new generator on `device` for one purpose; see `derive_seed`."""
     return torch.Generator(device).manual_seed(derive_seed(seed, *purpose))
 
 
 @contextmanager
 def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
-    """Run code that draws from torch's global CPU generator (initialisers, augmentations) with a seed of its own.
-
-    The global generator's state is put back afterwards, so nothing outside notices.
-    """
+    """Seed torch's global CPU generator for the code inside (initialisers, augmentations), then restore its state."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(seed, *purpose))
         yield
 
 
 class SampleDraws:
-    """Draws for some samples, each a function of (seed, purpose, index of the sample) and of how often it was asked.
-
-    So any batch size gives a sample the same draws.
+    """Random draws per sample, a function of (seed, purpose, sample index), hence independent of the batch size.
 
     Args:
-        seed: of all samples.
+        seed: seed of the whole run.
         purpose: words and counters; see `derive_seed`.
-        indices: [N] numbers of the samples.
+        indices: [N] indices of the samples in the data set.
     """
 
     def __init__(self, seed: int, purpose: tuple[str | int, ...], indices: Tensor) -> None:
@@ -59,6 +56,6 @@ class SampleDraws:
         return torch.cat([torch.rand(1, generator=one, dtype=torch.float64) for one in self._generators])
 
     def normal(self, like: Tensor) -> Tensor:
-        """Unit noise with shape [N, ...] and device of `like`, drawn in float32 and then given its type."""
+        """Unit noise with the shape [N, ...], device and type of `like`, drawn in float32 on the CPU."""
         rows = [torch.randn(like.shape[1:], generator=one) for one in self._generators]
         return torch.stack(rows).to(like.device, like.dtype)

@@ -1,4 +1,4 @@
-"""Frozen dataclasses as plain JSON values and back, in the `class_path` and `init_args` form of the configs."""
+"""Conversion of frozen dataclasses to plain JSON values and back, in the `class_path`/`init_args` form of configs."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def to_plain(value: Any) -> Any:
-    """Lists, dicts, numbers, strings and None for a value made of these, tuples and dataclasses."""
+    """Convert dataclasses and tuples, nested in lists and dicts, to JSON values."""
     if is_dataclass(value) and not isinstance(value, type):
         cls = type(value)
         arguments = {field.name: to_plain(getattr(value, field.name)) for field in fields(value) if field.init}
@@ -24,20 +24,18 @@ def to_plain(value: Any) -> Any:
 
 
 def class_path(cls: type) -> str:
-    """The name of a class in a config or a stored file: `dbl.DiT` for a class of `dbl`, wherever its file is."""
+    """Name of a class in configs and stored files: `dbl.DiT` for a class of `dbl`, whatever module it is in."""
+    # Contract hashes include these names, so moving a file must not change them.
     is_ours = cls.__module__.partition(".")[0] == "dbl"
     return f"dbl.{cls.__qualname__}" if is_ours else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def from_plain(plain: Mapping[str, Any], base: type[T]) -> T:
-    """The dataclass that `to_plain` described.
+    """Restore the dataclass that `to_plain` described. Raises UserError if it is not importable or not a `base`.
 
     Args:
-        plain: with keys `class_path` and `init_args`.
-        base: the class, or a base of it, that is expected here; nothing else is ever constructed.
-
-    Raises:
-        UserError: if the class cannot be imported or is not of the expected kind.
+        plain: dict with the keys `class_path` and `init_args`.
+        base: expected class or base class; nothing else is ever constructed.
     """
     path = str(plain.get("class_path"))
     module, _, name = path.rpartition(".")
@@ -53,14 +51,14 @@ def from_plain(plain: Mapping[str, Any], base: type[T]) -> T:
 
 
 def _nested(value: Any, expected: Any) -> Any:
-    """A dataclass inside a dataclass, which must be of the kind that its field is annotated with."""
+    """Restore a dataclass inside a dataclass; it must be of the class that its field is annotated with."""
     if isinstance(value, Mapping) and "class_path" in value and isinstance(expected, type):
         return from_plain(value, expected)
     return value
 
 
 def first_difference(ours: Any, theirs: Any, key: str = "") -> tuple[str, Any, Any] | None:
-    """The first place at which two plain values differ: its dotted key and both values; None if they are equal."""
+    """Dotted key and both values of the first difference between two plain values; None if they are equal."""
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
         for name in sorted({*ours, *theirs}):
             nested = key if name in ("class_path", "init_args") else f"{key}.{name}".lstrip(".")

@@ -128,7 +128,7 @@ def test_a_harmed_last_one_gives_way_to_the_previous(harm: Any, files: Checkpoin
     saved = files.newest()
     assert saved is not None
     assert (saved.path, saved.step) == (files.previous, 4)
-    assert str(files.last) in str(saved.fault)
+    assert str(files.last) in str(saved.problem)
 
 
 def test_two_harmed_ones_are_refused(files: Checkpoints) -> None:

@@ -21,7 +21,7 @@ from dbl.denoising.targets import PixelTarget
 from dbl.diffusion.partition import PartitionConfig
 from dbl.run.contract import Contract, ContractConfig
 from dbl.training.block import DiffusionBlock
-from dbl.training.module import TrainingConfig
+from dbl.training.config import TrainingConfig
 from dbl.utils.errors import UserError
 
 WORLD_SIZE = 2

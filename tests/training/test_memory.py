@@ -25,10 +25,11 @@ from dbl.run.contract import Contract, ContractConfig
 from dbl.training.baselines import EndToEndViT
 from dbl.training.block import DiffusionBlock
 from dbl.training.callbacks.memory import Memory
+from dbl.training.config import TrainingConfig
 from dbl.training.memory.planner import Planner
 from dbl.training.memory.synthetic_step import SyntheticStep
 from dbl.training.memory.tracker import MemoryTracker
-from dbl.training.module import TrainingConfig, TrainingModule
+from dbl.training.module import TrainingModule
 from dbl.utils.errors import UserError
 
 

@@ -52,10 +52,10 @@ def test_a_killed_training_resumes_bit_for_bit(kind: str, tmp_path: Path) -> Non
 def test_training_moves_every_weight(kind: str, tmp_path: Path) -> None:
     """Catches layers that the optimizer is not given: the baseline trains all of them at once."""
     part = make(kind)
-    before = {name: weights.clone() for name, weights in part.trained.named_parameters()}
+    before = {name: weights.clone() for name, weights in part.named_parameters()}
     fit_text(part, tmp_path, steps=3)
-    assert [name for name, weights in part.trained.named_parameters() if torch.equal(weights, before[name])] == []
-    assert len(part.raw_network.layers) == 3  # type: ignore[arg-type]
+    assert [name for name, weights in part.named_parameters() if torch.equal(weights, before[name])] == []
+    assert len(part.backbone.layers) == 3  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", BASELINES)

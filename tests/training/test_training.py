@@ -13,8 +13,8 @@ from dbl.run.contract import Contract
 from dbl.training.block import DiffusionBlock, NoisyBatch
 from dbl.training.callbacks.ema import EMA
 from dbl.training.callbacks.loss_by_level import LossByLevel
+from dbl.training.config import TrainingConfig
 from dbl.training.loggers import part_loggers
-from dbl.training.module import TrainingConfig
 from dbl.training.noisy_data import NoisyData
 from dbl.utils.errors import UserError
 

@@ -10,7 +10,7 @@ from dbl.commands.launch.backend import Backend, Outcome
 from dbl.commands.launch.job import Job
 from dbl.training.block import DiffusionBlock
 from dbl.training.module import TrainingModule
-from dbl.utils.errors import Interrupted, UserError, known_fault
+from dbl.utils.errors import Interrupted, UserError, as_known_error
 
 
 class InlineBackend(Backend):
@@ -24,7 +24,7 @@ class InlineBackend(Backend):
         try:
             fit_part(job.options)
         except Exception as error:
-            known = known_fault(error)
+            known = as_known_error(error)
             if isinstance(known, Interrupted):
                 raise
             if isinstance(known, UserError):

@@ -1,4 +1,4 @@
-"""What blocks are compared with: the whole network, trained through all layers at once."""
+"""End-to-end baselines: the whole network, trained through all layers at once."""
 
 from dbl.networks import Architecture, CausalLM, RecurrentLM, ViT
 from dbl.training.baselines.causal_lm import EndToEndCausalLM
@@ -14,7 +14,7 @@ _BASELINES: dict[type[Architecture], type[TrainingModule]] = {
 
 
 def baseline_of(network: Architecture) -> type[TrainingModule] | None:
-    """The end-to-end form of an architecture; None if it is the denoiser in one block (B = 1)."""
+    """Find the baseline of an architecture; None if it is the denoiser as one block (B = 1)."""
     return _BASELINES.get(type(network))
 
 

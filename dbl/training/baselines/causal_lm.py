@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from dbl.data.spec import TextSpec
 from dbl.data.text.tokenizer import Tokenizer
@@ -15,7 +16,7 @@ from dbl.run.assembly import read_part
 from dbl.run.contract import Contract
 from dbl.run.folder import RunFolder, run_tokenizer
 from dbl.training.baselines.text import EndToEndText
-from dbl.training.module import TrainingConfig
+from dbl.training.config import TrainingConfig
 from dbl.utils.errors import UserError
 from dbl.utils.seeding import seeded
 
@@ -24,10 +25,10 @@ class CausalModel(nn.Module):
     """The clean stream of all layers, with a linear readout.
 
     Args:
-        sizes: of the blocks that it is compared with.
+        sizes: sizes of the blocks that it is compared with.
         data: vocabulary and length of the sequences.
-        target_shape: [T, D] of the blocks' targets, so that both sides have the same readout.
-        table: [C, D] frozen, for networks that embed their input by it.
+        target_shape: shape [T, D] of the blocks' targets, so that both have the same readout.
+        table: [C, D] frozen table, for networks that embed their input with it.
     """
 
     def __init__(self, sizes: CausalLM, data: TextSpec, target_shape: tuple[int, ...], table: Tensor | None) -> None:
@@ -37,28 +38,25 @@ class CausalModel(nn.Module):
         self.head = nn.Linear(target_shape[1], data.num_classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """The same as `logits`."""
+        """Logits [N, T, C], as `logits`."""
         return self.logits(tokens)
 
     def logits(self, tokens: Tensor) -> Tensor:
-        """Logits [N, T, C] of the tokens after those given [N, T]."""
-        logits: Tensor = self.head(self.features(tokens))
-        return logits
+        """Logits [N, T, C] of the next tokens of [N, T]."""
+        return self.head(self.features(tokens))
 
     def features(self, tokens: Tensor) -> Tensor:
-        """[N, T, D] what the logits are read from."""
-        features: Tensor = self.body(None, None, tokens)
-        return features
+        """Features [N, T, D] from which the head reads the logits."""
+        return self.body(None, None, tokens)
 
     def extend(self, tokens: Tensor, context: Context | None = None) -> Context:
         """Read further tokens [N, S]; see `CausalNetwork.extend`."""
         return self.body.extend(tokens, context)
 
     def last_logits(self, context: Context) -> Tensor:
-        """Logits [N, C] of the token after all that was read."""
+        """Logits [N, C] of the token after the context."""
         assert context.outputs is not None
-        logits: Tensor = self.head(context.outputs[:, -1])
-        return logits
+        return self.head(context.outputs[:, -1])
 
 
 class EndToEndCausalLM(EndToEndText):
@@ -74,29 +72,26 @@ class EndToEndCausalLM(EndToEndText):
         with seeded(contract.config.seed, "weights", "end_to_end"):
             self.network = CausalModel(sizes, self.text, self.target_shape, contract.table)
 
+    @override
     def logits(self, tokens: Tensor, training: bool) -> Tensor:
-        """See `EndToEndText.logits`."""
         return self.network.logits(tokens)
 
+    @override
     def text_generator(self, decoding: Decoding, num_steps: int | None = None, seed: int = 0) -> TextGenerator:
-        """See `EndToEndText.text_generator`."""
         return CausalGenerator(LanguageModel(self.network, decoding), self.text.seq_len, seed)
 
 
 def load_causal_lm(path: str | Path) -> tuple[CausalModel, Tokenizer]:
-    """The end-to-end language model of a run, and its tokenizer.
+    """Load the end-to-end language model of a run, and its tokenizer. Raises UserError if there is none.
 
     Args:
-        path: run folder that `dbl compare` trained, or the folder `baseline` inside.
-
-    Raises:
-        UserError: if there is no such model in it.
+        path: run folder of `dbl compare`, or the folder `baseline` inside.
     """
     run = RunFolder.at(path)
     run = run if run.checkpoint("end_to_end").is_file() else run.baseline()
     if not run.checkpoint("end_to_end").is_file():
         raise UserError(f"{path} has no end-to-end language model: make one with dbl compare")
     part = EndToEndCausalLM(run.load_contract())
-    state = read_part(run.checkpoint("end_to_end"), "end_to_end", part.contract, "network.")
-    part.network.load_state_dict(state.weights)
+    checkpoint = read_part(run.checkpoint("end_to_end"), "end_to_end", part.contract, "network.")
+    part.network.load_state_dict(checkpoint.weights)
     return part.network.eval().requires_grad_(False), run_tokenizer(run)

@@ -1,24 +1,26 @@
-"""The ViT trained end to end with plain cross-entropy."""
+"""The ViT, trained end to end with cross-entropy."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
+from typing_extensions import override
 
 from dbl.denoising.targets import Batch
 from dbl.networks import ViT
 from dbl.run.contract import Contract
-from dbl.training.module import Losses, TrainingConfig, TrainingModule
+from dbl.training.config import TrainingConfig
+from dbl.training.module import Losses, TrainingModule
 from dbl.utils.errors import UserError
 from dbl.utils.seeding import seeded
 
 
 class EndToEndViT(TrainingModule):
-    """The same layers as the blocks of a ViT run, trained through all at once: a sibling of `DiffusionBlock`.
+    """The layers of all blocks of a ViT run as one classifier.
 
     Args:
-        contract: of the run that it is compared with; network sizes, data and seed are taken from it.
-        recipe: how to train it.
+        contract: contract of the run that it is compared with; gives network sizes, data and seed.
+        recipe: training configuration.
     """
 
     def __init__(self, contract: Contract, recipe: TrainingConfig | None = None) -> None:
@@ -32,15 +34,11 @@ class EndToEndViT(TrainingModule):
         self.accuracy = MulticlassAccuracy(contract.data.num_classes, average="micro")
 
     @property
-    def trained(self) -> nn.Module:
-        """The classifier."""
+    @override
+    def backbone(self) -> nn.Module:
         return self.network
 
-    @property
-    def raw_network(self) -> nn.Module:
-        """The classifier."""
-        return self.network
-
+    @override
     def losses(self, batch: Batch) -> Losses:
         """Cross-entropy of each sample in nats."""
         clean = self.space.encode(batch)

@@ -1,4 +1,4 @@
-"""Callbacks: what happens beside training, without editing the module that is trained."""
+"""Training callbacks: checkpoints, moving average, logging and measurements."""
 
 from dbl.training.callbacks.checkpoint import LastCheckpoint
 from dbl.training.callbacks.ema import EMA

@@ -1,4 +1,4 @@
-"""The checkpoint of a part: written at a step interval, at the end, and when a signal stops the training."""
+"""Checkpoints of a part, written every few steps, at the end, and when a signal stops the training."""
 
 import os
 import signal
@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from typing_extensions import override
 
 from dbl.run.checkpoints import Checkpoints
 from dbl.training.module import TrainingModule
@@ -19,45 +20,44 @@ from dbl.utils.errors import Interrupted, UserError
 from dbl.utils.files import remove_unfinished, replacing
 
 
-class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it when it is on the disk.
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint to a temporary file beside it, syncs it to disk and renames it.
 
-    Lightning's own writes it into the system's temporary folder, from where it is copied, not renamed, to another disk;
-    and it holds the whole file in memory. Under several processes only the first one writes.
+    Lightning's own is not atomic across disks, since it goes through the system's temporary folder, and it buffers the
+    whole file in memory. With several processes only the first one writes.
 
     Args:
-        before_replacing: called when the new file is whole, before it takes the place of the old one.
+        before_replacing: function called when the new file is complete, before it replaces the old one.
     """
 
     def __init__(self, before_replacing: Callable[[], None]) -> None:
         super().__init__()
         self._before_replacing = before_replacing
 
+    @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write; OSError if that is impossible, and then nothing has changed."""
+        """Write the file. Raises OSError, with the old file unchanged, if that fails."""
         with replacing(Path(path)) as temporary:
             try:
                 with temporary.open("wb") as file:
                     torch.save(checkpoint, file)
                     file.flush()
                     os.fsync(file.fileno())
-            except RuntimeError as error:  # torch's writer stumbles over what the file has raised
+            except RuntimeError as error:  # torch hides the file's OSError behind its own
                 raise error.__context__ if isinstance(error.__context__, OSError) else error from None
             self._before_replacing()
 
 
 class LastCheckpoint(Checkpoint):
-    """Keep `last.ckpt` up to date, always after a whole optimizer step, and the one before it as `previous.ckpt`.
+    """Saves `last.ckpt` after whole optimizer steps, and keeps the one before as `previous.ckpt`.
 
-    A file takes its place when it is whole, so a kill or a full disk leaves the one before. On SIGINT (Ctrl-C) or
-    SIGTERM the running step is finished and saved, and `Interrupted` is raised; a second signal acts at once.
+    A complete file replaces the old one atomically, so a kill or a full disk leaves the old one intact. On SIGINT
+    (Ctrl-C) or SIGTERM the current step is finished and saved, and `Interrupted` is raised; a second signal acts at
+    once. Raises UserError if a checkpoint cannot be written.
 
     Args:
-        path: of the checkpoint.
-        every_n_steps: optimizer steps between two checkpoints.
-
-    Raises:
-        UserError: if `every_n_steps` is too small, or a checkpoint cannot be written.
+        path: path of the checkpoint.
+        every_n_steps: number of optimizer steps between two checkpoints.
     """
 
     def __init__(self, path: str, every_n_steps: int = 100) -> None:
@@ -68,19 +68,19 @@ class LastCheckpoint(Checkpoint):
         self.last_saved: str | None = None
         self._signal: int | None = None
         self._saved_step = 0
-        self._continued: Path | None = None  # the file whose training this one continues
+        self._continued: Path | None = None  # checkpoint that this training resumed from or wrote last
         self._handlers: dict[int, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """See to it that checkpoints are written whole."""
+        """Install the atomic writer and remove leftovers of killed processes."""
         if stage != "fit":
             return
-        trainer.strategy.checkpoint_io = WholeCheckpointIO(self._keep_the_one_before)
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO(self._keep_previous)
         if trainer.is_global_zero:
             remove_unfinished(self.path)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember what is resumed; listen to signals, in place of Lightning's handlers, which are in place by now."""
+        """Record what is resumed, and replace Lightning's signal handlers, which are installed by now."""
         if trainer.ckpt_path:
             self._saved_step = trainer.global_step
             self._continued = Path(trainer.ckpt_path).resolve()
@@ -90,11 +90,11 @@ class LastCheckpoint(Checkpoint):
                 self._handlers[number] = signal.signal(number, self._receive)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put the signal handlers back."""
+        """Restore the signal handlers."""
         self._restore_handlers()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Put the signal handlers back."""
+        """Restore the signal handlers."""
         self._restore_handlers()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
@@ -109,10 +109,10 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save if it is time; stop if a signal came."""
+        """Save every `every_n_steps` steps and at the end; stop if a signal came."""
         assert isinstance(pl_module, TrainingModule)
-        if not pl_module.between_steps:
-            return  # in the middle of an accumulation: its gradients would be lost
+        if pl_module.accumulating:
+            return  # a checkpoint would lose the accumulated gradients
         step, asked = trainer.global_step, self._asked_to_stop(trainer)
         if step % self.every_n_steps == 0 or step >= trainer.max_steps or asked:
             self._save(trainer)
@@ -120,10 +120,10 @@ class LastCheckpoint(Checkpoint):
             raise _interruption(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save what another callback or `trainer.max_epochs` ends early, while the live weights are still in place."""
+        """Save if another callback or `trainer.max_epochs` ends the training early, while live weights are in place."""
         assert isinstance(pl_module, TrainingModule)
         last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
-        if (trainer.should_stop or last_epoch) and pl_module.between_steps:
+        if (trainer.should_stop or last_epoch) and not pl_module.accumulating:
             self._save(trainer)
         if self._asked_to_stop(trainer):
             raise _interruption(trainer, pl_module)
@@ -143,17 +143,17 @@ class LastCheckpoint(Checkpoint):
         self._saved_step = step
         self.last_saved = f"{self.path} (step {step})"
 
-    def _keep_the_one_before(self) -> None:
-        """Make room for a new file: the old one is kept, but for one that was found damaged when training resumed."""
+    def _keep_previous(self) -> None:
+        """Keep the old file as the previous one, unless it belongs to another training or is damaged."""
         files = Checkpoints(self.path)
         if self._continued == files.last.resolve():
             files.keep_previous()
         elif self._continued != files.previous.resolve():
-            files.set_aside()  # what lies there is of another training
+            files.set_aside()  # of another training; a damaged last.ckpt beside a resumed previous.ckpt is overwritten
         self._continued = files.last.resolve()
 
     def _asked_to_stop(self, trainer: L.Trainer) -> bool:
-        """Whether a signal reached any rank: all stop at the same step, or the others would wait for it for ever."""
+        """Whether a signal reached any rank; all must stop at the same step, or the others would hang."""
         return trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
 
 

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights."""
+"""Exponential moving average (EMA) of the weights."""
 
 from functools import partial
 from typing import Any
@@ -16,35 +16,35 @@ from dbl.utils.errors import UserError
 
 
 class EMA(WeightAveraging):
-    """Average the weights over optimizer steps; validation and the assembled network use the average.
+    """Averages the weights over optimizer steps; validation and the assembled model use the average.
 
     Checkpoints hold both: the average as `state_dict`, the live weights as `current_model_state`.
 
     Args:
-        decay: weight of the past in each update, in [0, 1). In the first steps it is (1 + n) / (10 + n) after n
-            updates if that is smaller, so that a short training does not remember its start. 0 turns averaging off.
+        decay: weight of the old average in each update, in [0, 1). After n updates it is at most (1 + n) / (10 + n), so
+            that a short training forgets its start. 0 disables averaging.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
             raise UserError(f"ema.decay ({decay}) must lie in [0, 1)")
-        # Buffers are constants here; averaging would turn integer ones into nonsense.
+        # Buffers are constants here, and integer ones cannot be averaged.
         super().__init__(use_buffers=False, multi_avg_fn=partial(_update, decay))
 
     @property
     def average(self) -> nn.Module | None:
-        """The averaged copy of the module, once a training has started."""
+        """Averaged copy of the module; None before training starts."""
         return self._average_model
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Copy the module; the copy is split over the ranks as the module will be.
+        """Copy the module, and shard the copy as the module will be.
 
-        Lightning's own method would split the module first, and shards cannot be copied.
+        Lightning's own method shards the module first, and shards cannot be copied.
         """
         if stage != "fit":
             return
         strategy = trainer.strategy
-        device = None if isinstance(strategy, ShardedStrategy) else pl_module.device  # it may have no room for a copy
+        device = None if isinstance(strategy, ShardedStrategy) else pl_module.device  # a device may not fit a full copy
         self._average_model = AveragedModel(pl_module, device, use_buffers=False, **self._kwargs)
         if isinstance(strategy, ShardedStrategy):
             self._part.shard(strategy)
@@ -57,23 +57,23 @@ class EMA(WeightAveraging):
         return part
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Move the average to the device: it was made before the module was moved there."""
+        """Move the average to the device, since the module was copied before it was moved there."""
         assert self._average_model is not None
         self._average_model.to(pl_module.device)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Store average and live weights, whole ones even if they are split over the ranks."""
+        """Store average and live weights as full tensors, even if they are sharded."""
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if isinstance(trainer.strategy, ShardedStrategy):
             options = StateDictOptions(full_state_dict=True, cpu_offload=True)
             checkpoint["state_dict"] = get_model_state_dict(self._part, options=options)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take up average and live weights."""
+        """Restore average and live weights."""
         if not isinstance(trainer.strategy, ShardedStrategy):
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
             return
-        # The strategy has put the average into the module and taken it out of the checkpoint.
+        # The strategy has already moved the average from the checkpoint into the module.
         assert self._average_model is not None
         for average, loaded in zip(self._part.parameters(), pl_module.parameters(), strict=True):
             average.data.copy_(loaded.data)
@@ -85,4 +85,5 @@ class EMA(WeightAveraging):
 @torch.no_grad()
 def _update(decay: float, averages: list[Tensor], current: list[Tensor], num_updates: Tensor) -> None:
     n = float(num_updates)
+    # One kernel for all tensors; a loop over them would launch hundreds.
     torch._foreach_lerp_(averages, current, 1 - min(decay, (1 + n) / (10 + n)))

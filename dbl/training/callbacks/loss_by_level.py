@@ -1,4 +1,4 @@
-"""Training loss split by noise level."""
+"""Training loss by noise level, and the figure of the partition."""
 
 from itertools import pairwise
 from typing import Any
@@ -14,12 +14,13 @@ from dbl.utils.errors import UserError
 
 
 class LossByLevel(L.Callback):
-    """Log the training loss of each of several bins of a block's training interval.
+    """Logs the training loss in bins of a block's training interval.
 
-    The bins hold equal shares of the noise distribution; the metric names give their ends. Losses include the weight.
+    The bins are equally probable under the noise distribution, and the metric names give their ends. Losses include the
+    weight.
 
     Args:
-        num_bins: bins of the interval.
+        num_bins: number of bins.
     """
 
     def __init__(self, num_bins: int = 4) -> None:
@@ -28,7 +29,7 @@ class LossByLevel(L.Callback):
         self.num_bins = num_bins
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Place the bins."""
+        """Compute the bins."""
         if isinstance(pl_module, DiffusionBlock):
             q = torch.linspace(0, 1, self.num_bins + 1, dtype=torch.float64)
             edges = pl_module.contract.noise.quantile_within(pl_module.interval, q)
@@ -37,17 +38,18 @@ class LossByLevel(L.Callback):
             self._clear(pl_module.device)
 
     def _clear(self, device: torch.device) -> None:
+        # On the device, so that adding a batch does not wait for it.
         self._sums = torch.zeros(self.num_bins, device=device, dtype=torch.float32)
-        self._counts = torch.zeros(self.num_bins, device=device, dtype=torch.float32)
+        self._counts = torch.zeros_like(self._sums)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Add a batch; log and start again every `trainer.log_every_n_steps` steps."""
+        """Add a batch; log and reset every `trainer.log_every_n_steps` steps."""
         if not isinstance(pl_module, DiffusionBlock):
             return
         self._add(outputs["sigma"], outputs["per_sample"].float())
-        if pl_module.between_steps and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if not pl_module.accumulating and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             for name, total, count in zip(self._names, self._sums.tolist(), self._counts.tolist(), strict=True):
                 if count:
                     pl_module.log(name, total / count)
@@ -60,10 +62,10 @@ class LossByLevel(L.Callback):
 
 
 class PartitionFigure(L.Callback):
-    """Log the noise distribution with the blocks' intervals once, when the training of a block starts."""
+    """Logs a figure of the noise distribution and the blocks' intervals when training starts."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw and log."""
+        """Draw and log the figure."""
         if not isinstance(pl_module, DiffusionBlock):
             return
         for logger in trainer.loggers:

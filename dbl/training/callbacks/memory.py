@@ -1,4 +1,4 @@
-"""Measured memory of a training step, by category."""
+"""Measured memory of a training step by category."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,20 +17,19 @@ from dbl.utils.files import write_json
 
 
 class Memory(L.Callback):
-    """Measure the peak of one training step, forward to optimizer, and write it to `memory.json` of the part.
+    """Measures the peak memory of one training step, forward to optimizer, and writes it to `memory.json`.
 
-    Bytes by category are counted tensor by tensor, in the same way on every device (see `MemoryTracker`); on CUDA the
-    allocator's own peak stands beside them, of what is allocated and of what it holds in reserve. The measured step
-    is slower; all others are as without the callback.
+    Bytes by category are counted per tensor, in the same way on every device (see `MemoryTracker`); on CUDA the
+    allocator's own peaks, allocated and reserved, are recorded too. Only the measured step is slower.
 
     Keys of `memory.json`: `step`, `device`, `batch_size`, `bytes` (category -> bytes at the peak; null if the network
-    is compiled or sharded: nobody sees its inner tensors), `peak_bytes` (their sum), `cuda` (null, or
+    is compiled or sharded, which hides its internal tensors), `peak_bytes` (their sum), `cuda` (null, or
     `allocated_bytes` and `reserved_bytes`).
 
     Args:
-        path: of the file.
-        step: optimizer step of this call that is measured, counted from 1; at least 2, so that the optimizer has its
-            state.
+        path: path of the file.
+        step: number of the measured optimizer step of this call, counted from 1; at least 2, since the optimizer has
+            no state before.
     """
 
     def __init__(self, path: str, step: int = 3) -> None:
@@ -43,7 +42,7 @@ class Memory(L.Callback):
         self._active = ExitStack()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count steps from here: a resumed training is measured anew, and nothing is left of another training."""
+        """Count steps from here, since a resumed training is measured again; remove the file of another training."""
         self._first_step = trainer.global_step
         if trainer.global_step == 0 and trainer.is_global_zero:
             Path(self.path).unlink(missing_ok=True)
@@ -51,7 +50,7 @@ class Memory(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Begin the measurement if this batch ends the step that is asked for."""
+        """Begin the measurement if this batch completes the requested step."""
         assert isinstance(pl_module, TrainingModule)
         ends_step = (pl_module.batches_seen + 1) % pl_module.recipe.accumulate == 0
         if not ends_step or trainer.global_step - self._first_step != self.step - 1:
@@ -67,7 +66,7 @@ class Memory(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """End the measurement and write it."""
+        """End the measurement and write the file."""
         assert isinstance(pl_module, TrainingModule)
         if self._tracker is None:
             return
@@ -86,7 +85,7 @@ class Memory(L.Callback):
             write_json(Path(self.path), facts)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Leave no mode behind."""
+        """Deactivate the dispatch mode."""
         self._active.close()
         self._tracker = None
 

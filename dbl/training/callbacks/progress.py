@@ -1,4 +1,4 @@
-"""One progress bar for the whole training of a part."""
+"""Progress: a bar of optimizer steps, and the training speed."""
 
 import sys
 import time
@@ -7,14 +7,15 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
+from typing_extensions import override
 
 from dbl.training.module import TrainingModule
 
 
 class StepProgress(ProgressBar):
-    """Optimizer steps out of `trainer.max_steps`, with losses and speed.
+    """A progress bar of optimizer steps out of `trainer.max_steps`, with losses and speed.
 
-    Lightning's own bars start again in every epoch, which small data sets have many of.
+    Lightning's own bars restart in every epoch, of which small data sets have many.
     """
 
     def __init__(self) -> None:
@@ -22,22 +23,22 @@ class StepProgress(ProgressBar):
         self._enabled = True
         self._bar: tqdm[Any] | None = None
 
+    @override
     def enable(self) -> None:
-        """Show the bar."""
         self._enabled = True
 
+    @override
     def disable(self) -> None:
-        """Show nothing (Lightning calls this on all ranks but the first)."""
-        self._enabled = False
+        self._enabled = False  # Lightning calls this on all ranks but the first
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the bar at the step that is resumed."""
+        """Open the bar at the current step, which is not 0 after a resume."""
         self._bar = tqdm(
             total=trainer.max_steps,
             initial=trainer.global_step,
             desc=str(getattr(pl_module, "part", "training")),
             unit="step",
-            # A log file gets a line every ten seconds, a terminal a bar that moves.
+            # In a log file every update is a new line.
             mininterval=0.2 if sys.stderr.isatty() else 10,
             dynamic_ncols=True,
             disable=not self._enabled,
@@ -46,7 +47,7 @@ class StepProgress(ProgressBar):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the bar to the present step."""
+        """Advance the bar to the current step."""
         if self._bar is not None and trainer.global_step > self._bar.n:
             if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
                 self._bar.set_postfix(self._metrics(trainer), refresh=False)
@@ -61,7 +62,7 @@ class StepProgress(ProgressBar):
         self._close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Close the bar, so that the message stands on a line of its own."""
+        """Close the bar, so that the message starts on a new line."""
         self._close()
 
     def _close(self) -> None:
@@ -71,32 +72,38 @@ class StepProgress(ProgressBar):
 
 
 class Throughput(L.Callback):
-    """Log samples and optimizer steps per second of this process, averaged since the last log line.
+    """Logs samples and optimizer steps per second of this process, averaged since the last log entry.
 
-    It reads the clock without waiting for the device, so it costs no speed; the average over many steps is still right.
+    It reads the clock without synchronizing with the device, which would cost speed; averaged over many steps the
+    figure is still correct.
     """
+
+    _start = 0.0  # a sanity check runs before the training starts
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
         self._restart(trainer)
 
     def _restart(self, trainer: L.Trainer) -> None:
-        self._samples, self._step, self._time = 0, trainer.global_step, time.perf_counter()
+        self._samples, self._step, self._start = 0, trainer.global_step, time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count; log every `trainer.log_every_n_steps` steps."""
+        """Count samples; log every `trainer.log_every_n_steps` steps."""
         assert isinstance(pl_module, TrainingModule)
         self._samples += len(outputs["per_sample"])
         steps = trainer.global_step - self._step
         if steps and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            seconds = time.perf_counter() - self._time
+            seconds = time.perf_counter() - self._start
             pl_module.log("train/samples_per_second", self._samples / seconds)
             pl_module.log("train/steps_per_second", steps / seconds)
             self._restart(trainer)
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop the clock."""
+        self._paused = time.perf_counter()
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Leave validation out of the time."""
-        if trainer.training:
-            self._restart(trainer)
+        """Restart the clock."""
+        self._start += time.perf_counter() - self._paused

@@ -1,4 +1,4 @@
-"""How far the training of a part is, in a file that other processes can watch."""
+"""Training progress of a part, in a file that other processes can watch."""
 
 import math
 import os
@@ -17,21 +17,20 @@ from dbl.utils.files import write_json
 State = Literal["training", "done", "failed", "stopped"]
 
 _EVERY_S = 1.0
-_WINDOW = 30  # writes over which the speed is averaged
+_WINDOW = 30  # number of writes over which the speed is averaged
 
 
 class Status(L.Callback):
-    """Keep `status.json` up to date: at start and end, and in between at most once a second.
+    """Writes `status.json` at start and end, and at most once a second in between.
 
     Keys: `part`, `state` (training, done, failed or stopped), `step`, `max_steps`, `loss` (of the last batch, or null),
     `steps_per_second` (over the last half minute, or null), `seconds` (of this call), `updated` (Unix time), `pid`,
     `host`, `message` (one line of what failed, else null).
 
-    Only the first rank writes. The loss is read from the device only for a write. A disk that is full leaves the file
-    as it is: what is told about a training never stops it.
+    Only the first rank writes, and only a write reads the loss from the device. A full disk does not stop the training.
 
     Args:
-        path: of the file.
+        path: path of the file.
         part: name of the part.
     """
 
@@ -45,28 +44,28 @@ class Status(L.Callback):
         self._window: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write where the training starts."""
+        """Write the first step."""
         self._start = time.monotonic()
         self._write_progress(trainer, "training")
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write if it is time."""
+        """Write, at most once a second."""
         if time.monotonic() - self._written >= _EVERY_S:
             self._write_progress(trainer, "training")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write whether all steps are done: a time limit may have come first."""
+        """Write whether all steps are done, since a time limit may have ended the training."""
         self._write_progress(trainer, "done" if trainer.global_step >= trainer.max_steps else "stopped")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Write how far it came."""
+        """Write the last step and the error."""
         self.step, self.max_steps = trainer.global_step, trainer.max_steps
         if trainer.is_global_zero:
-            self.broke_off(exception)
+            self.record_failure(exception)
 
-    def broke_off(self, error: BaseException) -> None:
+    def record_failure(self, error: BaseException) -> None:
         """Write that the training failed, or was stopped."""
         if isinstance(error, Interrupted | KeyboardInterrupt):
             self.write("stopped")

@@ -1,7 +1,7 @@
-"""Memory of a training step before any training: the step is run with fake tensors, which have no data.
+"""Memory of a training step, predicted by running it on fake tensors, which have a shape and no data.
 
-The same operations run as in training, on tensors that know their shape only, and are counted as `tracker` counts
-the real ones. So a plan costs seconds and no memory, whatever the network.
+The operations are those of training, and `tracker` counts their tensors as it counts real ones. So planning any network
+takes seconds and no memory.
 """
 
 import math
@@ -25,26 +25,26 @@ from dbl.networks.layers import layers_of
 from dbl.run.contract import Contract, ContractConfig
 from dbl.training.baselines import baseline_of
 from dbl.training.block import DiffusionBlock
+from dbl.training.config import TrainingConfig
 from dbl.training.memory.synthetic_step import SyntheticStep
-from dbl.training.module import TrainingConfig, TrainingModule
+from dbl.training.module import TrainingModule
 
-# A line through two small sizes may be almost flat: no guess goes farther beyond what fits than by this factor.
+# A line through two small sizes may be almost flat, so a guess exceeds the largest known fit by at most this factor.
 _FARTHEST = 4096
 
 
 def largest_within(size_of: Callable[[int], int], limit: int, near: int) -> int:
-    """The largest n >= 1 with `size_of(n) <= limit`; 0 if there is none.
+    """Find the largest n >= 1 with `size_of(n) <= limit`; 0 if there is none.
 
-    Each guess is where the line through the last two sizes meets the limit: four calls where the growth is linear, a
-    few more where it is linear in pieces. Every sixth guess halves what remains, so that the search ends soon for
-    any growth.
+    Each guess extrapolates the last two sizes linearly to the limit: four calls for linear growth, a few more if it is
+    piecewise linear. Every sixth guess bisects, so that the search is fast for any growth.
 
     Args:
-        size_of: grows with n, in the end beyond every limit; it may be slow.
-        limit: of the size.
-        near: where the search begins.
+        size_of: increasing, unbounded function of n; it may be slow.
+        limit: maximum size.
+        near: first guess, doubled.
     """
-    low, high = 0, math.inf  # the first fits or is 0, the second does not fit
+    low, high = 0, math.inf  # low fits or is 0, high does not fit
     seen: list[tuple[int, int]] = []
     guess = max(near // 2, 1)
     while True:
@@ -60,7 +60,7 @@ def largest_within(size_of: Callable[[int], int], limit: int, near: int) -> int:
 
 
 def _crossing(earlier: tuple[int, int], latest: tuple[int, int], limit: int) -> int:
-    """Where the line through two (n, size) reaches the limit."""
+    """Solve for the n at which the line through two points (n, size) reaches the limit."""
     slope = (latest[1] - earlier[1]) / (latest[0] - earlier[0])
     return int(latest[0] + (limit - latest[1]) / max(slope, 1e-9))
 
@@ -70,13 +70,13 @@ MakePart = Callable[[], TrainingModule]
 
 @dataclass(frozen=True)
 class Row:
-    """One way to train.
+    """One row of a plan.
 
     Args:
-        name: for people.
-        num_blocks: B, or None end to end.
-        num_layers: layers that are in memory at once.
-        make_part: what is trained.
+        name: label of the row.
+        num_blocks: number of blocks, or None end to end.
+        num_layers: number of layers in memory at once.
+        make_part: factory of the block or baseline.
     """
 
     name: str
@@ -87,14 +87,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Planner:
-    """Plans training steps for one config, without `torch.compile`, whose inner tensors nobody sees.
+    """Plans training steps for one config, without `torch.compile`, whose internal tensors cannot be observed.
 
     Args:
-        config: what the blocks agree on; its partition is replaced by the one that is planned.
-        data: shape and classes.
-        recipe: how a part is trained.
-        precision: of the trainer, `32-true` or `bf16-mixed`.
-        device: whose kernels are planned, `cpu` or `cuda`.
+        config: contract config; its partition is replaced by the planned one.
+        data: shape of the samples and number of classes.
+        recipe: training configuration.
+        precision: trainer precision, `32-true` or `bf16-mixed`.
+        device: device whose kernels are planned, `cpu` or `cuda`.
     """
 
     config: ContractConfig
@@ -118,10 +118,10 @@ class Planner:
         return lambda: DiffusionBlock(contract, layers.index(max(layers)), replace(recipe, compile=False))
 
     def rows(self, numbers_of_blocks: list[int]) -> list["Row"]:
-        """What a user could train instead of another: end to end and in blocks, with activation checkpointing or not.
+        """List the alternatives: end to end and in blocks, with and without activation checkpointing.
 
-        The optimizer is that of the recipe; Adafactor stands for optimizers with a smaller state. A network that does
-        not show its layers cannot be checkpointed and has no such rows.
+        The optimizer is the recipe's; Adafactor represents optimizers with a smaller state. A network without an
+        attribute `layers` cannot be checkpointed and has no such rows.
         """
         saving = replace(self.recipe, activation_checkpointing=True)
         recipes = {
@@ -140,13 +140,13 @@ class Planner:
         return rows
 
     def _has_layers(self) -> bool:
-        """Whether the network can be checkpointed at all."""
+        """Whether the network supports activation checkpointing."""
         make_part = self.end_to_end(self.recipe)
         with self._without_data():
-            return layers_of(make_part().raw_network) is not None
+            return layers_of(make_part().backbone) is not None
 
     def partition_config(self, num_blocks: int) -> PartitionConfig:
-        """The config's own partition for its own number of blocks, an even one for others."""
+        """The config's own partition for its number of blocks, an even one for others."""
         own = self.config.partition
         return own if num_blocks == own.num_blocks else PartitionConfig(num_blocks=num_blocks, overlap=own.overlap)
 
@@ -155,12 +155,12 @@ class Planner:
 
     @cached_property
     def _noise(self) -> NoiseDistribution:
-        """The distribution, fitted once for all partitions."""
+        """The noise distribution, fitted once for all partitions."""
         table = self.config.target.make_table(self.data, self.config.seed)
         return self.config.noise.fit(table, torch.tensor(self.data.class_frequencies))
 
     def peak(self, make_part: MakePart, batch_size: int) -> dict[str, int]:
-        """Category -> bytes at the peak of one training step, the optimizer's state being there."""
+        """Plan one training step after the first: category -> bytes at the peak."""
         with self._without_data():
             part = make_part()
             _move_constants(part, self.device)
@@ -168,7 +168,7 @@ class Planner:
 
     @contextmanager
     def _without_data(self) -> Iterator[None]:
-        """Tensors that are made inside have a shape and a device and nothing else."""
+        """Make tensors created inside fake, on the planned device."""
         with ExitStack() as active:
             fake = FakeTensorMode(allow_non_fake_inputs=True)
             for mode in (fake, _StandInScalars(), _CopiesOfTensors(), torch.device(self.device)):
@@ -176,20 +176,20 @@ class Planner:
             yield
 
     def largest_batch(self, make_part: MakePart, limit_bytes: int, near: int) -> int:
-        """The largest batch whose step fits into `limit_bytes`, sought from `near` on; 0 if one image does not."""
+        """Find the largest batch whose step fits into `limit_bytes`, starting near `near`; 0 if no batch fits."""
         return largest_within(lambda size: sum(self.peak(make_part, size).values()), limit_bytes, near)
 
 
 def plan_rows(
     planner: Planner, numbers_of_blocks: list[int], batch_size: int, limit_bytes: int | None = None
 ) -> list[dict[str, Any]]:
-    """The rows of `Planner.rows` as JSON values.
+    """Plan all rows of `Planner.rows` and return them as JSON values.
 
     Args:
-        planner: of a config.
-        numbers_of_blocks: B of the rows in blocks.
-        batch_size: samples in a step.
-        limit_bytes: also find the largest batch within this memory.
+        planner: planner of a config.
+        numbers_of_blocks: values of B to plan.
+        batch_size: number of samples in a step.
+        limit_bytes: memory for which the largest batch is searched, or None.
 
     Returns:
         For each row `name`, `num_blocks` (null end to end), `num_layers` (in memory at once), `bytes` (category ->
@@ -208,14 +208,14 @@ def plan_rows(
 
 
 def _move_constants(part: TrainingModule, device: str) -> None:
-    """Put tables that existed before on the device that is planned; a part's weights were made there."""
+    """Move tables that were built with the contract to the planned device, where the weights already are."""
     for module in part.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))
 
 
 class _StandInScalars(TorchDispatchMode):
-    """Answers 1 where an optimizer asks for a number, which a fake tensor does not have."""
+    """Returns 1 when an optimizer reads the value of a scalar, which a fake tensor does not have."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
@@ -224,9 +224,9 @@ class _StandInScalars(TorchDispatchMode):
 
 
 class _CopiesOfTensors(TorchFunctionMode):
-    """Copies a tensor alone: torch's deep copy of a fake one takes in the whole mode, and frees its memory twice.
+    """Replaces deep copies of fake tensors, which in torch copy the whole mode and count its memory as freed twice.
 
-    Metrics copy their start values, and networks are often made of copies of one layer.
+    Metrics copy their initial values, and networks are often built from copies of one layer.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

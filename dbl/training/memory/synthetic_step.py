@@ -1,4 +1,4 @@
-"""A training step outside of a trainer, for planning and for timing."""
+"""A training step on made-up data without a trainer, for planning memory and for timing."""
 
 from typing import Any
 
@@ -12,38 +12,38 @@ from dbl.training.module import TrainingModule
 
 
 class SyntheticStep:
-    """What `TrainingModule.training_step` does, on made-up data; the optimizer has its state already.
+    """The work of `TrainingModule.training_step` on made-up data, with an optimizer that already has its state.
 
     Args:
-        part: that is trained, on its device.
+        part: block or baseline, on its device.
         data: shape of the samples and number of classes.
-        batch_size: samples in a batch.
-        precision: of the trainer, `32-true` or `bf16-mixed`.
+        batch_size: number of samples in a batch.
+        precision: trainer precision, `32-true` or `bf16-mixed`.
     """
 
     def __init__(self, part: TrainingModule, data: DataSpec, batch_size: int, precision: str = "32-true") -> None:
         self.part = part.train()
         self.part.prepare_network()
-        self.part.stands_for_all_steps = True
+        self.part.average_step = True
         self.in_bf16 = precision == "bf16-mixed"
-        self.optimizer = part.recipe.optimizer(part.trained.parameters())
-        for parameter in part.trained.parameters():
+        self.optimizer = part.recipe.optimizer(part.parameters())
+        for parameter in part.parameters():
             parameter.grad = torch.zeros_like(parameter)
         self._end_step()
         self.batch = _batch(part, data, batch_size)
 
     def __call__(self) -> None:
-        """Forward, backward and optimizer; of accumulated batches two, the second of which meets earlier gradients."""
+        """Run forward, backward and optimizer; two batches under accumulation, since the second adds to gradients."""
         accumulate = self.part.recipe.accumulate
         for _ in range(min(accumulate, 2)):
             with torch.autocast(_device(self.part), torch.bfloat16, enabled=self.in_bf16):
                 loss = self.part.losses(self.batch).per_sample.mean()
             (loss / accumulate).backward()
-        nn.utils.clip_grad_norm_(self.part.trained.parameters(), self.part.recipe.clip_norm or torch.inf)
+        nn.utils.clip_grad_norm_(self.part.parameters(), self.part.recipe.clip_norm or torch.inf)
         self._end_step()
 
     def peak(self) -> dict[str, int]:
-        """Category -> bytes at the peak of one step, with a moving average of the weights beside them."""
+        """Measure one step: category -> bytes at the peak, including a moving average of the weights."""
         average = [torch.empty_like(tensor) for tensor in (*self.part.parameters(), *self.part.buffers())]
         tracker = MemoryTracker()
         tracker.watch(self.part, self.optimizer, average, self.batch)
@@ -57,11 +57,11 @@ class SyntheticStep:
 
 
 def _device(part: TrainingModule) -> str:
-    return next(part.trained.parameters()).device.type
+    return next(part.parameters()).device.type
 
 
 def _batch(part: TrainingModule, data: DataSpec, size: int) -> Any:
-    """What a part is given in training."""
+    """Make a batch as the part sees it in training."""
     batch = samples(data, size)
     if not isinstance(part, DiffusionBlock):
         return batch
@@ -70,7 +70,7 @@ def _batch(part: TrainingModule, data: DataSpec, size: int) -> Any:
 
 
 def samples(data: DataSpec, size: int) -> dict[str, Tensor]:
-    """A batch of made-up data as a loader gives it."""
+    """Make a batch of constant data in the format of a data loader."""
     index = torch.arange(size)
     if isinstance(data, TextSpec):
         return {"tokens": torch.zeros(size, data.seq_len + 1, dtype=torch.int64), "index": index}

@@ -1,8 +1,8 @@
-"""Memory of a training step by category, counted tensor by tensor: on any device, and under fake tensors too.
+"""Memory of a training step by category, counted per tensor, on any device and under fake tensors.
 
-A dispatch mode sees every tensor that an operation makes and is told when its storage is freed. So the count is exact
-for tensors; what an operation needs inside itself (a library's workspace) is not seen. Under `FakeTensorMode` the same
-operations run without their data, so the same bytes are counted and none is allocated.
+A dispatch mode sees every tensor that an operation creates, and a finalizer tells when its storage is freed. The count
+is exact for tensors but excludes an operation's internal workspace. Under `FakeTensorMode` the same operations run
+without data, so the same bytes are counted and none is allocated.
 """
 
 import weakref
@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_iter
 
 # In the order in which tables and pictures show them.
 CATEGORIES = ("parameters", "gradients", "optimizer", "average", "batch", "activations", "temporaries")
-# What they are, for people.
+# Descriptions for tables and pictures.
 MEANINGS = {
     "parameters": "weights and constants",
     "gradients": "one for each weight",
@@ -27,19 +27,18 @@ MEANINGS = {
     "activations": "what the forward pass keeps for the backward pass",
     "temporaries": "what the backward pass and the optimizer make and free again",
 }
-# The CUDA caching allocator hands out multiples of this many bytes.
+# The CUDA caching allocator rounds allocations up to multiples of this many bytes.
 _CUDA_GRANULE = 512
 
 
 class MemoryTracker(TorchDispatchMode):
-    """Counts the bytes of live tensors by category while it is active, and keeps the moment of the peak.
+    """Context manager that counts the bytes of live tensors by category and records the peak.
 
-    New tensors are activations while gradients are recorded (the forward pass, and its repetition under activation
-    checkpointing), temporaries otherwise (the backward pass, the optimizer). What is known to be something else is
-    labelled.
+    A new tensor is an activation while gradients are recorded (the forward pass, and its recomputation under activation
+    checkpointing) and a temporary otherwise (the backward pass, the optimizer), unless `label` says what it is.
 
     Attributes:
-        peak: category -> bytes at the moment when their sum was largest.
+        peak: category -> bytes at the moment of the largest total.
     """
 
     def __init__(self) -> None:
@@ -51,7 +50,7 @@ class MemoryTracker(TorchDispatchMode):
         self._hooks: list[Any] = []
 
     def label(self, category: str, tensors: Iterable[Tensor]) -> None:
-        """Say what tensors are: those that exist already, and those that were counted as something else."""
+        """Assign tensors to a category, whether they are new or were counted in another one."""
         for tensor in tensors:
             key = self._track(tensor, category)
             earlier, size = self._known[key]
@@ -61,13 +60,13 @@ class MemoryTracker(TorchDispatchMode):
         self._compare()
 
     def watch(self, module: nn.Module, optimizer: torch.optim.Optimizer, average: Iterable[Tensor], batch: Any) -> None:
-        """Label what a training step starts with, and each gradient as it arrives.
+        """Label the tensors that exist before a training step, and each gradient when it is accumulated.
 
         Args:
-            module: whose parameters are trained.
-            optimizer: of these parameters, after its first step, so that its state is there.
-            average: the tensors of the moving average of the module, if there is one.
-            batch: any nest of tensors.
+            module: module that is trained.
+            optimizer: its optimizer, after a first step, so that it has its state.
+            average: tensors of the module's moving average, if there is one.
+            batch: any nesting of tensors.
         """
         self.label("parameters", [*module.parameters(), *module.buffers()])
         self.label("average", average)
@@ -83,13 +82,13 @@ class MemoryTracker(TorchDispatchMode):
             self.label("gradients", [parameter.grad])
 
     def __exit__(self, *error: Any) -> None:
-        """Stop counting."""
+        """Stop counting and remove the gradient hooks."""
         super().__exit__(*error)
         for hook in self._hooks:
             hook.remove()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and count what it made."""
+        """Run an operation and count its results."""
         result = func(*args, **(kwargs or {}))
         category = "activations" if torch.is_grad_enabled() else "temporaries"
         for tensor in _tensors(result):
@@ -98,6 +97,7 @@ class MemoryTracker(TorchDispatchMode):
         return result
 
     def _track(self, tensor: Tensor, category: str) -> int:
+        # Views share a storage and are counted once.
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key not in self._known:

@@ -1,0 +1,72 @@
+"""How a block or baseline is trained: optimizer, learning-rate schedule, and what is wrapped around the network."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+from dbl.utils.errors import UserError, check_choice
+
+Decay = Literal["cosine", "constant"]
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+def check_precision(precision: object) -> None:
+    """Raise UserError unless training supports this precision of the trainer."""
+    if precision not in ("32-true", "bf16-mixed"):
+        raise UserError(f"trainer.precision={precision} is not supported: use bf16-mixed or 32-true")
+
+
+@dataclass
+class TrainingConfig:
+    """How a block or baseline is trained; blocks of one run may differ in it.
+
+    Args:
+        optimizer: factory that makes the optimizer from the parameters.
+        warmup_steps: number of optimizer steps in which the learning rate rises linearly from 0.
+        decay: schedule after the warmup; `cosine` falls to 0 at `trainer.max_steps`, `constant` stays.
+        clip_norm: maximum norm of the gradient; null disables clipping.
+        accumulate: number of batches whose gradients are averaged for one optimizer step.
+        activation_checkpointing: recomputation of each layer from its input in the backward pass: less memory for about
+            a third more time, the same result.
+        compile: compilation of the network with `torch.compile`.
+
+    Example:
+        >>> import dbl
+        >>> from functools import partial
+        >>> from torch.optim import AdamW
+        >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
+        >>> contract = dbl.ContractConfig(dbl.DiT(3, width=32, num_heads=2), dbl.PixelTarget()).build(data.spec)
+        >>> recipe = dbl.TrainingConfig(optimizer=partial(AdamW, lr=2e-3), warmup_steps=50, clip_norm=None)
+        >>> dbl.DiffusionBlock(contract, block=0, recipe=recipe).recipe.warmup_steps
+        50
+    """
+
+    optimizer: OptimizerFactory = field(default=AdamW)
+    warmup_steps: int = 0
+    decay: Decay = "cosine"
+    clip_norm: float | None = 1.0
+    accumulate: int = 1
+    activation_checkpointing: bool = False
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("model.recipe.decay", self.decay, get_args(Decay))
+        if self.accumulate < 1:
+            raise UserError(f"model.recipe.accumulate ({self.accumulate}) must be at least 1")
+        if self.warmup_steps < 0:
+            raise UserError(f"model.recipe.warmup_steps ({self.warmup_steps}) must be 0 or more")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise UserError(f"model.recipe.clip_norm ({self.clip_norm}) must be positive, or null for no clipping")
+
+    def learning_rate_factor(self, step: int, total: int) -> float:
+        """Factor on the learning rate at optimizer step `step`, counted from 0, out of `total`."""
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        if self.decay == "constant":
+            return 1.0
+        progress = (step - self.warmup_steps) / max(total - self.warmup_steps, 1)
+        return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
