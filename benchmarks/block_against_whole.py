@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from dbl.commands.run_config import RunCLI
+from dbl.commands.run_config import RunConfig
+from dbl.commands.schema import config_parser, parse
 from dbl.data import ResumableDataModule
 from dbl.data.spec import ImageSpec, TextSpec
 from dbl.denoising.decoding import Decoding
@@ -38,17 +39,17 @@ Call = Callable[[], object]
 def main() -> None:
     """Measure, print, and write JSON."""
     options = _options()
-    cli = RunCLI(["--config", options.config])
-    planner = Planner(cli.contract_config, cli.data.spec, cli.recipe)
-    partition = planner.partition_config(options.blocks or cli.contract_config.partition.num_blocks)
+    config = RunConfig(parse(config_parser(), ["--config", options.config]))
+    planner = Planner(config.contract_config, config.data.spec, config.recipe)
+    partition = planner.partition_config(options.blocks or config.contract_config.partition.num_blocks)
     results: dict[str, Any] = {
         "config": options.config,
         "blocks": partition.num_blocks,
         "batch": options.batch,
         "threads": torch.get_num_threads(),
         **training(planner, partition, options.batch, options.repeats),
-        "sampling": ratio(*samplings(cli, planner, partition, options.samples), 1),
-        "data_samples_per_second": round(samples_per_second(cli.data)),
+        "sampling": ratio(*samplings(config, planner, partition, options.samples), 1),
+        "data_samples_per_second": round(samples_per_second(config.data)),
         "help_seconds": round(help_seconds(), 2),
     }
     for name, value in results.items():
@@ -103,15 +104,17 @@ def seconds(call: Call) -> float:
     return time.perf_counter() - start
 
 
-def samplings(cli: RunCLI, planner: Planner, partition: PartitionConfig, samples: int) -> tuple[Call, Call]:
+def samplings(config: RunConfig, planner: Planner, partition: PartitionConfig, samples: int) -> tuple[Call, Call]:
     """Answers of untrained blocks and of the untrained whole: the time does not depend on the weights."""
     whole = planner.end_to_end(planner.recipe)()
     if not isinstance(whole, EndToEndText):
-        return sampling(cli, planner, partition, samples), sampling(
-            cli, planner, PartitionConfig(num_blocks=1), samples
+        return sampling(config, planner, partition, samples), sampling(
+            config, planner, PartitionConfig(num_blocks=1), samples
         )
     num_tokens = min(samples, whole.text.seq_len - 1)
-    return sampling(cli, planner, partition, num_tokens), writing(whole.eval().text_generator(Decoding()), num_tokens)
+    return sampling(config, planner, partition, num_tokens), writing(
+        whole.eval().text_generator(Decoding()), num_tokens
+    )
 
 
 def writing(generator: TextGenerator, num_tokens: int) -> Call:
@@ -119,10 +122,10 @@ def writing(generator: TextGenerator, num_tokens: int) -> Call:
     return lambda: generator.generate(torch.zeros(1, 1, dtype=torch.int64), num_tokens, torch.arange(1))
 
 
-def sampling(cli: RunCLI, planner: Planner, partition: PartitionConfig, samples: int) -> Call:
+def sampling(config: RunConfig, planner: Planner, partition: PartitionConfig, samples: int) -> Call:
     """Answer with an untrained stack: images, classes or tokens."""
-    contract: Contract = replace(cli.contract_config, partition=partition).build(planner.data)
-    inference: InferenceConfig = cli.inference
+    contract: Contract = replace(config.contract_config, partition=partition).build(planner.data)
+    inference: InferenceConfig = config.inference
     stack = BlockStack(contract, lambda block: contract.denoiser(block).eval(), inference).eval()
     if isinstance(contract.data, TextSpec):
         return writing(stack.text_generator(Decoding()), min(samples, contract.data.seq_len - 1))

@@ -17,7 +17,8 @@ import lightning as L
 import torch
 
 from dbl.commands.launch.launcher import Launch
-from dbl.commands.train import TrainCLI
+from dbl.commands.run_config import RunConfig
+from dbl.commands.schema import config_parser, parse
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 REAL = ["--contract.partition.num_blocks=4", "--trainer.val_check_interval=100000"]
@@ -46,11 +47,11 @@ class SimulatedDevice(L.Callback):
 def seconds_of(options: list[str], launch: Launch, folder: Path) -> float:
     """Wall time of training all blocks of a fresh run, from the start of the backend to its end."""
     name = f"{launch.backend}_{launch.workers}"
-    config = CONFIGS / "digits_vit.yaml"
-    cli = TrainCLI(["--config", str(config), f"--run.root={folder}", f"--run.name={name}", *options])
-    cli.freeze()
+    arguments = ["--config", str(CONFIGS / "digits_vit.yaml"), f"--run.root={folder}", f"--run.name={name}", *options]
+    config = RunConfig(parse(config_parser(), arguments))
+    config.freeze()
     start = time.perf_counter()
-    launch.train(cli.run, cli.chosen_blocks())
+    launch.train(config.run, list(range(config.contract.partition.num_blocks)), config.values.trainer.max_steps)
     return time.perf_counter() - start
 
 

@@ -12,8 +12,8 @@ from dbl.run.model_folder import ModelFolder, Weights
 from dbl.utils.errors import UserError
 
 
-def main(arguments: list[str]) -> None:
-    """Parse the command line and assemble."""
+def build_parser() -> ArgumentParser:
+    """The parser of `dbl assemble`."""
     parser = ArgumentParser(prog="dbl assemble", description="Check the blocks of a run and merge them into a model.")
     parser.add_argument("run", type=Path, help="run folder, such as runs/digits_dit")
     parser.add_argument(
@@ -26,38 +26,25 @@ def main(arguments: list[str]) -> None:
         "--push", metavar="OWNER/NAME", type=str, help="upload the model to this name on the Hugging Face hub"
     )
     parser.add_argument("--private", action="store_true", help="with --push: a model that only its owner may read")
-    options = parser.parse_args(arguments[1:])
-    assemble_run(options.run, options.weights, options.allow_partial, options.push, options.private)
+    return parser
 
 
-def assemble_run(
-    run: Path, weights: Weights = "ema", allow_partial: bool = False, push: str | None = None, private: bool = False
-) -> None:
-    """Check the blocks of a run, merge them into its model folder and say what was made.
-
-    Args:
-        run: run folder, such as runs/digits_dit.
-        weights: the moving average or the live weights.
-        allow_partial: leave out blocks that are not finished.
-        push: `owner/name` on the Hugging Face hub, to upload the model to.
-        private: whether a model that is uploaded is for its owner alone.
-
-    Raises:
-        UserError: if the blocks do not make a model, or it cannot be uploaded.
-    """
-    if push is not None:
-        check_repo_id(push)
-        hub_library()  # says before the work if it is not installed
-    elif private:
+def main(arguments: list[str]) -> None:
+    """Check the blocks of a run, merge them into its model folder, print what was made, and upload it if asked to."""
+    options = build_parser().parse_args(arguments[1:])
+    if options.push is not None:
+        check_repo_id(options.push)
+        hub_library()  # raises before the work if it is not installed
+    elif options.private:
         raise UserError("--private is for --push owner/name: give both or neither")
-    model = ModelFolder(assemble(RunFolder.at(run), weights, allow_partial))
+    model = ModelFolder(assemble(RunFolder.at(options.run), options.weights, options.allow_partial))
     print(f"assembled: {_summary(model)}")
-    if push is not None:
-        print(f"pushed: {push_to_hub(model.path, push, private)}")
+    if options.push is not None:
+        print(f"pushed: {push_to_hub(model.path, options.push, options.private)}")
 
 
 def _summary(model: ModelFolder) -> str:
-    """The folder, which weights it has, and the blocks that a partial one lacks."""
+    """The folder, the kind of its weights, and the blocks that a partial model lacks."""
     partition = model.contract.partition
     missing = sorted(set(range(partition.num_blocks)) - set(model.available))
     lacks = f", partial, without {partition.describe(missing)}" if missing else ""

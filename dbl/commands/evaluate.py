@@ -1,13 +1,15 @@
-"""Evaluate an assembled run and say what it cost."""
+"""Evaluate an assembled network or a baseline, and collect for the report what it is and what it cost."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from dbl.commands.fit import BlockCLI
+import lightning as L
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from dbl.commands.run_config import RunConfig, make_trainer
+from dbl.commands.schema import EVALUATION
 from dbl.diffusion.partition import Partition
-from dbl.evaluation.callbacks.diagnostics import Diagnostics
-from dbl.evaluation.callbacks.image_quality import ImageQuality
-from dbl.evaluation.callbacks.likelihood import Likelihood
-from dbl.evaluation.callbacks.text_quality import TextQuality
 from dbl.evaluation.quality_by_steps import quality_by_steps
 from dbl.evaluation.report import Arm
 from dbl.evaluation.stack_evaluation import StackEvaluation
@@ -17,49 +19,112 @@ from dbl.run.assembly import read_part
 from dbl.run.folder import RunFolder
 from dbl.run.model_folder import ModelFolder
 from dbl.training.baselines import baseline_of
+from dbl.training.block import DiffusionBlock
 from dbl.training.module import TrainingModule
-from dbl.utils.files import read_json
+from dbl.utils.errors import UserError
+from dbl.utils.files import read_json, write_tensors
+
+
+class Evaluation(NamedTuple):
+    """A finished evaluation: the network, the built config with its callbacks, the trainer, and what was logged."""
+
+    model: L.LightningModule
+    groups: Namespace
+    trainer: L.Trainer
+    metrics: dict[str, float]
+
+
+def evaluate(config: RunConfig, command: str, checkpoint: str | None = None, verbose: bool = True) -> Evaluation:
+    """Evaluate the assembled network of a run, or an end-to-end baseline if that is the part of the config.
+
+    Args:
+        config: config of the run.
+        command: validate, test or predict.
+        checkpoint: file with the weights of a baseline.
+        verbose: print the metrics.
+
+    Raises:
+        UserError: if the network is not assembled, or lacks blocks, or is not that of this config.
+    """
+    if issubclass(config.part, DiffusionBlock):
+        groups, model = config.groups, _load_stack(config, command, checkpoint)
+    else:
+        groups = config.build()
+        model = groups.model
+    run, data = groups.run, groups.data
+    if command == "test":
+        if isinstance(model, StackEvaluation):
+            groups.image_quality.prepare(data, model.stack.target.generates == "images")
+        groups.text_quality.prepare(data)
+    trainer = make_trainer(groups, [groups[name] for name in EVALUATION], training=False)
+    if groups.trainer.logger is None:
+        trainer.loggers = [TensorBoardLogger(str(run.report), name="", version="")]
+    options = {"datamodule": data, "ckpt_path": checkpoint, "weights_only": True}  # never run code of a checkpoint
+    if command == "predict":
+        _write_predictions(run, trainer.predict(model, return_predictions=True, **options) or [])
+        return Evaluation(model, groups, trainer, {})
+    metrics = getattr(trainer, command)(model, verbose=verbose, **options)
+    return Evaluation(model, groups, trainer, dict(metrics[0]) if metrics else {})
+
+
+def _load_stack(config: RunConfig, command: str, checkpoint: str | None) -> StackEvaluation:
+    run = config.run
+    stack = BlockStack.from_pretrained(run.model, config.inference)
+    if stack.contract.hash != config.contract.hash:
+        raise UserError(f"{run.model} was assembled under another contract: run dbl assemble {run.path}")
+    evaluation = StackEvaluation(stack)
+    evaluation.setup(command)  # refuses a model without all of its blocks before any data is read
+    if checkpoint:
+        raise UserError(f"--ckpt_path is for dbl fit: the assembled network is read from {run.model}")
+    return evaluation
+
+
+def _write_predictions(run: RunFolder, batches: list[Any]) -> None:
+    """Write labels, or an image for each label, of the test split."""
+    path = run.report / "predictions.safetensors"
+    write_tensors(path, {"predictions": torch.cat([torch.as_tensor(batch).cpu() for batch in batches])})
+    print(f"predictions: {path}")
 
 
 def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) -> Arm:
     """Test the assembled network of a run (`dbl test`).
 
     Args:
-        run: its folder; `samples.png` goes to its report folder if it makes images.
-        name: of the side.
-        steps: also measure the quality with these numbers of sampler steps.
+        run: run folder; `samples.png` goes to its report folder if the network makes images.
+        name: name of the side in the report.
+        steps: numbers of sampler steps with which to measure the quality as well.
     """
-    cli = BlockCLI(["test", "--config", str(run.config)])
-    assert isinstance(cli.model, StackEvaluation)
-    stack = cli.model.stack
-    if cli.model.grid is not None:
-        save_picture(cli.model.grid, run.report / "samples.png")
+    done = evaluate(RunConfig.load(run.config), "test")
+    assert isinstance(done.model, StackEvaluation)
+    stack, groups = done.model.stack, done.groups
+    if done.model.grid is not None:
+        save_picture(done.model.grid, run.report / "samples.png")
     parts = _parts(run, stack.contract.partition)
     side = Arm(
         name=name,
         parts=parts,
         calls=_calls(stack),
-        test=dict(cli.results[0]),
+        test=done.metrics,
         memory=[measured_memory(run, part["part"]) for part in parts],
-        image_quality=cli.callback(ImageQuality).result,
-        text_quality=cli.callback(TextQuality).result,
-        likelihood=cli.callback(Likelihood).result,
-        diagnostics=cli.callback(Diagnostics).result,
+        image_quality=groups.image_quality.result,
+        text_quality=groups.text_quality.result,
+        likelihood=groups.likelihood.result,
+        diagnostics=groups.diagnostics.result,
         weights=stack.weights,
     )
     if steps and stack.target.generates != "text":
-        stack.to(cli.trainer.strategy.root_device)
-        with cli.trainer.precision_plugin.test_step_context():
-            side.quality_by_steps = quality_by_steps(stack, cli.datamodule, cli.callback(ImageQuality), steps)
+        stack.to(done.trainer.strategy.root_device)
+        with done.trainer.precision_plugin.test_step_context():
+            side.quality_by_steps = quality_by_steps(stack, groups.data, groups.image_quality, steps)
     return side
 
 
 def evaluate_baseline(run: RunFolder) -> Arm:
-    """Test an end-to-end network that is no denoiser (`dbl test` on its checkpoint), in its own run folder."""
+    """Test an end-to-end network that is no denoiser, in its own run folder, with the weights of its checkpoint."""
     contract, checkpoint = run.load_contract(), run.checkpoint("end_to_end")
     kind = baseline_of(contract.config.network)
     assert kind is not None
-    cli = BlockCLI(["test", "--config", str(run.config), "--ckpt_path", str(checkpoint)], kind)
+    done = evaluate(RunConfig.load(run.config, kind), "test", str(checkpoint))
     part = {
         "part": "end_to_end",
         "layers": contract.config.network.num_layers,
@@ -71,19 +136,15 @@ def evaluate_baseline(run: RunFolder) -> Arm:
         "end_to_end",
         [part],
         calls=[1],
-        test=dict(cli.results[0]),
+        test=done.metrics,
         memory=[measured_memory(run, "end_to_end")],
-        text_quality=cli.callback(TextQuality).result,
-        likelihood=cli.callback(Likelihood).result,
+        text_quality=done.groups.text_quality.result,
+        likelihood=done.groups.likelihood.result,
     )
 
 
 def load_baseline(run: RunFolder) -> TrainingModule:
-    """An end-to-end network that is no denoiser, with its trained weights.
-
-    Raises:
-        UserError: if it was not trained.
-    """
+    """An end-to-end network that is no denoiser, with its trained weights; UserError if it was not trained."""
     contract, checkpoint = run.load_contract(), run.checkpoint("end_to_end")
     kind = baseline_of(contract.config.network)
     assert kind is not None
@@ -93,7 +154,7 @@ def load_baseline(run: RunFolder) -> TrainingModule:
 
 
 def _parts(run: RunFolder, partition: Partition) -> list[dict[str, Any]]:
-    """What each block is and what its training took."""
+    """Layers and noise levels of each block, and what its training took."""
     return [
         {
             "part": f"block_{index}",
@@ -107,7 +168,7 @@ def _parts(run: RunFolder, partition: Partition) -> list[dict[str, Any]]:
 
 
 def _calls(stack: BlockStack) -> list[int]:
-    """Network calls of each block in one sample; guidance asks each block twice."""
+    """Network calls of each block in one sample; guidance calls each block twice."""
     contract, sampler = stack.contract, stack.inference.sampler
     factor = 1 if sampler.guidance_scale == 1 else 2
     return [factor * calls for calls in sampler.calls_per_block(contract.noise, contract.partition)]

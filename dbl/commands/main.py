@@ -1,6 +1,6 @@
-"""The `dbl` command: LightningCLI for single parts and stacks, own commands for whole runs.
+"""The command `dbl`: the table of its commands, and what becomes of their errors.
 
-Heavy packages are imported only by the command that needs them, so that `dbl --help` answers at once.
+Heavy packages are imported only by the command that needs them, so that `dbl --help` prints at once.
 """
 
 import logging
@@ -29,8 +29,8 @@ single parts, with every option of Lightning's Trainer
   predict   labels or images from the assembled network for the test split
 """
 
-# command -> module that holds its `main(arguments)`
-_COMMANDS = {
+# Command -> module with its `build_parser()` and `main(arguments)`.
+COMMANDS = {
     "fit": "dbl.commands.fit",
     "validate": "dbl.commands.fit",
     "test": "dbl.commands.fit",
@@ -43,20 +43,19 @@ _COMMANDS = {
     "tokenizer": "dbl.commands.tokenizer",
 }
 
-
 _EXIT_CODES = {UserError: 2, TrainingFailed: 1, Interrupted: 130}
 
-# Messages of Lightning that tell a user of `dbl` nothing, and why.
+# Warnings of Lightning that do not apply to `dbl`, and why.
 _SILENCED = (
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # between Lightning and torch
-    "You're resuming from a checkpoint that ended before the epoch ended",  # the order of the data is our own
+    "You're resuming from a checkpoint that ended before the epoch ended",  # our data order resumes at the next batch
     "The number of training batches .* is smaller than the logging interval",  # log lines are counted in steps
     "The '.*_dataloader' does not have many workers",  # sets in memory need none
 )
 
 
-def _quieten() -> None:
-    """One line for a warning, and no banner for each block."""
+def _reduce_output() -> None:
+    """Print a warning as one line, and no banner of Lightning for each block."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.formatwarning = lambda message, category, *_: f"dbl: {category.__name__}: {message}\n"
     for message in _SILENCED:
@@ -64,13 +63,13 @@ def _quieten() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command of `dbl`, as the shell would.
+    """Run one command of `dbl`.
 
     Args:
-        arguments: the command and its options, such as `["plan", "--config", "my.yaml"]`; None: those of the process.
+        arguments: the command and its options, such as `["plan", "--config", "my.yaml"]`; None: those of this process.
 
     Returns:
-        The exit code: 0, 2 for a fault of the input, 1 for failed blocks, 130 when it was stopped.
+        The exit code: 0, 2 for an error in the input, 1 for failed blocks, 130 if it was stopped.
 
     Example:
         >>> import dbl
@@ -82,12 +81,12 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_HELP)
         return 0
-    if arguments[0] not in _COMMANDS:
-        print(f"dbl: there is no command {arguments[0]!r}: choose {', '.join(_COMMANDS)}", file=sys.stderr)
+    if arguments[0] not in COMMANDS:
+        print(f"dbl: there is no command {arguments[0]!r}: choose {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        command = import_module(_COMMANDS[arguments[0]])
-        _quieten()  # after the import, in which Lightning sets the level of its log
+        command = import_module(COMMANDS[arguments[0]])
+        _reduce_output()  # after the import, in which Lightning sets the level of its log
         command.main(arguments)
     except KeyboardInterrupt:
         print("dbl: stopped", file=sys.stderr)

@@ -11,8 +11,10 @@ from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 from rich.table import Table
 
-from dbl.commands.run_config import RunCLI
+from dbl.commands.run_config import RunConfig
+from dbl.commands.schema import config_parser, parse
 from dbl.evaluation.figures import memory_figure, readable_bytes
+from dbl.run.contract import ContractConfig
 from dbl.training.memory.planner import Planner, plan_rows
 from dbl.training.memory.tracker import CATEGORIES
 from dbl.utils.errors import UserError
@@ -23,80 +25,35 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-class PlanCLI(RunCLI):
-    """Parses the config of a run with the options of `dbl plan`."""
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The groups of a run, and what to plan."""
-        super().add_arguments_to_parser(parser)
-        parser.add_argument(
-            "--num-blocks",
-            dest="num_blocks",
-            type=str,
-            default=None,
-            help="Numbers of blocks to compare, such as 2,3,4,6.",
-        )
-        parser.add_argument("--json", type=bool, nargs="?", const=True, default=False, help="Print JSON.")
-        parser.add_argument(
-            "--fit", type=str, default=None, help="Also find the largest batch within this memory, such as 12GB."
-        )
-        parser.add_argument(
-            "--device", type=str, default=None, help="Whose kernels: cpu or cuda; by default what is here."
-        )
-        parser.add_argument("--output", type=Path, default=None, help="Picture; by default plan.png in the run folder.")
-
-    def numbers_of_blocks(self) -> list[int]:
-        """Those of `--num-blocks`; by default the config's and those up to 6 that split the layers evenly."""
-        text, layers = self.config["num_blocks"], self.contract_config.network.num_layers
-        if text is None and not self.contract_config.network.can_be_partitioned:
-            return [1]
-        if text is None:
-            return sorted(
-                {self.contract_config.partition.num_blocks, *(num for num in (2, 3, 4, 6) if layers % num == 0)}
-            )
-        try:
-            return [int(number) for number in text.split(",")]
-        except ValueError:
-            raise UserError(f"--num-blocks {text} must be numbers such as 2,3,4,6") from None
-
-    def picture(self) -> Path:
-        """Where the picture goes, its folder made; UserError if that is no place for it."""
-        path: Path = self.config["output"] or self.run.path / "plan.png"
-        if path.suffix != ".png":
-            raise UserError(f"--output {path} must end in .png: the figures go beside it as .json")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--output {path}: cannot make its folder ({error})") from None
-        if not os.access(path.parent, os.W_OK):
-            raise UserError(f"--output {path}: its folder cannot be written")
-        return path
-
-    def planner(self) -> Planner:
-        """For this config; UserError if the device is not there."""
-        self.check_task()
-        device = self.config["device"] or self.device
-        if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
-            raise UserError(
-                f"--device {device} cannot be planned here: choose cpu, or run dbl plan where there is a GPU"
-            )
-        return Planner(
-            self.contract_config, self.data.declared_spec, self.recipe, str(self.config.trainer.precision), device
-        )
+def build_parser() -> LightningArgumentParser:
+    """The parser of a config, with what to plan."""
+    parser = config_parser()
+    parser.add_argument(
+        "--num-blocks", dest="num_blocks", type=str, default=None, help="Numbers of blocks to compare, such as 2,3,4,6."
+    )
+    parser.add_argument("--json", type=bool, nargs="?", const=True, default=False, help="Print JSON.")
+    parser.add_argument(
+        "--fit", type=str, default=None, help="Also find the largest batch within this memory, such as 12GB."
+    )
+    parser.add_argument("--device", type=str, default=None, help="Whose kernels: cpu or cuda; by default what is here.")
+    parser.add_argument("--output", type=Path, default=None, help="Picture; by default plan.png in the run folder.")
+    return parser
 
 
 def main(arguments: list[str]) -> None:
     """Plan every row; print the table or JSON; write `plan.json` and the picture."""
-    cli = PlanCLI(arguments[1:])
-    picture = cli.picture()
-    planner, batch_size = cli.planner(), cli.data.batch_size
-    limit = None if cli.config["fit"] is None else parse_bytes(cli.config["fit"])
-    rows = plan_rows(planner, cli.numbers_of_blocks(), batch_size, limit)
+    options = parse(build_parser(), arguments[1:])
+    config = RunConfig(options)
+    picture = _check_picture(options.output or config.run.path / "plan.png")
+    planner = make_planner(config, options.device)
+    limit = None if options.fit is None else parse_bytes(options.fit)
+    numbers = _numbers_of_blocks(config.contract_config, options.num_blocks)
+    rows = plan_rows(planner, numbers, config.data.batch_size, limit)
     if limit is not None and not any(row["largest_batch"] for row in rows):
-        least = min(sum(planner.peak(row.make_part, 1).values()) for row in planner.rows(cli.numbers_of_blocks()))
-        raise UserError(f"--fit {cli.config['fit']} is below what one sample needs: {readable_bytes(least)} at least")
+        least = min(sum(planner.peak(row.make_part, 1).values()) for row in planner.rows(numbers))
+        raise UserError(f"--fit {options.fit} is below what one sample needs: {readable_bytes(least)} at least")
     plan = {
-        "batch_size": batch_size,
+        "batch_size": config.data.batch_size,
         "precision": planner.precision,
         "device": planner.device,
         "fit_bytes": limit,
@@ -104,15 +61,56 @@ def main(arguments: list[str]) -> None:
     }
     write_json(picture.with_suffix(".json"), plan)
     save_figure(memory_figure({row["name"]: row["bytes"] for row in rows}), picture)
-    if cli.config["json"]:
+    if options.json:
         print(json.dumps(plan, indent=2))
     else:
         _print_table(plan)
         print(f"picture: {picture}")
 
 
+def make_planner(config: RunConfig, device: str | None = None) -> Planner:
+    """The planner of a config; by default for the device that its trainer would use.
+
+    Raises:
+        UserError: if the device is not there, or such a training cannot be planned.
+    """
+    config.check_task()
+    device = device or config.device
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise UserError(f"--device {device} cannot be planned here: choose cpu, or run dbl plan where there is a GPU")
+    precision = str(config.values.trainer.precision)
+    return Planner(config.contract_config, config.data.declared_spec, config.recipe, precision, device)
+
+
+def _numbers_of_blocks(config: ContractConfig, text: str | None) -> list[int]:
+    """The numbers in `--num-blocks`; by default the config's and those up to 6 that split the layers evenly."""
+    if text is None:
+        if not config.network.can_be_partitioned:
+            return [1]
+        return sorted(
+            {config.partition.num_blocks, *(num for num in (2, 3, 4, 6) if config.network.num_layers % num == 0)}
+        )
+    try:
+        return [int(number) for number in str(text).split(",")]
+    except ValueError:
+        raise UserError(f"--num-blocks {text} must be numbers such as 2,3,4,6") from None
+
+
+def _check_picture(path: Path) -> Path:
+    """The path, whose folder is made; UserError if no picture can be written there."""
+    if path.suffix != ".png":
+        raise UserError(f"--output {path} must end in .png: the figures go beside it as .json")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {path}: cannot make its folder ({error})") from None
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"--output {path}: its folder cannot be written")
+    return path
+
+
 def parse_bytes(text: str) -> int:
-    """Bytes of a size such as 12GB (10^9 each), 12GiB (2^30 each), 800MB or 4096; UserError if it is none."""
+    """Bytes of a size such as 12GB (10^9 each), 12GiB (2^30 each), 800MB or 4096; UserError if it is not one."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
     if not match:
         raise UserError(f"--fit {text} must be a size such as 12GB, 12GiB or 800MB")

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import auto_cli
+from jsonargparse import ArgumentParser, auto_parser
 
 from dbl.commands.sample_images import sample_images
 from dbl.commands.sample_text import sample_text
@@ -12,24 +12,35 @@ from dbl.data.spec import TextSpec
 from dbl.run.folder import RunFolder
 
 
-def main(arguments: list[str]) -> None:
-    """Parse the command line, with the sampler of the run's config as the default, and sample."""
-    folders = (Path(argument) for argument in arguments[1:] if not argument.startswith("-"))
-    run = next((folder for folder in folders if (folder / "contract.json").is_file()), None)
+def build_parser(run: RunFolder | None = None) -> ArgumentParser:
+    """The parser of `dbl sample`: the arguments of `sample_text` or `sample_images`, whichever the run is for.
+
+    Args:
+        run: run whose config gives the default sampler; None: options for images, with the defaults of the code.
+    """
     if run is not None and _writes_text(run):
-        auto_cli(sample_text, args=arguments[1:], as_positional=True, set_defaults=_defaults(run, "ensemble"))
-    else:
-        auto_cli(sample_images, args=arguments[1:], as_positional=True, set_defaults=_defaults(run))
+        return auto_parser(sample_text, as_positional=True, set_defaults=_defaults(run, "ensemble"))
+    return auto_parser(sample_images, as_positional=True, set_defaults={} if run is None else _defaults(run))
 
 
-def _writes_text(run: Path) -> bool:
-    return isinstance(RunFolder.at(run).load_contract().data, TextSpec)
+def main(arguments: list[str]) -> None:
+    """Sample from the run that the command line names."""
+    folders = (Path(argument) for argument in arguments[1:] if not argument.startswith("-"))
+    run = next((RunFolder.at(folder) for folder in folders if (folder / "contract.json").is_file()), None)
+    parser = build_parser(run)
+    options = parser.instantiate(parser.parse_args(arguments[1:]))
+    del options["config"]
+    (sample_text if run is not None and _writes_text(run) else sample_images)(**options)
 
 
-def _defaults(run: Path | None, *options: str) -> dict[str, Any]:
+def _writes_text(run: RunFolder) -> bool:
+    return isinstance(run.load_contract().data, TextSpec)
+
+
+def _defaults(run: RunFolder, *options: str) -> dict[str, Any]:
     """The sampler of the run's config, and some other options of its group `inference`."""
-    if run is None or not (run / "config.yaml").is_file():
+    if not run.config.is_file():
         return {}
-    inference = yaml.safe_load((run / "config.yaml").read_text())["inference"]
+    inference = yaml.safe_load(run.config.read_text(encoding="utf-8"))["inference"]
     sampler = {f"sampler.{name}": value for name, value in inference["sampler"].items()}
     return sampler | {name: inference[name] for name in options}

@@ -32,12 +32,12 @@ def sample_images(
         run: run folder, such as runs/digits_dit, with an assembled model.
         sampler: method, levels and guidance; by default those of the run's config.
         classes: classes to draw, in turn; by default all.
-        num_images: how many.
-        seed: of the start noise; image i is the same for any number of images and any batch size.
-        batch_size: images drawn together.
+        num_images: number of images.
+        seed: random seed of the start noise; image i is the same for any number of images and any batch size.
+        batch_size: number of images drawn together.
         keep_in_memory: keep all blocks in memory, or one at a time.
         output: PNG file; by default samples.png in the run folder. Latents are also saved as safetensors beside it.
-        device: such as cpu or cuda:0; by default an accelerator if there is one.
+        device: device name, such as cpu or cuda:0; by default an accelerator if there is one.
     """
     for name, number in (("num_images", num_images), ("batch_size", batch_size)):
         if number < 1:
@@ -76,7 +76,7 @@ def _labels(classes: list[int] | None, num_classes: int, num_images: int) -> tor
 
 
 def device_of(name: str | None) -> torch.device:
-    """The device of that name; by default an accelerator if there is one. UserError if it is not there."""
+    """The device of that name, or by default an accelerator if there is one; UserError if it is not there."""
     if name is None:
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:

@@ -47,20 +47,20 @@ def sample_text(
         run: run folder, such as runs/pydoc_ar, with an assembled model.
         prompt: text to continue; if empty, the beginning of a document.
         template: text with gaps to fill, for masked text; every `hidden` in it stands for one hidden token.
-        hidden: the character that stands for a hidden token in `template`.
-        num_tokens: to write; by default 200, of masked text at most what its sequences hold.
-        num_texts: how many texts.
-        temperature: of what the network says of the context; less than 1 is bolder.
-        top_k: only the k most probable tokens.
-        top_p: only the most probable tokens that together have this probability.
+        hidden: character that stands for a hidden token in `template`.
+        num_tokens: number of tokens to write; by default 200, of masked text at most what its sequences hold.
+        num_texts: number of texts.
+        temperature: divisor of the network's logits; less than 1 makes probable tokens more probable.
+        top_k: number of most probable tokens to choose from; by default all.
+        top_p: total probability of the most probable tokens to choose from.
         stop: one token that ends a text; if empty, the end of a document, where the tokenizer has one.
         sampler: method, and number of steps or iterations; by default those of the run's config.
         ensemble: let all blocks answer together; by default as in the run's config. See `dbl.InferenceConfig`.
         baseline: write with the end-to-end network of `dbl compare` instead of the blocks. One that reads from
             left to right uses of `sampler` only the number of steps, as iterations of recurrent depth.
-        seed: of all draws; text i is the same for any number of texts.
+        seed: random seed; text i is the same for any number of texts.
         output: file to write the texts to as well.
-        device: such as cpu or cuda:0; by default an accelerator if there is one.
+        device: device name, such as cpu or cuda:0; by default an accelerator if there is one.
     """
     for name, number in (("num_tokens", num_tokens), ("num_texts", num_texts)):
         if number is not None and number < 1:
@@ -70,7 +70,7 @@ def sample_text(
     folder, decoding = RunFolder.at(run), Decoding(temperature, top_k, top_p)
     tokenizer = run_tokenizer(folder)
     inference = InferenceConfig(sampler=sampler, ensemble=ensemble, seed=seed)
-    generator, place = _writer(folder, inference, decoding, device, baseline)
+    generator, place = _generator(folder, inference, decoding, device, baseline)
     indices = torch.arange(num_texts, device=place)
     if template:
         rows = list(fill_template(generator, tokenizer, template, hidden, indices))
@@ -86,7 +86,7 @@ def sample_text(
         print(f"texts: {output}")
 
 
-def _writer(
+def _generator(
     run: RunFolder, inference: InferenceConfig, decoding: Decoding, device: str | None, baseline: bool
 ) -> tuple[TextGenerator, torch.device]:
     place, seed = device_of(device), inference.seed
@@ -103,7 +103,7 @@ def _writer(
 
 
 def _prompt(tokenizer: Tokenizer, prompt: str) -> Tensor:
-    """[1, P] tokens of a prompt; of an empty one the beginning of a document, or a new line."""
+    """[1, P] tokens of a prompt; for an empty one, the token that begins a document, or a new line."""
     if not prompt and tokenizer.end_id is not None:
         return torch.tensor([[tokenizer.end_id]])
     try:
@@ -125,7 +125,7 @@ def _stop(tokenizer: Tokenizer, stop: str) -> int | None:
 
 
 def _up_to_stop(row: Tensor, start: int, stop: int | None) -> Tensor:
-    """A text [P + num_tokens] up to the first stop token behind its prompt."""
+    """A text [P + num_tokens], cut behind the first stop token that follows its prompt."""
     if stop is None or not (row[start:] == stop).any():
         return row
     return row[: start + int((row[start:] == stop).nonzero()[0]) + 1]
@@ -139,7 +139,7 @@ def continue_prompts(
     indices: Tensor,
     stop: int | None,
 ) -> Tensor:
-    """[N, P + num_tokens] prompts with what follows; a single text is printed as it is written."""
+    """[N, P + num_tokens] prompts and their continuations; a single text is printed as it is written."""
     if num_tokens is None:
         room = generator.seq_len - prompts.shape[1] if isinstance(generator, MaskedGenerator) else _NUM_TOKENS
         num_tokens = max(min(_NUM_TOKENS, room), 1)
@@ -147,12 +147,12 @@ def continue_prompts(
         print(f"the prompt is longer than the context: its last {generator.seq_len} tokens are read", file=sys.stderr)
     if len(prompts) > 1 or not isinstance(generator, CausalGenerator):
         return torch.cat([prompts, generator.generate(prompts, num_tokens, indices, stop)], dim=1)
-    written = list(_shown(generator.stream(prompts, num_tokens, indices, stop), tokenizer, prompts[0]))
+    written = list(_printed(generator.stream(prompts, num_tokens, indices, stop), tokenizer, prompts[0]))
     return torch.cat([prompts, torch.stack(written, dim=1)], dim=1)
 
 
-def _shown(tokens: Iterator[Tensor], tokenizer: Tokenizer, prompt: Tensor) -> Iterator[Tensor]:
-    """The tokens of one text, printed on the way; bytes wait until their character is whole."""
+def _printed(tokens: Iterator[Tensor], tokenizer: Tokenizer, prompt: Tensor) -> Iterator[Tensor]:
+    """The tokens of one text, printed as they come; bytes wait until their character is complete."""
     so_far, shown = prompt.tolist(), ""
     for token in tokens:
         so_far.append(int(token))
@@ -167,10 +167,10 @@ def _shown(tokens: Iterator[Tensor], tokenizer: Tokenizer, prompt: Tensor) -> It
 def fill_template(
     generator: TextGenerator, tokenizer: Tokenizer, template: str, hidden: str, indices: Tensor
 ) -> Tensor:
-    """[N, S] a template with its hidden tokens found, once for each index.
+    """[N, S] a template with its hidden tokens filled in, once for each index.
 
     Raises:
-        UserError: if the network is not one of masked text, or nothing is hidden.
+        UserError: if the network is not for masked text, or nothing is hidden.
     """
     if not isinstance(generator, MaskedGenerator):
         raise UserError("--template is for masked text; this network writes from left to right: use --prompt")

@@ -1,5 +1,7 @@
-"""The groups of a config that `LightningCLI` does not know, and how they are linked."""
+"""The schema of a config: one parser, whose groups are the arguments of classes, and the links between them."""
 
+import lightning as L
+from jsonargparse import ActionConfigFile, ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from dbl.data.module import ResumableDataModule
@@ -10,13 +12,15 @@ from dbl.evaluation.callbacks.text_quality import TextQuality
 from dbl.inference.settings import InferenceConfig
 from dbl.run.contract import Contract, ContractConfig
 from dbl.run.folder import RunFolder
+from dbl.training.block import DiffusionBlock
 from dbl.training.callbacks.checkpoint import LastCheckpoint
 from dbl.training.callbacks.ema import EMA
 from dbl.training.callbacks.loss_by_level import LossByLevel
 from dbl.training.callbacks.memory import Memory
 from dbl.training.module import TrainingModule
+from dbl.utils.errors import UserError
 
-# Evaluation of an assembled network: config group and callback.
+# Evaluation of an assembled network: config group -> callback.
 EVALUATION = {
     "image_quality": ImageQuality,
     "text_quality": TextQuality,
@@ -24,22 +28,55 @@ EVALUATION = {
     "diagnostics": Diagnostics,
 }
 
+# Callbacks of the training of a part: config group -> callback.
+_TRAINING = {"ema": EMA, "checkpoint": LastCheckpoint, "loss_by_level": LossByLevel, "memory": Memory}
 
-def add_run_groups(parser: LightningArgumentParser) -> None:
-    """The groups of a run, which need nothing that is trained."""
-    parser.add_class_arguments(RunFolder, "run")
-    parser.add_class_arguments(ContractConfig, "contract")
-    parser.add_class_arguments(InferenceConfig, "inference")
-    for group, callback in EVALUATION.items():
+_DESCRIPTION = "Lightning Trainer command line tool"
+_TRAINER_DEFAULTS = {
+    "precision": "32-true",  # what Lightning's own default, null, means
+    "num_sanity_val_steps": 0,
+    "max_epochs": -1,  # the length of a training is trainer.max_steps
+    "check_val_every_n_epoch": None,  # so that val_check_interval counts steps
+    "use_distributed_sampler": False,  # our data order already depends on the rank
+    "enable_model_summary": False,
+}
+
+
+def new_parser(description: str = _DESCRIPTION) -> LightningArgumentParser:
+    """An empty parser like that of `LightningCLI`, which raises its errors; its YAML may hold references."""
+    header = [f"lightning.pytorch=={L.__version__}"]
+    parser = LightningArgumentParser(
+        description=description, parser_mode="omegaconf+", exit_on_error=False, dump_header=header
+    )
+    help_text = "Path to a configuration file in json or yaml format."
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help=help_text)
+    return parser
+
+
+def config_parser(
+    part: type[TrainingModule] = DiffusionBlock, description: str = _DESCRIPTION
+) -> LightningArgumentParser:
+    """The parser of a config, with all groups and links; commands add their own options to it.
+
+    Args:
+        part: class under `model`: a block, or an end-to-end baseline.
+        description: first line of the help text.
+    """
+    parser = new_parser(description)
+    parser.add_argument(
+        "--seed_everything",
+        type=bool | int,
+        default=False,  # everything random is a function of contract.seed
+        help="Set to an int to run seed_everything with this value before classes instantiation."
+        "Set to True to use a random seed.",
+    )
+    parser.add_lightning_class_args(L.Trainer, "trainer")
+    parser.set_defaults({f"trainer.{name}": value for name, value in _TRAINER_DEFAULTS.items()})
+    parser.add_lightning_class_args(part, "model")
+    parser.add_lightning_class_args(ResumableDataModule, "data", subclass_mode=True)
+    _add_run_groups(parser)
+    for group, callback in _TRAINING.items():
         parser.add_class_arguments(callback, group)
-
-
-def add_training_groups(parser: LightningArgumentParser) -> None:
-    """The groups that say how a part is trained, beside `model`, `data` and `trainer`."""
-    parser.add_class_arguments(EMA, "ema")
-    parser.add_class_arguments(LastCheckpoint, "checkpoint")
-    parser.add_class_arguments(LossByLevel, "loss_by_level")
-    parser.add_class_arguments(Memory, "memory")
     parser.add_argument(
         "--from-scratch",
         dest="from_scratch",
@@ -50,6 +87,36 @@ def add_training_groups(parser: LightningArgumentParser) -> None:
     parser.link_arguments(("contract", "data", "run"), "model.contract", _contract, apply_on="instantiate")
     parser.link_arguments(("run", "model"), "checkpoint.path", _checkpoint_path, apply_on="instantiate")
     parser.link_arguments(("run", "model"), "memory.path", _memory_path, apply_on="instantiate")
+    return parser
+
+
+def run_parser() -> LightningArgumentParser:
+    """The parser of those groups that can be built without building anything that is trained."""
+    parser = LightningArgumentParser(exit_on_error=False)
+    _add_run_groups(parser)
+    parser.add_lightning_class_args(ResumableDataModule, "data", subclass_mode=True)
+    parser.add_lightning_class_args(L.Trainer, "trainer")
+    return parser
+
+
+def parse(parser: LightningArgumentParser, given: list[str] | dict[str, object]) -> Namespace:
+    """Parse a command line or plain values.
+
+    Raises:
+        UserError: if something in it is wrong; one line says what.
+    """
+    try:
+        return parser.parse_object(given) if isinstance(given, dict) else parser.parse_args(given)
+    except ArgumentError as error:
+        raise UserError(" ".join(str(error).split())[:400]) from None  # the parser repeats itself after that
+
+
+def _add_run_groups(parser: LightningArgumentParser) -> None:
+    parser.add_class_arguments(RunFolder, "run")
+    parser.add_class_arguments(ContractConfig, "contract")
+    parser.add_class_arguments(InferenceConfig, "inference")
+    for group, callback in EVALUATION.items():
+        parser.add_class_arguments(callback, group)
 
 
 def _contract(config: ContractConfig, data: ResumableDataModule, run: RunFolder) -> Contract:

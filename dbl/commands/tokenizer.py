@@ -11,34 +11,32 @@ from dbl.data.text.tokenizer_file import TokenizerFile, tokenizers_library
 from dbl.utils.errors import UserError
 from dbl.utils.files import write_text
 
-END_TOKEN = "<|endoftext|>"
+_END_TOKEN = "<|endoftext|>"
 _NUM_BYTES = 256
 
 
-def main(arguments: list[str]) -> None:
-    """Parse the command line and train."""
+def build_parser() -> ArgumentParser:
+    """The parser of `dbl tokenizer`."""
     description = "Train byte pairs on text files; dbl.data.TokenizerFile reads the result."
     parser = ArgumentParser(prog="dbl tokenizer", description=description)
     parser.add_argument("--files", type=str, nargs="+", required=True, help="text or parquet files, or globs")
     parser.add_argument("--vocab_size", type=int, default=4096, help="tokens: 256 bytes, the end token and pairs")
     parser.add_argument("--output", type=str, required=True, help="JSON file to write")
-    parser.add_argument("--text_column", type=str, default="text", help="of parquet files, that holds the text")
-    options = parser.parse_args(arguments[1:])
-    train_tokenizer(options.files, options.vocab_size, Path(options.output), options.text_column)
+    parser.add_argument("--text_column", type=str, default="text", help="column of parquet files that holds the text")
+    return parser
 
 
-def train_tokenizer(files: list[str], vocab_size: int, output: Path, text_column: str = "text") -> None:
+def main(arguments: list[str]) -> None:
     """Train byte pairs (Sennrich et al. 2016; on bytes as in GPT-2) and write a file that `TokenizerFile` reads.
 
-    Args:
-        files: files or globs; a row of a parquet file, or a whole file of another kind, is one document.
-        vocab_size: tokens that are wanted; little text may give fewer.
-        output: JSON file to write.
-        text_column: of parquet files, that holds the text.
+    A row of a parquet file, or a whole file of another kind, is one document. Little text may give fewer tokens than
+    asked for.
 
     Raises:
         UserError: if a file is absent or the vocabulary is too small for all bytes.
     """
+    options = build_parser().parse_args(arguments[1:])
+    vocab_size, output = options.vocab_size, Path(options.output)
     if vocab_size <= _NUM_BYTES:
         raise UserError(f"--vocab_size ({vocab_size}) must be at least {_NUM_BYTES + 1}: all bytes and the end token")
     library = tokenizers_library()
@@ -47,11 +45,11 @@ def train_tokenizer(files: list[str], vocab_size: int, output: Path, text_column
     tokenizer.decoder = library.decoders.ByteLevel()
     trainer = library.trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[END_TOKEN],
+        special_tokens=[_END_TOKEN],
         initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_documents(files, text_column), trainer)
+    tokenizer.train_from_iterator(_documents(options.files, options.text_column), trainer)
     write_text(output, tokenizer.to_str(pretty=True))
     made = TokenizerFile(str(output))
     print(f"tokenizer: {output}, {made.vocab_size} tokens")

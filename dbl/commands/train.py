@@ -5,56 +5,57 @@ import gc
 from lightning.pytorch.cli import LightningArgumentParser
 
 from dbl.commands.evaluate import evaluate_stack
-from dbl.commands.launch_options import LaunchCLI
-from dbl.commands.run_config import RunCLI
+from dbl.commands.launch.launcher import Launch, add_launch_options
+from dbl.commands.run_config import RunConfig
+from dbl.commands.schema import config_parser, parse
+from dbl.diffusion.partition import Partition
 from dbl.evaluation.report import write_report
 from dbl.run.assembly import assemble, unfinished_blocks
-from dbl.run.folder import RunFolder
 from dbl.utils.errors import UserError
-from dbl.utils.locks import holding
+from dbl.utils.locks import Lock
 
 
-class TrainCLI(LaunchCLI):
-    """Parses the config of a run, where to train and which blocks."""
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The options of a launch, and which blocks."""
-        super().add_arguments_to_parser(parser)
-        parser.add_argument("--blocks", type=str, default="all", help="Blocks to train: all, or a list such as 0,2.")
-        parser.add_argument("--dry-run", action="store_true", help="With slurm: print the scripts, submit nothing.")
-
-    def chosen_blocks(self) -> list[int]:
-        """The blocks that `--blocks` names; UserError if there is no such block."""
-        text = str(self.config.blocks)
-        if text == "all":
-            return list(range(self.contract.partition.num_blocks))
-        try:
-            blocks = [int(part) for part in text.split(",")]
-        except ValueError:
-            raise UserError(f"--blocks {text} must be `all` or block numbers such as 0,2") from None
-        for block in blocks:
-            self.contract.partition.check_block(block)
-        return blocks
+def build_parser() -> LightningArgumentParser:
+    """The parser of a config, with where to train and which blocks."""
+    parser = config_parser()
+    add_launch_options(parser)
+    parser.add_argument("--blocks", type=str, default="all", help="Blocks to train: all, or a list such as 0,2.")
+    parser.add_argument("--dry-run", action="store_true", help="With slurm: print the scripts, submit nothing.")
+    return parser
 
 
 def main(arguments: list[str]) -> None:
-    """Train; blocks that are trained already are left alone, those that were stopped go on."""
-    cli = TrainCLI(arguments[1:])
-    run, launch, from_scratch = cli.run, cli.launch, cli.config.from_scratch
-    with holding(run.launcher, f"the run in {run.path}"):
-        cli.freeze()
-        blocks = cli.blocks_to_train(cli.chosen_blocks())
-        del cli
+    """Train; blocks that are trained already are left alone, those that were stopped are resumed."""
+    options = parse(build_parser(), arguments[1:])
+    config = RunConfig(options)
+    run, launch = config.run, Launch.from_options(options)
+    with Lock(run.launcher, f"the run in {run.path}").acquire():
+        config.freeze()
+        blocks = _chosen_blocks(str(options.blocks), config.contract.partition)
+        del config
         gc.collect()  # data and tables: the workers have them, the launcher does not need them while it waits
-        launch.train(run, blocks, from_scratch)
+        launch.train(run, blocks, options.trainer.max_steps, options.from_scratch)
         if not launch.dry_run:
-            _finish(run)
+            _finish(RunConfig.load(run.config))
 
 
-def _finish(run: RunFolder) -> None:
+def _chosen_blocks(text: str, partition: Partition) -> list[int]:
+    """The blocks that `--blocks` names; UserError if there is no such block."""
+    if text == "all":
+        return list(range(partition.num_blocks))
+    try:
+        blocks = [int(block) for block in text.split(",")]
+    except ValueError:
+        raise UserError(f"--blocks {text} must be `all` or block numbers such as 0,2") from None
+    for block in blocks:
+        partition.check_block(block)
+    return blocks
+
+
+def _finish(config: RunConfig) -> None:
     """Assemble, evaluate and report, if all blocks are there."""
-    cli = RunCLI(["--config", str(run.config)])
-    missing = unfinished_blocks(run, cli.contract)
+    run = config.run
+    missing = unfinished_blocks(run, config.contract)
     if missing:
         others = ",".join(map(str, missing))
         print(
@@ -62,6 +63,6 @@ def _finish(run: RunFolder) -> None:
         )
         return
     assemble(run)
-    sides = {cli.contract_config.seed: [evaluate_stack(run, "blocks")]}
-    write_report(run, cli.contract, cli.inference.sampler, sides, len(cli.data.split("test")))
+    sides = {config.contract_config.seed: [evaluate_stack(run, "blocks")]}
+    write_report(run, config.contract, config.inference.sampler, sides, len(config.data.split("test")))
     print(f"report: {run.report / 'report.md'}")

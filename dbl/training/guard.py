@@ -1,4 +1,4 @@
-"""What surrounds the training of a part: its lock, its status file, and one line for a disk that is full."""
+"""What surrounds the training of a part: its lock, its status file, and a clear error if the disk is full."""
 
 import errno
 import math
@@ -12,48 +12,47 @@ import lightning as L
 from dbl.run.folder import RunFolder
 from dbl.training.callbacks.status import Status
 from dbl.utils.errors import UserError, as_known_error
-from dbl.utils.locks import Hold, holding
+from dbl.utils.locks import Lock
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class OwnLock(L.Callback):
+class StopWhenLockLost(L.Callback):
     """Stop, without saving, a training whose lock another process took over, so that no two write the same files.
 
     That happens to a process that was suspended, or cut off from the shared folder, for longer than the lock lasts.
 
     Args:
-        hold: the lock.
+        lock: lock of the part.
     """
 
-    def __init__(self, hold: Hold) -> None:
-        self.hold = hold
+    def __init__(self, lock: Lock) -> None:
+        self.lock = lock
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop soon after the loss was seen."""
-        if self.hold.lost:
-            self.hold.check()
+        """Stop at the next batch after a refresh has failed: reading the file after each batch would be slow."""
+        if self.lock.lost:
+            self.lock.check()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Look before each save."""
-        self.hold.check()
-
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        """Read the lock file before each save."""
+        self.lock.check()
 
 
 @contextmanager
-def guarding(run: RunFolder, part: str, trainer: L.Trainer, status: Status) -> Iterator[None]:
-    """Train a part alone: no other process does, and a failure, also before the first step, is in its status file.
+def guard(run: RunFolder, part: str, trainer: L.Trainer, status: Status) -> Iterator[None]:
+    """Keep other processes from training the part, and write any failure, also before step 1, to its status file.
 
     The first rank holds the lock for all ranks. `DBL_LOCK_WAIT_S` in the environment says for how many seconds to wait
     for a process that holds it (default 0): a part that is started again elsewhere may find its own dying process.
 
     Args:
-        run: the run of the part.
-        part: its name.
-        trainer: that trains it; stops if the lock is lost.
-        status: its status file.
+        run: run folder of the part.
+        part: name of the part.
+        trainer: trainer of the part; stops if the lock is lost.
+        status: status file of the part.
 
     Raises:
         UserError: if another process trains it, or a disk is full.
@@ -61,10 +60,10 @@ def guarding(run: RunFolder, part: str, trainer: L.Trainer, status: Status) -> I
     if not trainer.is_global_zero:
         yield
         return
-    with holding(run.lock(part), str(run.part(part)), _lock_wait_s()) as hold:
-        trainer.callbacks.insert(0, OwnLock(hold))  # type: ignore[attr-defined]
+    with Lock(run.lock(part), str(run.part(part))).acquire(_lock_wait_s()) as lock:
+        trainer.callbacks.insert(0, StopWhenLockLost(lock))  # type: ignore[attr-defined]
         try:
-            with _full_disk_is_one_line(part):
+            with _full_disk_as_user_error(part):
                 yield
         except Exception as error:
             status.record_failure(error)
@@ -83,10 +82,10 @@ def _lock_wait_s() -> float:
 
 
 @contextmanager
-def _full_disk_is_one_line(part: str) -> Iterator[None]:
-    """Loggers and configs are written while a part is trained: what they raise on a full disk is a fault of the disk.
+def _full_disk_as_user_error(part: str) -> Iterator[None]:
+    """Turn what loggers and configs raise on a full disk into a UserError.
 
-    When the training has already raised a clear line, closing the loggers may raise again and hide it.
+    When the training has already raised a clear error, closing the loggers may raise another one that hides it.
     """
     try:
         yield

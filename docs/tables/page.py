@@ -6,7 +6,7 @@ A mark says what stands below it, up to the line `<!-- end -->`:
 - `<!-- table: class PATH -->`: arguments of a class
 - `<!-- table: classes PATH -->`: a section with a table for each class of a kind that a config may name
 - `<!-- table: variants PATH -->`: the same, without the arguments that all of that kind have
-- `<!-- table: options COMMAND -->`: options of a command that are no keys of a config, and that `train` has not
+- `<!-- table: options COMMAND -->`: options of a command that are not keys of a config or options of `train`
 - `<!-- table: function PATH -->`: options of a command that is one function
 - `<!-- table: names MODULE -->`: what a module offers
 """

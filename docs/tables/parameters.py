@@ -1,4 +1,4 @@
-"""What a key of a config is: its type, default and meaning, from a parser or from the class that takes it."""
+"""Type, default and meaning of the keys of a config, from a parser or from the class that takes them."""
 
 import inspect
 import re
@@ -10,19 +10,17 @@ from importlib import import_module
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
-from unittest.mock import patch
 
 import docstring_parser
 import yaml
 from jsonargparse import ArgumentParser
 
+from dbl.commands.main import COMMANDS
 from dbl.data import ResumableDataModule
 from dbl.utils.serialization import class_path
 
-# A meaning that is only the name of another class stands there, under the same key.
+# A meaning that only refers to another class: its text is there, under the same name.
 _ELSEWHERE = re.compile(r"^(?:as in|see) `([\w.]+)`[.;]\s*")
-# Commands that share a file.
-_PARTS = ("fit", "validate", "test", "predict")
 # Packages whose classes a config may name.
 _PUBLIC = ("dbl",)
 # Arguments of data that a link sets, here to `contract.seed`.
@@ -35,9 +33,9 @@ class Parameter:
 
     Attributes:
         key: dotted name, as in `contract.seed`.
-        option: as it is typed, such as `--contract.seed`.
-        type: in words.
-        default: as in YAML; `required` if there is none.
+        option: option as it is typed, such as `--contract.seed`.
+        type: type in words.
+        default: default as in YAML; `required` if there is none.
         meaning: one line; empty if the docstring has none.
     """
 
@@ -65,30 +63,13 @@ def parameters_of_class(kind: Callable[..., Any]) -> list[Parameter]:
 
 
 def parser_of(command: str) -> ArgumentParser:
-    """The parser of a command, which is not run.
+    """The parser of a command.
 
     Args:
-        command: of `dbl`, e.g. "train".
+        command: command of `dbl`, e.g. "train".
     """
-    module = import_module(f"dbl.commands.{'fit' if command in _PARTS else command}")
-    with patch.object(ArgumentParser, "parse_args", _stop_at):
-        try:
-            module.main([command])
-        except _Found as found:
-            return found.parser
-    raise AssertionError(f"dbl {command} parses nothing")
-
-
-class _Found(Exception):
-    """The parser is made; nothing further of the command is wanted."""
-
-    def __init__(self, parser: ArgumentParser) -> None:
-        super().__init__()
-        self.parser = parser
-
-
-def _stop_at(parser: ArgumentParser, *_: Any, **__: Any) -> None:
-    raise _Found(parser)
+    parser: ArgumentParser = import_module(COMMANDS[command]).build_parser()
+    return parser
 
 
 def subclasses_of(base: type) -> list[type]:

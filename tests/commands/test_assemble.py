@@ -1,4 +1,4 @@
-"""`dbl assemble` from the command line: partial models, the choice of weights, faults as one line."""
+"""`dbl assemble` from the command line: partial models, the choice of weights, errors as one line."""
 
 from pathlib import Path
 

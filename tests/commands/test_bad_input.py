@@ -36,7 +36,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_fault_is_one_line_and_exit_code_2(case: str, dbl: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_is_one_line_and_exit_code_2(case: str, dbl: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a traceback, a page of usage, another exit code, or a message that does not name the key."""
     command, options, named = CASES[case]
     assert dbl(command, "digits_dit", *options) == 2

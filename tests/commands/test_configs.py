@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dbl.commands.run_config import RunCLI
+from dbl.commands.run_config import RunConfig
+from dbl.commands.schema import config_parser
 from dbl.data import HubImages
 from dbl.training.memory.synthetic_step import samples
 
@@ -29,7 +30,7 @@ def test_all_configs_are_there() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_builds_every_block_and_takes_a_step(path: Path) -> None:
     """Catches a key that does not exist, layers that do not split, and networks that do not fit data or target."""
-    run = RunCLI(["--config", str(path)])
+    run = RunConfig(config_parser().parse_args(["--config", str(path)]))
     assert run.run.name == path.stem
     data = run.data.declared_spec
     contract = run.contract_config.build(data)
@@ -58,7 +59,7 @@ def test_every_key_has_a_comment(path: Path) -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_hub_config_names_where_local_files_go(path: Path) -> None:
     """Catches a config whose data cannot be given locally: without a hub each must say which file it wants."""
-    run = RunCLI(["--config", str(path)])
+    run = RunConfig(config_parser().parse_args(["--config", str(path)]))
     if isinstance(run.data, HubImages):
-        assert run.config.data.init_args.data_dir is None
-        assert run.config.data.init_args.path.split("/")[-1] in path.read_text()
+        assert run.values.data.init_args.data_dir is None
+        assert run.values.data.init_args.path.split("/")[-1] in path.read_text()

@@ -120,9 +120,9 @@ def test_gaps_of_a_template_are_filled(mdm: str, capsys: pytest.CaptureFixture[s
     assert {(text[0], text[-1], len(text)) for text in several} == {("a", "b", 6)}
 
 
-def test_faults_of_sampling_are_one_line(ar: str, mdm: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_of_sampling_are_one_line(ar: str, mdm: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a traceback, another exit code, and a message that does not name the option."""
-    faults = [
+    errors = [
         (ar, ["--prompt=é and ☃"], "the tokenizer has no token for 'é', '☃'"),
         (ar, ["--template=a_b"], "--template is for masked text"),
         (ar, ["--stop=ab"], "--stop 'ab' is 2 tokens"),
@@ -139,7 +139,7 @@ def test_faults_of_sampling_are_one_line(ar: str, mdm: str, capsys: pytest.Captu
         (mdm, ["--template=a________________b"], "18 tokens of prompt and answer do not fit the 16"),
         (mdm, ["--prompt=abc", "--num_tokens=14"], "17 tokens of prompt and answer do not fit the 16"),
     ]
-    for run, options, named in faults:
+    for run, options, named in errors:
         assert sample(run, *options) == 2, options
         lines = capsys.readouterr().err.splitlines()
         assert len([line for line in lines if line.startswith("dbl: ")]) == 1, options

@@ -153,12 +153,12 @@ def test_sample_draws_the_classes_asked_for(dbl: Run, capsys: pytest.CaptureFixt
     pictures = [Path(name).read_bytes() for name in ("a.png", "b.png", "c.png")]
     assert pictures[0] == pictures[1] != pictures[2]
     capsys.readouterr()
-    faults = {
+    errors = {
         "--classes=[11]": "there are classes 0 to 9",
         "--num_images=0": "--num_images (0)",
         "--device=x": "--device x",
     }
-    for option, message in faults.items():
+    for option, message in errors.items():
         assert main(["sample", "runs/digits_dit", option]) == 2
         assert message in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""A worker that is killed: run in a process of its own, it sends itself SIGKILL at a chosen step and place."""
+"""A worker, run in its own process, that sends itself SIGKILL at a chosen step and place."""
 
 import io
 import os
@@ -12,15 +12,15 @@ import torch
 from dbl.commands.main import main
 from dbl.training.block import DiffusionBlock
 
-# Where the blow falls: in the step, after half a checkpoint, and before the whole checkpoint gets its name.
+# Where it is killed: in a step, with half a checkpoint written, and before the whole checkpoint is renamed.
 PLACES = ("step", "half a checkpoint", "checkpoint without its name")
 
 
-class Blow(NamedTuple):
+class Kill(NamedTuple):
     """When and where a worker is killed.
 
     Args:
-        batches: that it gets from its start on.
+        batches: number of batches from its start on.
         place: one of `PLACES`.
     """
 
@@ -28,22 +28,22 @@ class Blow(NamedTuple):
     place: str
 
     @classmethod
-    def from_seed(cls, seed: int) -> "Blow":
-        """The blow of a seed."""
+    def from_seed(cls, seed: int) -> "Kill":
+        """A random step and place, by the seed."""
         draw = random.Random(seed)
         return cls(draw.randint(1, 5), draw.choice(PLACES))
 
 
-def fit(folder: Path, arguments: list[str], blow: Blow | None) -> None:
-    """Run `dbl fit` in a folder until it ends or the blow falls."""
+def fit(folder: Path, arguments: list[str], kill: Kill | None) -> None:
+    """Run `dbl fit` in a folder until it ends or is killed."""
     os.chdir(folder)
     torch.set_num_threads(1)
-    if blow:
-        _prepare(blow)
+    if kill:
+        _prepare(kill)
     raise SystemExit(main(["fit", *arguments]))
 
 
-def _prepare(blow: Blow) -> None:
+def _prepare(kill: Kill) -> None:
     seen = 0
     step, save, rename = DiffusionBlock.training_step, torch.save, Path.replace
 
@@ -51,12 +51,12 @@ def _prepare(blow: Blow) -> None:
         nonlocal seen
         seen += 1
         result = step(block, *batch)
-        if blow.place == "step" and seen >= blow.batches:
+        if kill.place == "step" and seen >= kill.batches:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 
     def half_save(checkpoint: Any, file: Any) -> None:
-        if blow.place == "half a checkpoint" and seen >= blow.batches:
+        if kill.place == "half a checkpoint" and seen >= kill.batches:
             whole = io.BytesIO()
             save(checkpoint, whole)
             file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
@@ -65,7 +65,7 @@ def _prepare(blow: Blow) -> None:
         save(checkpoint, file)
 
     def no_rename(path: Path, target: Any) -> Path:
-        if blow.place == "checkpoint without its name" and seen >= blow.batches and Path(target).name == "last.ckpt":
+        if kill.place == "checkpoint without its name" and seen >= kill.batches and Path(target).name == "last.ckpt":
             os.kill(os.getpid(), signal.SIGKILL)
         return rename(path, target)
 

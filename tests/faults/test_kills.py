@@ -11,24 +11,23 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from faults.killed_worker import PLACES, Blow, fit
+from faults.killed_worker import PLACES, Kill, fit
 from tiny_run import TINY
 from toy import assert_equal_states
 
-from dbl.commands.run_config import RunCLI
-from dbl.utils.files import write_text
+from dbl.commands.run_config import RunConfig, write_config
+from dbl.commands.schema import config_parser
 
 CONFIG = Path(__file__).parents[2] / "configs" / "digits_vit.yaml"
 ARGUMENTS = ["--config", str(CONFIG), *TINY, "--trainer.max_steps=40", "--trainer.val_check_interval=20"]
 SEEDS = range(20)
 
 
-def _run(folder: Path, blow: Blow | None) -> int:
+def _run(folder: Path, kill: Kill | None) -> int:
     """The exit code of a worker in a process of its own; negative if a signal ended it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["faults.killed_worker", "dbl.commands.fit", "dbl.data"])
-    worker = context.Process(target=fit, args=(folder, ARGUMENTS, blow))
+    worker = context.Process(target=fit, args=(folder, ARGUMENTS, kill))
     worker.start()
     worker.join(120)
     assert worker.exitcode is not None
@@ -47,13 +46,13 @@ def test_twenty_kills_change_no_weight(tmp_path: Path, capsys: pytest.CaptureFix
     whole.mkdir()
     killed.mkdir()
     assert _run(whole, None) == 0
-    blows = [Blow.from_seed(seed) for seed in SEEDS]
-    assert {blow.place for blow in blows} == set(PLACES)
-    for seed, blow in zip(SEEDS, blows, strict=True):
-        code = _run(killed, blow)
+    kills = [Kill.from_seed(seed) for seed in SEEDS]
+    assert {kill.place for kill in kills} == set(PLACES)
+    for seed, kill in zip(SEEDS, kills, strict=True):
+        code = _run(killed, kill)
         with capsys.disabled():
-            print(f"\nseed {seed}: {blow}: exit code {code}", end="")
-        assert code in (-signal.SIGKILL, 0)  # 0 if it came to its end before the blow
+            print(f"\nseed {seed}: {kill}: exit code {code}", end="")
+        assert code in (-signal.SIGKILL, 0)  # 0 if it came to its end before the kill
     assert _run(killed, None) == 0
     for key in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "global_step", "dbl"):
         assert_equal_states(_checkpoint(whole)[key], _checkpoint(killed)[key])  # type: ignore[index]
@@ -85,7 +84,7 @@ def test_a_worker_stops_with_its_launcher(tmp_path: Path) -> None:
 def _write_config(folder: Path, run: Path) -> None:
     """What a launcher finds in a run folder: the resolved config of a training that would take hours."""
     arguments = [*ARGUMENTS, "--trainer.max_steps=1000000", f"--run.root={folder / 'runs'}"]
-    write_text(run / "config.yaml", yaml.safe_dump(RunCLI(arguments).resolved()))
+    write_config(run / "config.yaml", RunConfig(config_parser().parse_args(arguments)).plain())
 
 
 def _wait_until(condition: Callable[[], bool], seconds: float) -> None:

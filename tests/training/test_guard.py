@@ -17,7 +17,7 @@ from dbl.run.folder import RunFolder
 from dbl.training.callbacks.checkpoint import LastCheckpoint
 from dbl.utils.errors import DblWarning
 from dbl.utils.files import read_checkpoint
-from dbl.utils.locks import holding
+from dbl.utils.locks import Lock
 
 RUN = RunFolder("digits_dit", "runs")
 FILES = RUN.checkpoints("block_0")
@@ -103,7 +103,7 @@ def test_a_part_that_is_being_trained_is_left_alone(
     fit: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Catches two trainings of one block that write into each other's files."""
-    with holding(RUN.lock("block_0"), "block_0"):
+    with Lock(RUN.lock("block_0"), "block_0").acquire():
         before = _contents()
         assert fit() == 2
         assert f"runs/digits_dit/block_0 is being trained by process {os.getpid()}" in capsys.readouterr().err
@@ -149,10 +149,10 @@ def test_a_log_that_cannot_be_written_is_one_line(
     assert "metrics.csv could not be written (No space left on device)" in capsys.readouterr().err
 
 
-def test_a_log_that_cannot_be_closed_hides_no_other_fault(
+def test_a_log_that_cannot_be_closed_hides_no_other_error(
     fit: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches a message about a log in place of the one that says which step is saved: both fail on a full disk."""
+    """Catches a message about a log instead of the one that names the saved step: both fail on a full disk."""
 
     def fill(self: LastCheckpoint, *_: Any) -> None:
         monkeypatch.setattr(CSVLogger, "save", _full)

@@ -14,7 +14,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._pytree import tree_leaves
 from toy import DIT, VIT, Stripes, assert_equal_states, checkpoint, fit, recipe
 
-from dbl.commands.plan import PlanCLI, parse_bytes
+from dbl.commands.plan import build_parser, make_planner, parse_bytes
+from dbl.commands.run_config import RunConfig
 from dbl.data import Digits
 from dbl.denoising.targets import ClassTarget
 from dbl.diffusion.information import InformationNoise
@@ -90,8 +91,8 @@ def test_gradients_are_told_from_temporaries() -> None:
 
 
 def _planner(name: str) -> tuple[Planner, int]:
-    cli = PlanCLI(["--config", str(CONFIGS / f"{name}.yaml")])
-    return cli.planner(), cli.data.batch_size
+    config = RunConfig(build_parser().parse_args(["--config", str(CONFIGS / f"{name}.yaml")]))
+    return make_planner(config), config.data.batch_size
 
 
 def _allocator_peak(step: SyntheticStep) -> int:

@@ -18,16 +18,16 @@ from toy import checkpoint, fit, recipe
 import dbl.utils.locks
 from dbl.run.contract import Contract
 from dbl.training.block import DiffusionBlock
-from dbl.training.guard import OwnLock
+from dbl.training.guard import StopWhenLockLost
 from dbl.utils.errors import UserError
-from dbl.utils.locks import holding
+from dbl.utils.locks import Lock
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Locks that are stale after one second."""
     monkeypatch.setattr(dbl.utils.locks, "LEASE_S", 1.0)
-    monkeypatch.setattr(dbl.utils.locks, "_BEAT_S", 0.1)
+    monkeypatch.setattr(dbl.utils.locks, "_REFRESH_S", 0.1)
 
 
 def _elsewhere(path: Path) -> None:
@@ -56,7 +56,7 @@ def alive_elsewhere(quick: None, tmp_path: Path) -> Iterator[threading.Event]:
 
 
 def _hold_for_ever(path: Path, ready: Connection) -> None:
-    with holding(path, "block_0"):
+    with Lock(path, "block_0").acquire():
         ready.send(True)
         time.sleep(600)
 
@@ -71,12 +71,12 @@ def test_a_second_process_is_told_who_holds_it_and_takes_over_when_that_is_kille
     message = (
         rf"^block_0 is being trained by process {holder.pid} on \S+ since 20\S+ \(0 min\): wait for it, or stop it"
     )
-    with pytest.raises(UserError, match=message), holding(path, "block_0"):
+    with pytest.raises(UserError, match=message), Lock(path, "block_0").acquire():
         pass
     holder.kill()
     holder.join()
     start = time.monotonic()
-    with holding(path, "block_0"):
+    with Lock(path, "block_0").acquire():
         assert time.monotonic() - start < dbl.utils.locks.LEASE_S / 2
         signature = json.loads(path.with_name("lock.json").read_text())
         assert signature["pid"] == os.getpid()
@@ -94,48 +94,48 @@ def test_a_silent_holder_elsewhere_is_replaced(
     path = tmp_path / "lock"
     _elsewhere(path)
     start = time.monotonic()
-    with holding(path, "block_0"):
+    with Lock(path, "block_0").acquire():
         assert time.monotonic() - start >= 1
         assert "host=elsewhere" not in path.read_text()
 
 
 def test_a_living_holder_elsewhere_is_not_replaced(alive_elsewhere: threading.Event, tmp_path: Path) -> None:
     """Catches a lock that is taken from a holder because its process number means nothing on this machine."""
-    with pytest.raises(UserError, match=r"by process 7 on elsewhere:"), holding(tmp_path / "lock", "block_0"):
+    with pytest.raises(UserError, match=r"by process 7 on elsewhere:"), Lock(tmp_path / "lock", "block_0").acquire():
         pass
-    with pytest.raises(UserError, match=r"by process 7 on elsewhere:"), holding(tmp_path / "lock", "block_0", 1.5):
+    with pytest.raises(UserError, match=r"by process 7 on elsewhere:"), Lock(tmp_path / "lock", "block_0").acquire(1.5):
         pass
 
 
 def test_a_living_holder_is_waited_for(alive_elsewhere: threading.Event, tmp_path: Path) -> None:
     """Catches a waiting time that is read nowhere."""
     threading.Timer(1.5, alive_elsewhere.set).start()
-    with holding(tmp_path / "lock", "block_0", wait_s=60):
+    with Lock(tmp_path / "lock", "block_0").acquire(wait_s=60):
         assert alive_elsewhere.is_set()
 
 
 def test_a_lock_that_was_taken_over_is_noticed_and_left_alone(quick: None, tmp_path: Path) -> None:
     """Catches a suspended process that goes on as if nothing had happened, or that removes the lock of the other."""
     path = tmp_path / "lock"
-    with holding(path, "block_0") as hold:
-        hold.check()
+    with Lock(path, "block_0").acquire() as lock:
+        lock.check()
         _elsewhere(path)
         path.with_name("lock.json").write_text("of the other")
         with pytest.raises(UserError, match=r"block_0 stopped without saving: another process took over"):
-            hold.check()
-        assert hold.lost
+            lock.check()
+        assert lock.lost
     assert "host=elsewhere" in path.read_text()
     assert path.with_name("lock.json").read_text() == "of the other"
 
 
 def test_the_signs_of_life_notice_a_loss(quick: None, tmp_path: Path) -> None:
     """Catches a training that goes on until its next save, hours later, although its lock is gone."""
-    with holding(tmp_path / "lock", "block_0") as hold:
+    with Lock(tmp_path / "lock", "block_0").acquire() as lock:
         (tmp_path / "lock").unlink()
         end = time.monotonic() + 10
-        while not hold.lost and time.monotonic() < end:
+        while not lock.lost and time.monotonic() < end:
             time.sleep(0.05)
-        assert hold.lost
+        assert lock.lost
 
 
 def test_a_training_that_lost_its_lock_does_not_save(dit_contract: Contract, tmp_path: Path) -> None:
@@ -147,13 +147,16 @@ def test_a_training_that_lost_its_lock_does_not_save(dit_contract: Contract, tmp
             if trainer.global_step == 3:
                 _elsewhere(path)
 
-    with holding(path, "block_0") as hold, pytest.raises(UserError, match="stopped without saving"):
-        fit(DiffusionBlock(dit_contract, 0, recipe()), tmp_path, callbacks=[OwnLock(hold), TakeOver()])
+    with Lock(path, "block_0").acquire() as lock, pytest.raises(UserError, match="stopped without saving"):
+        fit(DiffusionBlock(dit_contract, 0, recipe()), tmp_path, callbacks=[StopWhenLockLost(lock), TakeOver()])
     assert checkpoint(tmp_path, "block_0")["global_step"] == 2
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     """Catches a traceback from a run folder that is read-only or, as here, a file."""
     (tmp_path / "block_0").write_text("")
-    with pytest.raises(UserError, match=r"block_0/lock cannot be written"), holding(tmp_path / "block_0/lock", "x"):
+    with (
+        pytest.raises(UserError, match=r"block_0/lock cannot be written"),
+        Lock(tmp_path / "block_0/lock", "x").acquire(),
+    ):
         pass

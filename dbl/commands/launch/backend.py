@@ -1,4 +1,4 @@
-"""What backends have in common: they do jobs and say how each ended."""
+"""What backends have in common: they run jobs and report how each ended."""
 
 import signal
 import time
@@ -20,9 +20,9 @@ class Outcome:
     """How a job ended.
 
     Args:
-        job: that was done, or not.
-        code: exit code of `dbl fit`: 0, 2 for a fault of the input, 130 when it was stopped, others for crashes.
-        lines: what it said last, if it failed.
+        job: job that ended.
+        code: exit code of `dbl fit`: 0, 2 for an error in the input, 130 if it was stopped, others for crashes.
+        lines: last lines of its log, if it failed.
     """
 
     job: Job
@@ -31,20 +31,20 @@ class Outcome:
 
 
 class Backend(ABC):
-    """A way to do jobs: one after another, beside each other, or on other machines."""
+    """A way to run jobs: one after another, in parallel, or on other machines."""
 
     @abstractmethod
     def run(self, jobs: list[Job]) -> list[Outcome]:
-        """Do all jobs; one that fails does not stop the others.
+        """Run all jobs; one that fails does not stop the others.
 
         Raises:
-            Interrupted: if the launcher was told to stop; what ran was saved.
+            Interrupted: if the launcher was told to stop; running jobs have saved.
             UserError: if the backend cannot be used here.
         """
 
 
 class WatchedBackend(Backend):
-    """A backend whose jobs run in other processes, and which are shown in a live table from their status files."""
+    """A backend whose jobs run in other processes, for `watch` to start and stop."""
 
     @abstractmethod
     def start(self, jobs: list[Job]) -> None:
@@ -52,30 +52,31 @@ class WatchedBackend(Backend):
 
     @abstractmethod
     def ended(self) -> dict[str, int]:
-        """Part -> exit code of the jobs that ended so far; called about twice a second."""
+        """Exit code by part of the jobs that have ended; called about twice a second."""
 
     @abstractmethod
     def stop(self) -> None:
         """Tell all jobs to save and stop, and wait for them."""
 
-    def run(self, jobs: list[Job]) -> list[Outcome]:
-        """See `Backend.run`."""
-        with _termination_as_interrupt(), JobTable(jobs) as table:
-            try:
-                self.start(jobs)
-                while len(ended := self.ended()) < len(jobs):
-                    table.show(ended)
-                    time.sleep(_POLL_S)
-            except KeyboardInterrupt:
-                self.stop()
-                raise Interrupted("stopped; the same command resumes what is not done") from None
-            table.show(ended)
-        return [Outcome(job, ended[job.part], job.last_lines() if ended[job.part] else []) for job in jobs]
+
+def watch(backend: WatchedBackend, jobs: list[Job]) -> list[Outcome]:
+    """Start all jobs, show their status files in a live table until all have ended, and stop them if told to."""
+    with _termination_as_interrupt(), JobTable(jobs) as table:
+        try:
+            backend.start(jobs)
+            while len(ended := backend.ended()) < len(jobs):
+                table.show(ended)
+                time.sleep(_POLL_S)
+        except KeyboardInterrupt:
+            backend.stop()
+            raise Interrupted("stopped; the same command resumes what is not done") from None
+        table.show(ended)
+    return [Outcome(job, ended[job.part], job.last_lines() if ended[job.part] else []) for job in jobs]
 
 
 @contextmanager
 def _termination_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM (a scheduler's pre-emption) do what Ctrl-C does."""
+    """Treat SIGTERM (a scheduler's pre-emption) like Ctrl-C."""
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt

@@ -1,49 +1,40 @@
 """Backend `inline`: one block after another in this process, with a progress bar."""
 
-import gc
 import traceback
 
-import torch
+from typing_extensions import override
 
-from dbl.commands.fit import BlockCLI
+from dbl.commands.fit import fit_part, free_memory
 from dbl.commands.launch.backend import Backend, Outcome
 from dbl.commands.launch.job import Job
-from dbl.training.block import DiffusionBlock
-from dbl.training.module import TrainingModule
+from dbl.commands.run_config import RunConfig
 from dbl.utils.errors import Interrupted, UserError, as_known_error
 
 
 class InlineBackend(Backend):
-    """Nothing but this process."""
+    """Train in this process, by calling what `dbl fit` calls."""
 
+    @override
     def run(self, jobs: list[Job]) -> list[Outcome]:
-        """See `Backend.run`."""
-        return [self._done(job) for job in jobs]
-
-    def _done(self, job: Job) -> Outcome:
-        try:
-            fit_part(job.options)
-        except Exception as error:
-            known = as_known_error(error)
-            if isinstance(known, Interrupted):
-                raise
-            if isinstance(known, UserError):
-                return Outcome(job, 2, [str(known)])
-            traceback.print_exc()
-            return Outcome(job, 1, [f"{type(error).__name__}: {error}"])
-        return Outcome(job, 0)
+        outcomes = []
+        for job in jobs:
+            try:
+                config = RunConfig.load(job.run / "config.yaml")
+                config.values.model.block = job.block
+                fit_part(config, job.from_scratch)
+                outcomes.append(Outcome(job, 0))
+            except Exception as error:
+                outcomes.append(_failed(job, error))
+            finally:
+                free_memory()
+        return outcomes
 
 
-def fit_part(options: list[str], part: type[TrainingModule] = DiffusionBlock) -> None:
-    """Run `dbl fit` and free what it used: the one way in which any part of any run is trained.
-
-    Args:
-        options: of `dbl fit`.
-        part: the class under `model`: a block, or an end-to-end baseline.
-    """
-    try:
-        BlockCLI(["fit", *options], part)
-    finally:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+def _failed(job: Job, error: Exception) -> Outcome:
+    known = as_known_error(error)
+    if isinstance(known, Interrupted):
+        raise error
+    if isinstance(known, UserError):
+        return Outcome(job, 2, [str(known)])
+    traceback.print_exception(error)
+    return Outcome(job, 1, [f"{type(error).__name__}: {error}"])

@@ -1,4 +1,4 @@
-"""One block to train, as any process on any machine that sees the run folder can: names and paths, no tensor."""
+"""A block to train, described by names and paths, so that any machine that sees the run folder can train it."""
 
 import os
 import re
@@ -12,11 +12,13 @@ from pathlib import Path
 
 from dbl.run.folder import LOG, STATUS
 
-# A worker may find the lock of one that has just died on another machine; it waits until that lock is stale.
-LOCK_WAIT_S = 90
+# A worker may meet the lock of one that has just died on another machine; it waits until that lock expires.
+_LOCK_WAIT_S = 90
 # A worker that does not save its step within this time is killed; it resumes from its last checkpoint.
 GRACE_S = 60
-# Begins the line of the log that separates what several workers of a job said.
+# Prefixes of variables that a worker on another machine needs too.
+_CARRIED = ("DBL_", "HF_")
+# Start of the line in the log that separates the output of several workers of a job.
 _LAUNCHED = "=== dbl: worker started"
 
 
@@ -25,10 +27,10 @@ class Job:
     """`dbl fit` for one block.
 
     Args:
-        run: the run folder, absolute.
-        block: its number.
+        run: run folder, absolute.
+        block: number of the block.
         from_scratch: train anew what is trained already.
-        cwd: where the launcher was started: relative paths of the config are meant from there.
+        cwd: folder where the launcher was started, to which relative paths of the config refer.
     """
 
     run: Path
@@ -43,52 +45,50 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """What the worker prints."""
+        """File that holds the output of its workers."""
         return self.run / self.part / LOG
 
     @property
     def status(self) -> Path:
-        """How far it is; see `dbl.training.callbacks.status.Status`."""
+        """Progress file; see `dbl.training.callbacks.status.Status`."""
         return self.run / self.part / STATUS
 
     @property
     def options(self) -> list[str]:
-        """Of `dbl fit`."""
+        """Options of `dbl fit`."""
         options = ["--config", str(self.run / "config.yaml"), "--model.block", str(self.block)]
         return options + (["--from-scratch"] if self.from_scratch else [])
 
     @property
     def command(self) -> list[str]:
-        """Of the worker."""
+        """Command line of the worker."""
         return [sys.executable, "-m", "dbl.commands.launch.worker", *self.options]
 
     @property
     def resume_command(self) -> str:
-        """What a user types to go on with this block alone."""
+        """What a user types to resume this block alone."""
         config = os.path.relpath(self.run / "config.yaml", self.cwd)
         return f"dbl train --config {config} --blocks {self.block}"
 
     def last_lines(self, number: int = 5) -> list[str]:
-        """What its last worker said at the end, without empty lines and without progress bars."""
+        """The last lines of its last worker, without empty lines and without progress bars."""
         try:
             text = self.log.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return []
-        said = re.split(f"{_LAUNCHED}.*\n", text)[-1]
-        return [line.rsplit("\r")[-1] for line in said.splitlines() if line.strip()][-number:]
+        output = re.split(f"{_LAUNCHED}.*\n", text)[-1]
+        return [line.rsplit("\r")[-1] for line in output.splitlines() if line.strip()][-number:]
 
 
 def start_process(job: Job, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     """Start the worker of a job; it stops by itself when this process ends, because its standard input closes then.
 
-    What every backend but `inline` runs.
-
     Args:
-        job: to do.
-        environment: added to that of this process, e.g. threads and devices.
+        job: job to run.
+        environment: variables added to those of this process, e.g. threads and devices.
 
     Returns:
-        The process; its exit code is that of `dbl fit`, its output goes to the end of the job's log.
+        The process; its exit code is that of `dbl fit`, and its output is appended to the log of the job.
     """
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("ab") as log:
@@ -106,26 +106,22 @@ def start_process(job: Job, environment: Mapping[str, str]) -> "subprocess.Popen
 
 
 def worker_environment() -> dict[str, str]:
-    """What all workers are given: classes that the launcher can import, patience with stale locks, output at once."""
+    """Variables of all workers: the launcher's import path, time to wait for expiring locks, unbuffered output."""
     paths = [path or str(Path.cwd()) for path in sys.path]
     return {
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUNBUFFERED": "1",
-        "DBL_LOCK_WAIT_S": str(LOCK_WAIT_S),
+        "DBL_LOCK_WAIT_S": str(_LOCK_WAIT_S),
     }
-
-
-# Settings of the launcher's environment that a process on another machine needs too.
-_CARRIED = ("DBL_", "HF_")
 
 
 @dataclass(frozen=True)
 class Done:
-    """How a job ended, as a task tells the launcher.
+    """How a job ended, as a task reports it to the launcher.
 
     Args:
-        code: exit code of `dbl fit`, or 2 if the machine cannot do the job.
-        line: why it could not, if there is nothing in the job's log.
+        code: exit code of `dbl fit`, or 2 if the machine cannot run the job.
+        line: reason, if there is none in the log of the job.
     """
 
     code: int
@@ -133,18 +129,18 @@ class Done:
 
 
 def job_environment(cpus: float) -> dict[str, str]:
-    """What the launcher gives the training process of a task, wherever it runs.
+    """Variables that the launcher sends to a task on any machine.
 
     Args:
-        cpus: that the task has; as many threads, unless OMP_NUM_THREADS is set where the launcher runs.
+        cpus: CPUs of the task, and its number of threads unless OMP_NUM_THREADS is set where the launcher runs.
     """
     carried = {name: value for name, value in os.environ.items() if name.startswith(_CARRIED)}
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, int(cpus)))
     return carried | worker_environment() | {"OMP_NUM_THREADS": threads}
 
 
-def cannot_do(job: Job) -> Done | None:
-    """What to answer if this machine does not see the files of a job; None if it does."""
+def refuse(job: Job) -> Done | None:
+    """The result of a job whose files this machine does not see; None if it sees them."""
     for path in (job.cwd, job.run / "config.yaml"):
         if not path.exists():
             return Done(2, f"{socket.gethostname()} does not see {path}: put the run where all machines can read it")
@@ -152,12 +148,12 @@ def cannot_do(job: Job) -> Done | None:
 
 
 def write_to_log(job: Job, line: str) -> None:
-    """Add a line to the log of a job, from which the launcher tells the user how the job ended."""
+    """Append a line to the log of a job, whose last lines the launcher prints if the job failed."""
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("a", encoding="utf-8") as log:
         log.write(f"dbl: {line}\n")
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception says, or its name."""
+    """The first line of the message of an exception, or its name."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

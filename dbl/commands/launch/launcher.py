@@ -1,9 +1,11 @@
-"""Blocks of a run to a backend, and what became of them."""
+"""Give the blocks of a run to a backend, and report how they ended."""
 
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
+
+from jsonargparse import ArgumentParser, Namespace
 
 from dbl.commands.launch.backend import Backend, Outcome
 from dbl.commands.launch.inline import InlineBackend
@@ -20,18 +22,32 @@ from dbl.utils.errors import TrainingFailed, UserError
 BackendName = Literal["inline", "process", "ray", "slurm"]
 
 
+def add_launch_options(parser: ArgumentParser) -> None:
+    """Add the options from which `Launch.from_options` is made; `--dry-run` is for the command to add."""
+    parser.add_argument(
+        "--backend",
+        type=BackendName,
+        default="inline",
+        help="inline: one block after another in this process; process: several at once on this machine; ray: "
+        "tasks of a Ray cluster; slurm: a job array.",
+    )
+    parser.add_argument("--workers", type=int | None, default=None, help="Blocks at once; by default all there is.")
+    parser.add_class_arguments(RaySettings, "ray")
+    parser.add_class_arguments(SlurmSettings, "slurm")
+
+
 @dataclass(frozen=True)
 class Launch:
     """Where the blocks of one call are trained.
 
     Args:
         backend: name of the backend.
-        workers: blocks at once; None: as many as there is room for.
-        devices: of the trainer, for one block.
+        workers: number of blocks at once; None: as many as there is room for.
+        devices: number of devices for one block.
         on_cpu: whether the trainer uses the CPU although there are GPUs.
-        ray: settings of that backend.
-        slurm: settings of that backend.
-        dry_run: print what would be given to Slurm.
+        ray: settings of the backend `ray`.
+        slurm: settings of the backend `slurm`.
+        dry_run: print the script for Slurm and submit nothing.
     """
 
     backend: BackendName = "inline"
@@ -54,8 +70,22 @@ class Launch:
         if self.dry_run and self.backend != "slurm":
             raise UserError("--dry-run prints the scripts for Slurm: add --backend slurm")
 
+    @classmethod
+    def from_options(cls, parsed: Namespace) -> Self:
+        """The launch that a command line asks for; UserError if its options do not fit together."""
+        trainer = parsed.trainer
+        return cls(
+            backend=parsed.backend,
+            workers=parsed.workers,
+            devices=1 if trainer.devices in ("auto", "1") else trainer.devices,
+            on_cpu=trainer.accelerator == "cpu",
+            ray=RaySettings(**vars(parsed.ray)),
+            slurm=SlurmSettings(**vars(parsed.slurm)),
+            dry_run=parsed.get("dry_run", False),
+        )
+
     def make_backend(self) -> Backend:
-        """The backend; UserError if it cannot be used here."""
+        """Make the backend; UserError if it cannot be used here."""
         if self.backend == "process":
             return ProcessBackend(self.workers, self.devices, self.on_cpu)
         if self.backend == "ray":
@@ -64,34 +94,31 @@ class Launch:
             return SlurmBackend(self.workers, self.slurm, self.dry_run)
         return InlineBackend()
 
-    def train(self, run: RunFolder, blocks: list[int], from_scratch: bool = False) -> None:
-        """Train blocks of a run; one that fails does not stop the others.
+    def train(self, run: RunFolder, blocks: list[int], steps: int, from_scratch: bool = False) -> None:
+        """Train those blocks of a run that are not trained to the last step yet; one that fails stops no other.
 
         Args:
-            run: with its config and contract.
-            blocks: their numbers; of those that are trained already see `untrained`.
-            from_scratch: train anew what is trained already.
+            run: run folder with its config and contract.
+            blocks: numbers of the blocks.
+            steps: number of steps of a trained block.
+            from_scratch: train all of them anew.
 
         Raises:
             UserError: if blocks failed because of the input.
             TrainingFailed: if some failed otherwise.
             Interrupted: if the training was told to stop.
         """
+        if not from_scratch:
+            blocks = _untrained(run, blocks, steps)
         jobs = [Job(run.path.resolve(), block, from_scratch, Path.cwd()) for block in blocks]
         failed = [outcome for outcome in self.make_backend().run(jobs) if outcome.code] if jobs else []
         if failed:
             raise _failure(failed)
 
 
-def untrained(run: RunFolder, contract: Contract, blocks: list[int], steps: int) -> list[int]:
-    """Those of some blocks that have not come to their last step; says so of the others.
-
-    Args:
-        run: where the blocks lie.
-        contract: of the run.
-        blocks: their numbers.
-        steps: that each must have.
-    """
+def _untrained(run: RunFolder, blocks: list[int], steps: int) -> list[int]:
+    """The blocks that are not trained to the last step yet; the others are printed."""
+    contract = run.load_contract()
     return [block for block in blocks if not _is_trained(run, contract, block, steps)]
 
 
@@ -106,7 +133,7 @@ def _is_trained(run: RunFolder, contract: Contract, block: int, steps: int) -> b
 
 
 def _failure(failed: list[Outcome]) -> Exception:
-    """Say of each block that failed what it said last and how to go on; the exception that ends the command."""
+    """Print the last lines of each block that failed, and how to resume; the exception that ends the command."""
     if all(outcome.code == 2 and len(set(outcome.lines)) == 1 for outcome in failed):
         reasons = {outcome.lines[0] for outcome in failed}
         if len(reasons) == 1:

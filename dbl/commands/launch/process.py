@@ -1,24 +1,25 @@
-"""Backend `process`: several workers on this machine, with devices of their own where there are several."""
+"""Backend `process`: several workers on this machine, each with its own share of cores or GPUs."""
 
 import os
 import subprocess
 
 import torch
+from typing_extensions import override
 
-from dbl.commands.launch.backend import WatchedBackend
+from dbl.commands.launch.backend import Outcome, WatchedBackend, watch
 from dbl.commands.launch.job import GRACE_S, Job, start_process
 from dbl.utils.errors import UserError
 
 
 class ProcessBackend(WatchedBackend):
-    """Workers beside each other on one machine.
+    """Parallel workers on one machine.
 
     On the CPU the cores are divided among the workers, unless OMP_NUM_THREADS says how many threads each has. On a
     machine with GPUs each worker sees its own.
 
     Args:
-        workers: at once; None: as many as there are GPUs for, or cores on a machine without.
-        devices: of one worker.
+        workers: number of parallel workers; None: as many as there are GPUs for, or cores on a machine without.
+        devices: number of devices of one worker.
         on_cpu: whether the trainer uses the CPU although there are GPUs.
 
     Raises:
@@ -34,40 +35,44 @@ class ProcessBackend(WatchedBackend):
         self._devices = devices
         self._limit = workers or len(self._gpus) or max(1, _cores() // devices)
         self._waiting: list[Job] = []
-        self._running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}  # seat -> what runs there
+        self._running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}  # slot -> what runs in it
         self._ended: dict[str, int] = {}
 
+    @override
+    def run(self, jobs: list[Job]) -> list[Outcome]:
+        return watch(self, jobs)
+
+    @override
     def start(self, jobs: list[Job]) -> None:
-        """See `WatchedBackend.start`."""
         self._limit = min(self._limit, len(jobs))
         self._waiting = list(jobs)
         self._fill()
 
     def _fill(self) -> None:
-        """Start waiting jobs on free seats."""
-        for seat in range(self._limit):
-            if seat not in self._running and self._waiting:
+        """Start waiting jobs in free slots."""
+        for slot in range(self._limit):
+            if slot not in self._running and self._waiting:
                 job = self._waiting.pop(0)
-                self._running[seat] = (job, start_process(job, self._environment(seat)))
+                self._running[slot] = (job, start_process(job, self._environment(slot)))
 
-    def _environment(self, seat: int) -> dict[str, str]:
+    def _environment(self, slot: int) -> dict[str, str]:
         if self._gpus:
-            return {"CUDA_VISIBLE_DEVICES": ",".join(self._gpus[seat % len(self._gpus)])}
+            return {"CUDA_VISIBLE_DEVICES": ",".join(self._gpus[slot % len(self._gpus)])}
         threads = max(1, _cores() // (self._limit * self._devices))
         return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(threads)}
 
+    @override
     def ended(self) -> dict[str, int]:
-        """See `WatchedBackend.ended`."""
-        for seat, (job, process) in list(self._running.items()):
+        for slot, (job, process) in list(self._running.items()):
             code = process.poll()
             if code is not None:
                 self._ended[job.part] = code
-                del self._running[seat]
+                del self._running[slot]
         self._fill()
         return dict(self._ended)
 
+    @override
     def stop(self) -> None:
-        """See `WatchedBackend.stop`."""
         self._waiting = []
         for _, process in self._running.values():
             process.terminate()

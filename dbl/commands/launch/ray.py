@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from dbl.commands.launch.backend import Outcome, WatchedBackend
+from typing_extensions import override
+
+from dbl.commands.launch.backend import Outcome, WatchedBackend, watch
 from dbl.commands.launch.job import (
     GRACE_S,
     Done,
     Job,
-    cannot_do,
     first_line,
     job_environment,
+    refuse,
     start_process,
     write_to_log,
 )
@@ -33,11 +35,11 @@ class RaySettings:
     """Where the tasks run and what each of them gets.
 
     Args:
-        address: of a running cluster, e.g. auto or 10.0.0.1:6379; by default RAY_ADDRESS, or else a cluster on this
-            machine that is started for this call.
+        address: address of a running cluster, e.g. auto or 10.0.0.1:6379; by default RAY_ADDRESS, or else a cluster on
+            this machine that is started for this call.
         cpus: CPUs of each block.
         gpus: GPUs of each block, or a share of one; 0 trains on the CPU.
-        retries: times that a block is started again, and resumes, if Ray loses the process or machine where it ran.
+        retries: number of times that a block is started again, and resumes, if Ray loses its process or machine.
     """
 
     address: str | None = None
@@ -57,12 +59,12 @@ class RaySettings:
 class RayBackend(WatchedBackend):
     """Tasks of a Ray cluster, on machines that all see the run folder.
 
-    The launcher sends names and paths only. A block whose exit code is not 0 has ended: only one whose Ray worker died
-    is started again, and resumes from its last checkpoint.
+    The launcher sends names and paths only. A block that exits with an error is not started again; one whose Ray worker
+    died is, and resumes from its last checkpoint.
 
     Args:
-        workers: tasks at once; None: as many as the cluster has room for.
-        settings: of the cluster and its tasks.
+        workers: number of parallel tasks; None: as many as the cluster has room for.
+        settings: cluster, and resources of a task.
 
     Raises:
         UserError: if the package is absent.
@@ -74,23 +76,23 @@ class RayBackend(WatchedBackend):
         self._settings = settings
         self._environment = job_environment(settings.cpus)
         self._waiting: list[Job] = []
-        self._running: dict[Any, Job] = {}  # Ray's reference of the result -> what runs there
+        self._running: dict[Any, Job] = {}  # Ray's reference of the result -> job
         self._ended: dict[str, int] = {}
 
+    @override
     def run(self, jobs: list[Job]) -> list[Outcome]:
-        """See `Backend.run`."""
-        seats = min(self._workers or len(jobs), len(jobs))
-        with _connected(self._ray, self._settings, self._workers and seats):
+        slots = min(self._workers or len(jobs), len(jobs))
+        with _connected(self._ray, self._settings, self._workers and slots):
             _check_room(self._ray, self._settings)
-            return super().run(jobs)
+            return watch(self, jobs)
 
+    @override
     def start(self, jobs: list[Job]) -> None:
-        """See `WatchedBackend.start`."""
         self._waiting = list(jobs)
         self._fill()
 
     def _fill(self) -> None:
-        """Give waiting jobs to Ray, as many as may run at once."""
+        """Submit waiting jobs, as many as may run in parallel."""
         settings = self._settings
         task = self._ray.remote(
             num_cpus=settings.cpus, num_gpus=settings.gpus, max_retries=settings.retries, retry_exceptions=False
@@ -99,8 +101,8 @@ class RayBackend(WatchedBackend):
             job = self._waiting.pop(0)
             self._running[task.options(name=job.part).remote(job, self._environment)] = job
 
+    @override
     def ended(self) -> dict[str, int]:
-        """See `WatchedBackend.ended`."""
         if self._running:
             ready, _ = self._ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
             for reference in ready:
@@ -113,20 +115,20 @@ class RayBackend(WatchedBackend):
         try:
             done: Done = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            done = Done(1, f"{self._fate(error)} ({type(error).__name__}: {first_line(error)})")
+            done = Done(1, f"{self._describe(error)} ({type(error).__name__}: {first_line(error)})")
         if done.line:
             write_to_log(job, done.line)
         return done.code
 
-    def _fate(self, error: Exception) -> str:
+    def _describe(self, error: Exception) -> str:
         exceptions = self._ray.exceptions
         lost = (exceptions.WorkerCrashedError, exceptions.NodeDiedError, exceptions.OutOfMemoryError)
         if isinstance(error, lost):
             return f"Ray lost the task {self._settings.retries + 1} times; --ray.retries allows more"
         return "Ray could not do the task"
 
+    @override
     def stop(self) -> None:
-        """See `WatchedBackend.stop`."""
         self._waiting = []
         running = list(self._running)
         for reference in running:
@@ -136,9 +138,8 @@ class RayBackend(WatchedBackend):
 
 
 def _train(job: Job, environment: dict[str, str]) -> Done:
-    """The task: `dbl fit` in a process of its own, on the node that Ray chose."""
-    refusal = cannot_do(job)
-    if refusal:
+    """The task: `dbl fit` in its own process, on the node that Ray chose."""
+    if refusal := refuse(job):
         return refusal
     process = start_process(job, environment)
     try:
@@ -153,8 +154,8 @@ def _train(job: Job, environment: dict[str, str]) -> Done:
 
 
 @contextmanager
-def _connected(ray: ModuleType, settings: RaySettings, seats: int | None) -> Iterator[None]:
-    """Join the cluster, or start one on this machine that has room for `seats` tasks; leave or end it afterwards."""
+def _connected(ray: ModuleType, settings: RaySettings, slots: int | None) -> Iterator[None]:
+    """Join the cluster, or start one on this machine that has room for `slots` tasks; leave or end it afterwards."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing about a run is reported to anyone
     address = settings.address or os.environ.get("RAY_ADDRESS")
     quiet = {"log_to_driver": False, "logging_level": "error"}
@@ -164,7 +165,7 @@ def _connected(ray: ModuleType, settings: RaySettings, seats: int | None) -> Ite
             _check_reachable(address)
             ray.init(address=address, **quiet)
         else:
-            cpus = math.ceil(seats * settings.cpus) if seats else None  # None: those of the machine
+            cpus = math.ceil(slots * settings.cpus) if slots else None  # None: those of the machine
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
         place = f"the cluster at {address} cannot be used" if address else "no cluster can be started on this machine"
@@ -177,7 +178,7 @@ def _connected(ray: ModuleType, settings: RaySettings, seats: int | None) -> Ite
 
 
 def _check_reachable(address: str) -> None:
-    """Raise OSError if nobody listens at a host:port: Ray itself would try for many minutes."""
+    """Raise OSError if nothing listens at a host:port: Ray itself would try for many minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit() and "/" not in host:
         socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()

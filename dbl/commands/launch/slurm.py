@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dbl.commands.launch.backend import Outcome, WatchedBackend
+from typing_extensions import override
+
+from dbl.commands.launch.backend import Outcome, WatchedBackend, watch
 from dbl.commands.launch.job import GRACE_S, Done, Job, first_line, job_environment, write_to_log
 from dbl.commands.launch.slurm_task import BlockTask
 from dbl.utils.errors import UserError, optional_package
 
-# One question for all tasks, and not more often: the accounting of a cluster serves everyone.
-_ASK_EVERY_S = 15.0
-# Of a task that neither the accounting nor the queue knows any more.
+# One query for all tasks, and no more often: all users of a cluster share its accounting.
+_QUERY_EVERY_S = 15.0
+# State of a task that neither the accounting nor the queue lists any more.
 _GONE = "GONE"
 
 ENDED_STATES = {
@@ -28,28 +30,28 @@ ENDED_STATES = {
 class States:
     """States of tasks according to Slurm's accounting, or to its queue on a cluster without accounting.
 
-    submitit's own watcher is not asked: it takes a suspended task for ended, never asks again about one that ended once
-    although Slurm may have queued it again, and is blind without accounting.
+    submitit's own watcher is not used: it takes a suspended task for ended, never looks again at one that ended once
+    although Slurm may have requeued it, and needs accounting.
 
     Args:
-        names: of the tasks, e.g. 123_0.
+        names: names of the tasks, e.g. 123_0.
     """
 
     def __init__(self, names: list[str]) -> None:
         self._names = names
         self._states: dict[str, str] = {}
-        self._asked = float("-inf")
+        self._queried = float("-inf")
 
     def of(self, name: str) -> str:
-        """State of a task as it was a few seconds ago, e.g. RUNNING; UNKNOWN if Slurm does not say."""
-        if time.monotonic() - self._asked > _ASK_EVERY_S:
-            self.ask()
+        """State of a task a few seconds ago, e.g. RUNNING; UNKNOWN if Slurm does not list it."""
+        if time.monotonic() - self._queried > _QUERY_EVERY_S:
+            self.query()
         state = self._states.get(name, "").split()
         return state[0].rstrip("+") if state else "UNKNOWN"  # CANCELLED by 1000
 
-    def ask(self) -> None:
-        """Ask Slurm now."""
-        self._asked = time.monotonic()
+    def query(self) -> None:
+        """Query Slurm now."""
+        self._queried = time.monotonic()
         jobs = "--jobs=" + ",".join(sorted({name.split("_")[0] for name in self._names}))
         code, text = _output("sacct", "--noheader", "--parsable2", "--format=JobID,State", jobs)
         if code == 0:
@@ -61,7 +63,7 @@ class States:
 
 
 def _output(*command: str) -> tuple[int, str]:
-    """Exit code and output of a command; 127 if it is absent."""
+    """Exit code and output of a command; 127 if it is not installed."""
     try:
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -70,19 +72,19 @@ def _output(*command: str) -> tuple[int, str]:
 
 
 def _parsed(text: str) -> dict[str, str]:
-    """Name -> state from lines such as `123_[0-2%2]|PENDING`."""
+    """State by name, from lines such as `123_[0-2%2]|PENDING`."""
     from submitit.slurm.slurm import SlurmInfoWatcher
 
     info = SlurmInfoWatcher().read_info("JobID|State\n" + text)
     return {name: stats["State"] for name, stats in info.items() if "State" in stats}
 
 
-# Slurm signals a task this long before its time limit; its step must end and be saved by then.
+# Slurm signals a task this long before its time limit: it must finish its step and save within it.
 _SAVE_S = 120
 # Requeues after a time limit: enough for any training, and an end to one that never saves a step.
 _MAX_TIMEOUTS = 50
-# A shared file system may show the result of a task that late, and Slurm may requeue a task that lost its node.
-_PATIENCE_S = 60.0
+# A shared file system may show the result of a task this late, and Slurm may still requeue one that lost its node.
+_RESULT_WAIT_S = 60.0
 
 _REMEDIES = {
     "OUT_OF_MEMORY": "; --slurm.memory_gb asks for more",
@@ -98,12 +100,12 @@ class SlurmSettings:
     """What each task of the job array asks for.
 
     Args:
-        partition: of the cluster; by default the cluster's own default.
-        minutes: time limit; a task that reaches it is saved, queued again and resumed.
+        partition: partition of the cluster; by default the cluster's own default.
+        minutes: time limit; a task that reaches it is saved, requeued and resumed.
         memory_gb: memory in GB.
         cpus: cores.
         gpus: GPUs; 0 trains on the CPU.
-        account: that is charged; by default the user's own default.
+        account: account to charge; by default the user's own default.
         extra: further options of sbatch without the dashes, e.g. {constraint: a100, qos: long}.
     """
 
@@ -130,12 +132,7 @@ class SlurmSettings:
                 raise UserError(f"--slurm: the value of {key} must be one line")
 
     def parameters(self, name: str, workers: int) -> dict[str, Any]:
-        """Of submitit's executor.
-
-        Args:
-            name: of the job in the queue.
-            workers: tasks that may run at once.
-        """
+        """Parameters of submitit's executor, for a job of this name with this number of parallel tasks."""
         wanted = {
             "job_name": name,
             "partition": self.partition,
@@ -157,8 +154,8 @@ class SlurmBackend(WatchedBackend):
     """A job array; its scripts, results and Slurm's own logs are in the folder `slurm` of the run.
 
     Args:
-        workers: tasks at once; None: as many as the cluster has room for.
-        settings: what each task asks for.
+        workers: number of parallel tasks; None: as many as the cluster has room for.
+        settings: resources of a task.
         dry_run: print the script and the commands, submit nothing. `run` then returns no outcome.
 
     Raises:
@@ -183,15 +180,15 @@ class SlurmBackend(WatchedBackend):
         self._lost_since: dict[str, float] = {}
         self._states = States([])
 
+    @override
     def run(self, jobs: list[Job]) -> list[Outcome]:
-        """See `Backend.run`."""
         if self._dry_run:
             self._print_script(jobs)
             return []
-        return super().run(jobs)
+        return watch(self, jobs)
 
+    @override
     def start(self, jobs: list[Job]) -> None:
-        """See `WatchedBackend.start`."""
         from submitit.core.utils import FailedJobError, FailedSubmissionError
         from submitit.helpers import clean_env
         from submitit.slurm.slurm import SlurmExecutor
@@ -200,10 +197,10 @@ class SlurmBackend(WatchedBackend):
         executor.update_parameters(**self._parameters(jobs))
         tasks = [BlockTask(job, self._environment) for job in jobs]
         try:
-            with clean_env():  # of an allocation in which the launcher itself may run
+            with clean_env():  # without the variables of an allocation in which the launcher itself may run
                 handles = executor.submit_array(tasks)
         except (FailedJobError, FailedSubmissionError, OSError) as error:
-            raise UserError(f"sbatch refused the job array: {_sbatch_says(error)} (see --slurm.*)") from error
+            raise UserError(f"sbatch refused the job array: {_sbatch_error(error)} (see --slurm.*)") from error
         self._running = {job.part: (job, handle) for job, handle in zip(jobs, handles, strict=True)}
         self._states = States([handle.job_id for handle in handles])
 
@@ -212,7 +209,7 @@ class SlurmBackend(WatchedBackend):
         return self._settings.parameters(name, self._workers or len(jobs))
 
     def _print_script(self, jobs: list[Job]) -> None:
-        """Print what `start` would submit, and what each task of it runs."""
+        """Print what `start` would submit, and what each task runs."""
         from submitit.slurm.slurm import _make_sbatch_string
 
         folder = _folder(jobs)
@@ -223,8 +220,8 @@ class SlurmBackend(WatchedBackend):
         for number, job in enumerate(jobs):
             print(f"# task {number}: {job.part}: cd {job.cwd} && dbl fit {' '.join(job.options)}")
 
+    @override
     def ended(self) -> dict[str, int]:
-        """See `WatchedBackend.ended`."""
         for part, (job, handle) in list(self._running.items()):
             done = self._done(part, handle)
             if done is not None:
@@ -235,20 +232,20 @@ class SlurmBackend(WatchedBackend):
         return dict(self._ended)
 
     def _done(self, part: str, handle: Any) -> Done | None:
-        """How a task ended, if it did: by its result, or by the state that it has had in Slurm for a while."""
+        """How a task ended, by its result or by the state that it has had in Slurm for a while; None if it has not."""
         if handle.paths.result_pickle.exists():
             return _result(handle)
         state = self._states.of(handle.job_id)
         if state not in ENDED_STATES:
             self._lost_since.pop(part, None)
             return None
-        if time.monotonic() - self._lost_since.setdefault(part, time.monotonic()) < _PATIENCE_S:
+        if time.monotonic() - self._lost_since.setdefault(part, time.monotonic()) < _RESULT_WAIT_S:
             return None
         code = 130 if state == "CANCELLED" else 1
         return Done(code, f"Slurm ended task {handle.job_id}: {state}{_REMEDIES.get(state, '')}; {handle.paths.stderr}")
 
+    @override
     def stop(self) -> None:
-        """See `WatchedBackend.stop`."""
         names = [handle.job_id for _, handle in self._running.values()]
         if not names:
             return
@@ -261,7 +258,7 @@ class SlurmBackend(WatchedBackend):
         _scancel(*names)
 
     def _any_left(self) -> bool:
-        self._states.ask()
+        self._states.query()
         left = [handle for _, handle in self._running.values() if not handle.paths.result_pickle.exists()]
         return any(self._states.of(handle.job_id) not in ENDED_STATES for handle in left)
 
@@ -271,7 +268,7 @@ def _folder(jobs: list[Job]) -> Path:
 
 
 def _result(handle: Any) -> Done:
-    """What a task returned; a fault of the task itself as a line."""
+    """The result of a task; an error of the task itself becomes its line."""
     from submitit.core.utils import UncompletedJobError
 
     try:
@@ -282,12 +279,12 @@ def _result(handle: Any) -> Done:
     return done
 
 
-def _sbatch_says(error: Exception) -> str:
-    """The line of sbatch in submitit's exception."""
+def _sbatch_error(error: Exception) -> str:
+    """The error line of sbatch in the exception of submitit."""
     lines = [line.strip() for line in str(error).splitlines() if "error:" in line]
     return lines[0] if lines else first_line(error)
 
 
 def _scancel(*arguments: str) -> None:
-    """Cancel or signal tasks; one that has just ended is no fault."""
+    """Cancel or signal tasks; for one that has just ended, do nothing."""
     subprocess.run(["scancel", *arguments], check=False, capture_output=True)

@@ -1,26 +1,26 @@
-"""What one task of a Slurm job array does: train a block, and end in the right way when Slurm asks it to."""
+"""One task of a Slurm job array: train a block, save at Slurm's signals, and leave requeueing to who asked for it."""
 
 import signal
 import subprocess
 from types import FrameType
 from typing import Any
 
-from dbl.commands.launch.job import Done, Job, cannot_do, start_process
+from dbl.commands.launch.job import Done, Job, refuse, start_process
 
 # Exit codes of a training that was told to stop: after it saved, and before it had begun.
 _STOPPED = (130, -signal.SIGTERM)
 
 
 class BlockTask:
-    """What a task of the array calls: `dbl fit` in a process of its own.
+    """What a task of the array calls: `dbl fit` in its own process.
 
     The training saves at SIGTERM, which this process passes on. What then happens depends on who asked: at the signal
     before the time limit (SIGUSR2) submitit queues the task again; after a SIGTERM (scancel, or a pre-emption) the
     task leaves no result, and Slurm alone decides whether it is queued again.
 
     Args:
-        job: to do.
-        environment: of the training process.
+        job: job to run.
+        environment: environment of the training process.
     """
 
     def __init__(self, job: Job, environment: dict[str, str]) -> None:
@@ -30,9 +30,8 @@ class BlockTask:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> Done:
-        """Train; how it ended."""
-        refusal = cannot_do(self.job)
-        if refusal:
+        """Train, and return how it ended."""
+        if refusal := refuse(self.job):
             return refusal
         requeue = signal.getsignal(signal.SIGUSR2)  # submitit's
         for number in (signal.SIGTERM, signal.SIGUSR2):
@@ -46,7 +45,7 @@ class BlockTask:
 
     def _train(self) -> int:
         self._process = start_process(self.job, self.environment)
-        if self._received:  # meanwhile
+        if self._received:  # a signal came before there was a process to pass it on to
             self._process.terminate()
         return self._process.wait()
 
@@ -56,7 +55,7 @@ class BlockTask:
         self._received.append(number)
 
     def checkpoint(self) -> Any:
-        """What submitit runs when the task starts again: the same job, which resumes."""
+        """The task that submitit runs when this one is requeued: the same job, which resumes."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(BlockTask(self.job, self.environment))

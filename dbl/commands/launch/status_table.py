@@ -1,4 +1,4 @@
-"""How far the jobs are: a live table in a terminal, a line now and then in a log file."""
+"""Progress of the jobs: a live table in a terminal, an occasional line in a log file."""
 
 import json
 import time
@@ -18,8 +18,8 @@ class JobTable:
     """State, step, loss, speed and remaining time of each block, read from the status files that the workers write.
 
     Args:
-        jobs: that are shown.
-        console: where to; standard error by default.
+        jobs: jobs to show.
+        console: console to print to; standard error by default.
     """
 
     def __init__(self, jobs: list[Job], console: Console | None = None) -> None:
@@ -31,22 +31,18 @@ class JobTable:
         self._states: list[str] = []
 
     def __enter__(self) -> Self:
-        """Begin to show."""
+        """Start the live table."""
         if self._live:
             self._live.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Leave the last state on the screen."""
+        """Stop the live table; its last state stays on the screen."""
         if self._live:
             self._live.stop()
 
     def show(self, ended: dict[str, int]) -> None:
-        """Show the present state.
-
-        Args:
-            ended: part -> exit code of the jobs that ended.
-        """
+        """Show the current state, given the exit code by part of the jobs that have ended."""
         rows = [self._row(job, ended.get(job.part)) for job in self._jobs]
         if self._live:
             self._live.update(_table(rows), refresh=True)
@@ -72,7 +68,7 @@ class JobTable:
         }
 
     def _status(self, job: Job) -> dict[str, Any]:
-        """What the worker wrote last, unless that is of an earlier launch."""
+        """The last status that the worker wrote, unless it is from an earlier launch."""
         try:
             status: dict[str, Any] = json.loads(job.status.read_text())
         except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""What a launched process runs: `dbl fit`, until its launcher is gone.
+"""The main program of a worker process: `dbl fit`, until its launcher ends.
 
-A worker whose launcher was killed would go on unseen and keep the next launcher from its block. So it watches its
-standard input, which ends with the launcher, and then stops as if it had been told to: the running step is saved.
+A worker whose launcher was killed would keep running unseen and lock its block. So it reads its standard input, which
+closes when the launcher ends, and then stops as at SIGTERM: the running step is saved.
 """
 
 import os

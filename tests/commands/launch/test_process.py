@@ -1,4 +1,4 @@
-"""Backend `process`: seats, threads, devices, failures, and stopping; with scripts in place of trainings."""
+"""Backend `process`: slots, threads, devices, failures, and stopping; with scripts in place of trainings."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ _TIMED = "import time; print('began', time.time()); time.sleep(0.6); print('ende
 
 
 def test_a_failing_job_does_not_stop_the_others(jobs: MakeJobs) -> None:
-    """Catches a launcher that gives up at the first fault, or that loses an exit code or the last words."""
+    """Catches a launcher that gives up at the first failure, or that loses an exit code or the last lines."""
     made = jobs("print('fine')", "print('oh'); print('no'); raise SystemExit(7)", "print('fine too')")
     outcomes = ProcessBackend(workers=2, on_cpu=True).run(made)
     assert [outcome.code for outcome in outcomes] == [0, 7, 0]
@@ -37,7 +37,7 @@ def test_a_killed_worker_is_an_outcome(jobs: MakeJobs) -> None:
     assert [outcome.code for outcome in outcomes] == [-signal.SIGKILL, 0]
 
 
-def test_what_an_earlier_worker_said_is_not_told_again(jobs: MakeJobs) -> None:
+def test_output_of_an_earlier_worker_is_not_repeated(jobs: MakeJobs) -> None:
     """Catches a worker that was killed without a word, beneath the last words of the one before."""
     (job,) = jobs("print('earlier')")
     ProcessBackend(on_cpu=True).run([job])

@@ -18,7 +18,7 @@ from .counting import CountingRun, counted
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    """Address of a cluster on this machine with three seats, as others would have started it."""
+    """Address of a cluster on this machine with three slots, as others would have started it."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
@@ -37,7 +37,7 @@ def _kill_ray_worker(counting: CountingRun, block: int) -> None:
 
 
 def test_every_job_ends_with_its_own_code(cluster: str, counting: CountingRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a fault that stops the others or is tried again, tasks in a queue, and settings that stay behind."""
+    """Catches a failure that stops the others or is retried, tasks in a queue, and settings that stay behind."""
     monkeypatch.setenv("DBL_DATA", "/data/of/the/launcher")
     jobs = counting.jobs({"meets": 1}, {"code": 7}, {"steps": 3})
     outcomes = RayBackend(None, RaySettings(cluster, cpus=1.2)).run(jobs)
@@ -103,7 +103,7 @@ def test_a_node_that_does_not_see_the_run(cluster: str, counting: CountingRun) -
 
 
 def test_more_than_any_node_has_is_refused(cluster: str, counting: CountingRun) -> None:
-    """Catches a launcher that waits for ever for a seat that no node has."""
+    """Catches a launcher that waits for ever for a slot that no node has."""
     jobs = counting.jobs({})
     for settings in (RaySettings(cluster, cpus=4), RaySettings(cluster, gpus=3)):
         with pytest.raises(UserError, match=r"no node of the Ray cluster has .* the largest have 3 and "):
@@ -123,7 +123,7 @@ def test_a_cluster_that_is_not_there(counting: CountingRun, monkeypatch: pytest.
 
 
 def test_a_local_cluster_starts_and_ends(counting: CountingRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a backend that needs a cluster of others, has fewer seats than workers, or leaves its own running."""
+    """Catches a backend that needs a cluster of others, has fewer slots than workers, or leaves its own running."""
     import ray
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dbl.commands.launch import slurm as slurm_array, slurm as slurm_states
+from dbl.commands.launch import slurm as slurm_backend
 from dbl.commands.launch.slurm import SlurmBackend, SlurmSettings
 from dbl.utils.errors import Interrupted, UserError
 
@@ -30,8 +30,8 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (commands / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("STAND_IN", str(home))
-    monkeypatch.setattr(slurm_states, "_ASK_EVERY_S", 0.3)
-    monkeypatch.setattr(slurm_array, "_PATIENCE_S", 1.0)
+    monkeypatch.setattr(slurm_backend, "_QUERY_EVERY_S", 0.3)
+    monkeypatch.setattr(slurm_backend, "_RESULT_WAIT_S", 1.0)
     return home
 
 
@@ -50,7 +50,7 @@ def _starts(home: Path, task: str) -> int:
 
 
 def test_every_task_ends_with_its_own_code(slurm: Path, counting: CountingRun) -> None:
-    """Catches a fault that stops the others, a task without its cores, and one that Lightning takes for a rank."""
+    """Catches a failure that stops the others, a task without its cores, and one that Lightning takes for a rank."""
     jobs = counting.jobs({"meets": 1}, {"meets": 0, "code": 7}, {"steps": 3})
     outcomes = SlurmBackend(None, SlurmSettings(cpus=3, gpus=0)).run(jobs)
     assert [(outcome.code, outcome.lines[-1:]) for outcome in outcomes] == [(0, []), (7, ["ends with 7"]), (0, [])]
@@ -141,7 +141,7 @@ def test_a_node_that_does_not_see_the_run(slurm: Path, counting: CountingRun) ->
 
 def test_slurm_is_asked_gently(slurm: Path, counting: CountingRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a question to the accounting of the cluster at every look at the table."""
-    monkeypatch.setattr(slurm_states, "_ASK_EVERY_S", 60)
+    monkeypatch.setattr(slurm_backend, "_QUERY_EVERY_S", 60)
     SlurmBackend(None, SMALL).run(counting.jobs({"steps": 40}, {"steps": 40}))
     assert len((slurm / "sacct_calls").read_text().splitlines()) == 1
 

@@ -16,7 +16,7 @@ from tiny_run import TINY
 from dbl.commands.launch.launcher import Launch
 from dbl.commands.main import main
 from dbl.utils.files import read_tensors
-from dbl.utils.locks import holding
+from dbl.utils.locks import Lock
 
 CONFIG = Path(__file__).parents[3] / "configs" / "digits_vit.yaml"
 Run = Callable[..., int]
@@ -99,7 +99,7 @@ def test_the_launcher_holds_no_tensor_while_it_waits(train: Run, monkeypatch: py
 
 def test_a_second_launcher_is_refused(train: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches two launchers that write the config, the model and the report of one run."""
-    with holding(Path("runs/busy/lock"), "it"):
+    with Lock(Path("runs/busy/lock"), "it").acquire():
         assert train("busy") == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert f"is being trained by process {os.getpid()}" in message
