@@ -1,6 +1,6 @@
 """Ratios of time and memory: a block, or all blocks, against the whole network.
 
-Ratios hold from machine to machine better than seconds do: both sides are measured in turn, in one process.
+Ratios hold from machine to machine better than seconds do: both arms are measured in turn, in one process.
 
     python -m benchmarks.block_against_whole --config configs/digits_dit.yaml
 """
@@ -64,7 +64,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--blocks", type=int, default=None, help="B; by default the config's")
     parser.add_argument("--samples", type=int, default=256, help="images to sample or classify, or tokens to write")
     parser.add_argument("--batch", type=int, default=128, help="samples in a training step")
-    parser.add_argument("--repeats", type=int, default=15, help="training steps of each side")
+    parser.add_argument("--repeats", type=int, default=15, help="training steps of each arm")
     parser.add_argument("--output", default="runs/bench.json", help="where the JSON goes")
     return parser.parse_args()
 

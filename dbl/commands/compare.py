@@ -32,7 +32,7 @@ def build_parser() -> LightningArgumentParser:
 
 
 def main(arguments: list[str]) -> None:
-    """Train what is missing on both sides and for each seed, each side with the same compute, and report."""
+    """Train what is missing of both arms and for each seed, with equal compute, and report."""
     options = parse(build_parser(), arguments[1:])
     config, launch = RunConfig(options), Launch.from_options(options)
     with Lock(config.run.launcher, f"the run in {config.run.path}").acquire():
@@ -45,13 +45,13 @@ def _compare(config: RunConfig, launch: Launch, seeds: str | None, from_scratch:
         of_seed.freeze()
     first = next(iter(by_seed.values()))
     memory_plan = _memory_plan(first)
-    sides = {seed: _both_sides(of_seed, launch, from_scratch) for seed, of_seed in by_seed.items()}
+    arms = {seed: _both_arms(of_seed, launch, from_scratch) for seed, of_seed in by_seed.items()}
     run = config.run
     if first is not config:
         write_config(run.config, config.plain())
         _copy_pictures(first.run, run)
     num_test_samples = len(first.data.split("test"))
-    write_report(run, first.contract, config.inference.sampler, sides, num_test_samples, memory_plan)
+    write_report(run, first.contract, config.inference.sampler, arms, num_test_samples, memory_plan)
     print(f"report: {run.report / 'report.md'}")
 
 
@@ -74,25 +74,25 @@ def _with_seed(config: RunConfig, seed: int) -> RunConfig:
     return RunConfig.load(folder.config)
 
 
-def _both_sides(config: RunConfig, launch: Launch, from_scratch: bool) -> list[Arm]:
+def _both_arms(config: RunConfig, launch: Launch, from_scratch: bool) -> list[Arm]:
     run, partition = config.run, config.contract.partition
     launch.train(run, list(range(partition.num_blocks)), config.values.trainer.max_steps, from_scratch)
     assemble(run)
     steps = step_numbers(partition.num_blocks, config.inference.sampler.num_steps)
-    sides = [evaluate_stack(run, "blocks", steps), _end_to_end(config, steps, from_scratch)]
-    _check_equal_compute(sides)
-    return sides
+    arms = [evaluate_stack(run, "blocks", steps), _end_to_end(config, steps, from_scratch)]
+    _check_equal_compute(arms)
+    return arms
 
 
-def _check_equal_compute(sides: list[Arm]) -> None:
-    """Raise UserError unless all blocks had the same steps, and both sides the same layer passes up to rounding."""
-    steps = {part["part"]: part["steps"] for part in sides[0].parts}
-    passes = {side.name: sum(part["layer_passes"] for part in side.parts) for side in sides}
-    per_step = max(part["layer_passes"] / part["steps"] for part in sides[1].parts)
+def _check_equal_compute(arms: list[Arm]) -> None:
+    """Raise UserError unless all blocks had the same steps, and both arms the same layer passes up to rounding."""
+    steps = {part["part"]: part["steps"] for part in arms[0].parts}
+    passes = {arm.name: sum(part["layer_passes"] for part in arm.parts) for arm in arms}
+    per_step = max(part["layer_passes"] / part["steps"] for part in arms[1].parts)
     if len(set(steps.values())) > 1 or abs(passes["blocks"] - passes["end_to_end"]) > per_step:
         counts = ", ".join(f"{name}: {number:,.0f}" for name, number in (steps | passes).items())
         raise UserError(
-            f"steps of the blocks or layer passes of both sides differ ({counts}): train them anew with --from-scratch"
+            f"steps of the blocks or layer passes of both arms differ ({counts}): train them anew with --from-scratch"
         )
 
 

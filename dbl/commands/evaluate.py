@@ -91,7 +91,7 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
 
     Args:
         run: run folder; `samples.png` goes to its report folder if the network makes images.
-        name: name of the side in the report.
+        name: name of the arm in the report.
         steps: numbers of sampler steps with which to measure the quality as well.
     """
     done = evaluate(RunConfig.load(run.config), "test")
@@ -100,7 +100,7 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
     if done.model.grid is not None:
         save_picture(done.model.grid, run.report / "samples.png")
     parts = _parts(run, stack.contract.partition)
-    side = Arm(
+    arm = Arm(
         name=name,
         parts=parts,
         calls=_calls(stack),
@@ -115,8 +115,8 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
     if steps and stack.target.generates != "text":
         stack.to(done.trainer.strategy.root_device)
         with done.trainer.precision_plugin.test_step_context():
-            side.quality_by_steps = quality_by_steps(stack, groups.data, groups.image_quality, steps)
-    return side
+            arm.quality_by_steps = quality_by_steps(stack, groups.data, groups.image_quality, steps)
+    return arm
 
 
 def evaluate_baseline(run: RunFolder) -> Arm:

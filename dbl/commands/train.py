@@ -63,6 +63,6 @@ def _finish(config: RunConfig) -> None:
         )
         return
     assemble(run)
-    sides = {config.contract_config.seed: [evaluate_stack(run, "blocks")]}
-    write_report(run, config.contract, config.inference.sampler, sides, len(config.data.split("test")))
+    arms = {config.contract_config.seed: [evaluate_stack(run, "blocks")]}
+    write_report(run, config.contract, config.inference.sampler, arms, len(config.data.split("test")))
     print(f"report: {run.report / 'report.md'}")

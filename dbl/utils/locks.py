@@ -29,7 +29,7 @@ class Lock:
 
     Args:
         path: lock file; `<path>.json` beside it says who holds it since when.
-        what: what is being trained, for messages.
+        what: name of what is being trained, for messages.
     """
 
     def __init__(self, path: Path, what: str) -> None:
