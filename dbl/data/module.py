@@ -61,23 +61,15 @@ class ResumableDataModule(LightningDataModule, ABC):
     def batches(self, name: Split, training: bool) -> Dataset[Any]:
         """The split as whole batches by `BatchIndex`.
 
-        Args:
-            name: name of the split.
-            training: whether to apply the random changes of training, for the block and rank of this DataModule.
+        `training` applies the random changes of training, for the block and rank of this DataModule.
         """
 
     def batch(self, split: Split, indices: Tensor) -> dict[str, Tensor]:
-        """One batch of chosen samples, without random changes.
+        """The samples at `indices` [K] int64 of a split as one batch, without random changes.
 
-        Args:
-            split: name of their split.
-            indices: indices [K] int64 of the samples in the split.
-
-        Returns:
-            The keys of a loader's batch, among them `index` [K] and `position`, which is 0.
+        It has the keys of a loader's batch, among them `index` [K] and `position`, which is 0.
         """
-        clean: dict[str, Tensor] = self.batches(split, training=False)[BatchIndex(0, indices)]
-        return clean
+        return self.batches(split, training=False)[BatchIndex(0, indices)]
 
     def bind(self, block: int, start: Callable[[], int]) -> None:
         """Set what the training batches depend on.
@@ -106,9 +98,7 @@ class ResumableDataModule(LightningDataModule, ABC):
     def test_dataloader(self) -> DataLoader[Any]:
         return self._evaluation_loader("test")
 
-    @override
-    def predict_dataloader(self) -> DataLoader[Any]:
-        return self._evaluation_loader("test")
+    predict_dataloader = test_dataloader
 
     @property
     def _ranks(self) -> tuple[int, int]:

@@ -38,7 +38,8 @@ class TrainingOrder(DistributedSampler[BatchIndex]):
     """A new permutation of the samples in every epoch.
 
     The permutation is a function of (seed, block, epoch) and the batch one of its position, never of what was read
-    before. Samples that do not fill a last batch are left out of the epoch; the next epoch leaves out others.
+    before. Samples that do not fill a last batch are left out of the epoch; the next epoch leaves out others. Raises
+    UserError if the split does not fill one batch.
 
     Args:
         num_samples: number of samples in the training split.
@@ -48,9 +49,6 @@ class TrainingOrder(DistributedSampler[BatchIndex]):
         start: function that returns the position of the next batch; called at each start of an iteration.
         rank: rank of this process.
         world_size: number of processes; together they read `batch_size * world_size` samples at one position.
-
-    Raises:
-        UserError: if the split does not fill one batch.
     """
 
     def __init__(
@@ -96,19 +94,11 @@ class TrainingOrder(DistributedSampler[BatchIndex]):
 
 
 class EvaluationOrder(DistributedSampler[BatchIndex]):
-    """All samples of a split, each exactly once, from first to last.
+    """All samples of a split, each exactly once, from first to last; arguments as in `TrainingOrder`.
 
-    The last batch may be smaller. All ranks have equally many batches and none is empty, so that no rank waits for
-    another: a remainder of fewer samples than ranks joins the batch before it.
-
-    Args:
-        num_samples: number of samples in the split.
-        batch_size: number of samples in a batch of one rank.
-        rank: rank of this process.
-        world_size: number of processes.
-
-    Raises:
-        UserError: if `batch_size` is not positive or there are fewer samples than ranks.
+    The last batch may be smaller. All ranks have equally many batches and none is empty, because a rank that had none
+    would keep the others waiting: a remainder of fewer samples than ranks joins the batch before it. Raises UserError
+    if `batch_size` is not positive or there are fewer samples than ranks.
     """
 
     def __init__(self, num_samples: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
@@ -128,7 +118,6 @@ class EvaluationOrder(DistributedSampler[BatchIndex]):
 
     @override
     def __iter__(self) -> Iterator[BatchIndex]:
-        """Yield the batches of this rank in order."""
         step = self.batch_size * self.num_replicas
         for position in range(len(self)):
             end = self.num_samples if position == len(self) - 1 else (position + 1) * step

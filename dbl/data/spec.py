@@ -63,15 +63,12 @@ class ImageSpec(DataSpec):
 class TextSpec(DataSpec):
     """The facts about text that was cut into sequences of tokens: those of `DataSpec`, and two more.
 
-    The identity also changes with the tokenizer. Frequencies count each token once more than it occurs, so that none
-    is 0.
+    The identity also changes with the tokenizer. Frequencies count each token once more than it occurs: none is 0.
+    Raises UserError if `seq_len` is not positive.
 
     Args:
         seq_len: T, number of tokens that are predicted in one sequence; each sequence has one token more before them.
         tokenizer: hash of the tokenizer.
-
-    Raises:
-        UserError: if `seq_len` is not positive.
 
     Example:
         >>> import dbl

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from dbl.run.contract import Contract
+from dbl.run.contract import Contract, plain_hash
 from dbl.run.folder import RunFolder
-from dbl.run.model_folder import Weights, block_metadata, file_hash, load_into, plain_hash
+from dbl.run.model_folder import Weights, block_metadata, file_hash, load_into
 from dbl.utils.errors import UserError
 from dbl.utils.files import read_checkpoint, write_json, write_tensors
 
@@ -76,19 +76,15 @@ def read_part(path: Path, part: str, contract: Contract, prefix: str, weights: W
     state = checkpoint["state_dict"]
     if weights == "live":  # only a training with EMA keeps them apart
         state = checkpoint.get("current_model_state", state)
+    timer = checkpoint.get("callbacks", {}).get("Timer", {})
     return PartCheckpoint(
         step=checkpoint["global_step"],
         max_steps=stamp["max_steps"],
         samples=stamp["samples"],
         layer_passes=stamp["layer_passes"],
-        seconds=_training_seconds(checkpoint),
+        seconds=float(timer.get("time_elapsed", {}).get("train", 0.0)),
         weights={name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)},
     )
-
-
-def _training_seconds(checkpoint: dict[str, Any]) -> float:
-    timer = checkpoint.get("callbacks", {}).get("Timer", {})
-    return float(timer.get("time_elapsed", {}).get("train", 0.0))
 
 
 def read_block(run: RunFolder, contract: Contract, block: int, weights: Weights = "ema") -> PartCheckpoint:
@@ -164,9 +160,9 @@ def _store_block(
     if allow_partial and not path.is_file():
         return None
     checkpoint = read_block(run, contract, block, weights)
+    if allow_partial and not checkpoint.complete:
+        return None
     if not checkpoint.complete:
-        if allow_partial:
-            return None
         raise UserError(
             f"{path} is at step {checkpoint.step} of {checkpoint.max_steps}: finish this block with dbl train, or "
             "leave it out with --allow-partial"

@@ -1,5 +1,6 @@
 """The checkpoint files of a block or baseline: the last, the previous, and that of a replaced training."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -31,11 +32,7 @@ def read_checkpoint_info(path: Path) -> CheckpointInfo:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The files in the `checkpoints` folder of a part.
-
-    Args:
-        last: path of `last.ckpt`; the others are beside it.
-    """
+    """The files in the `checkpoints` folder of a part: `last.ckpt`, and the others beside it."""
 
     last: Path
 
@@ -72,17 +69,11 @@ class Checkpoints:
 
     def set_aside(self) -> Path | None:
         """Keep the newest readable checkpoint as `replaced.ckpt` and delete the others; None if none was readable."""
-        kept = next((path for path in (self.last, self.previous) if _is_readable(path)), None)
+        kept: CheckpointInfo | None = None
+        with suppress(UserError):  # all are damaged
+            kept = self.newest()
         if kept is not None:
-            kept.replace(self.replaced)
+            kept.path.replace(self.replaced)
         self.last.unlink(missing_ok=True)
         self.previous.unlink(missing_ok=True)
         return None if kept is None else self.replaced
-
-
-def _is_readable(path: Path) -> bool:
-    try:
-        read_checkpoint_info(path)
-    except UnreadableFile:
-        return False
-    return True

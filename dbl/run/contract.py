@@ -116,17 +116,15 @@ class Contract:
         }
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any], table: Tensor | None, source: str) -> "Contract":
-        """Restore a contract. Raises UserError on another version, a missing field, or another table.
+    def from_plain(cls, plain: Any, table: Tensor | None, source: str) -> "Contract":
+        """Restore what `to_plain` converted, and the table stored beside it; messages name the file `source`.
 
-        Args:
-            plain: JSON values from `to_plain`.
-            table: table that was stored beside them.
-            source: file name for error messages.
+        Raises UserError on another version, a missing field, or another table.
         """
-        if plain.get("version") != VERSION:
+        version = plain.get("version") if isinstance(plain, Mapping) else None
+        if version != VERSION:
             raise UserError(
-                f"{source} has contract version {plain.get('version')}, this dbl reads version {VERSION}: train the "
+                f"{source} has contract version {version}, this dbl reads version {VERSION}: train the "
                 "run again in a new folder (--run.name), or use the dbl that wrote it"
             )
         try:
@@ -140,7 +138,7 @@ class Contract:
             stored_table = plain["table_sha256"]
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:  # AttributeError: a list in place of a mapping
             raise UserError(f"{source} is not a contract ({error}): restore the file or start a new run") from None
         if contract.to_plain()["table_sha256"] != stored_table:
             raise UserError(f"{source} was made with another target table than the table.safetensors beside it")
@@ -149,7 +147,7 @@ class Contract:
     @cached_property
     def hash(self) -> str:
         """SHA-256 of `to_plain`, which every checkpoint carries."""
-        return hashlib.sha256(json.dumps(self.to_plain(), sort_keys=True).encode()).hexdigest()
+        return plain_hash(self.to_plain())
 
     def denoiser(self, block: int) -> Denoiser:
         """Create the denoiser of one block; its weights are a function of (seed, block) alone."""
@@ -163,6 +161,11 @@ class Contract:
     def space(self) -> TargetSpace:
         """Target space that maps raw batches to clean targets and back."""
         return self.config.target.space(self.data, self.table)
+
+
+def plain_hash(plain: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON values, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _tensor_hash(tensor: Tensor) -> str:

@@ -70,6 +70,11 @@ class RunFolder:
         """Tokenizer of a text run."""
         return self.path / "tokenizer.json"
 
+    @property
+    def launcher(self) -> Path:
+        """Lock held by the command that trains the parts of this run."""
+        return self.path / "lock"
+
     def part(self, name: str) -> Path:
         """Folder of a trained part: `block_<b>` or `end_to_end`."""
         return self.path / name
@@ -90,11 +95,6 @@ class RunFolder:
         """Lock held by the process that trains a part."""
         return self.part(part) / "lock"
 
-    @property
-    def launcher(self) -> Path:
-        """Lock held by the command that trains the parts of this run."""
-        return self.path / "lock"
-
     def memory(self, part: str) -> Path:
         """Measured memory of a part."""
         return self.part(part) / "memory.json"
@@ -104,8 +104,18 @@ class RunFolder:
         return RunFolder(name="baseline", root=str(self.path))
 
     def load_contract(self) -> Contract:
-        """Read the contract. Raises UserError if it is absent or damaged."""
-        return load_contract(self.path)
+        """Read the contract that `write_contract` wrote. Raises UserError if it is absent, damaged or edited."""
+        source, table = self.path / "contract.json", self.path / "table.safetensors"
+        if not source.is_file():
+            raise UserError(
+                f"{self.path} has trained parts but no contract.json: restore it, or start another run (--run.name)"
+            )
+        plain = read_json(source)
+        needs_table = isinstance(plain, dict) and plain.get("table_sha256")
+        contract = Contract.from_plain(plain, read_tensors(table)["table"] if needs_table else None, str(source))
+        if plain.get("sha256") != contract.hash:
+            raise UserError(f"{source} was changed after it was written: restore it, or start another run (--run.name)")
+        return contract
 
     def load_or_build_contract(self, config: ContractConfig, data: DataSpec) -> Contract:
         """Return the stored contract if it was built from this config and data, else a new, unwritten one.
@@ -133,36 +143,17 @@ class RunFolder:
 
     def write_contract(self, contract: Contract) -> None:
         """Write the contract unless a part was already trained under the stored one."""
-        if not self._has_trained_parts():
-            save_contract(self.path, contract)
+        if self._has_trained_parts():
+            return
+        if contract.table is not None:
+            write_tensors(self.path / "table.safetensors", {"table": contract.table})
+        # Last: its presence makes the folder a run.
+        write_json(self.path / "contract.json", {**contract.to_plain(), "sha256": contract.hash})
 
 
 def _user_settings(config: ContractConfig, data: DataSpec) -> dict[str, Any]:
     """Plain values of the settings that a user can change, under their config keys."""
     return {"contract": to_plain(config)["init_args"], "data": to_plain(data)["init_args"]}
-
-
-def save_contract(folder: Path, contract: Contract) -> None:
-    """Write `table.safetensors` if there is a table, then `contract.json`, whose presence makes the folder a run."""
-    if contract.table is not None:
-        write_tensors(folder / "table.safetensors", {"table": contract.table})
-    write_json(folder / "contract.json", {**contract.to_plain(), "sha256": contract.hash})
-
-
-def load_contract(folder: Path) -> Contract:
-    """Read the contract that `save_contract` wrote. Raises UserError if it is absent, damaged or edited."""
-    if not (folder / "contract.json").is_file():
-        raise UserError(
-            f"{folder} has trained parts but no contract.json: restore it, or start another run (--run.name)"
-        )
-    source = folder / "contract.json"
-    plain = read_json(source)
-    table = folder / "table.safetensors"
-    needs_table = isinstance(plain, dict) and plain.get("table_sha256")
-    contract = Contract.from_plain(plain, read_tensors(table)["table"] if needs_table else None, source=str(source))
-    if plain.get("sha256") != contract.hash:
-        raise UserError(f"{source} was changed after it was written: restore it, or start another run (--run.name)")
-    return contract
 
 
 def run_tokenizer(run: RunFolder) -> Tokenizer:

@@ -19,11 +19,7 @@ _OURS = ["block_*.safetensors", "table.safetensors", "tokenizer.json"]
 
 
 def hub_library() -> ModuleType:
-    """The module `huggingface_hub`, imported only where it is needed.
-
-    Raises:
-        UserError: if it is not installed.
-    """
+    """The module `huggingface_hub`, imported only where it is needed. Raises UserError if it is not installed."""
     return optional_package("huggingface_hub", "hub", "a model on the hub")
 
 
@@ -36,12 +32,11 @@ def check_repo_id(repo_id: str) -> None:
 def find_model(name: str | Path, revision: str | None = None) -> Path:
     """The folder of a model, downloaded if it is not on this machine.
 
+    Raises UserError if the hub has no such model or cannot be reached, or a revision of a folder is asked for.
+
     Args:
         name: folder; if there is none, a string `owner/name` is looked up on the hub. A `Path` is always a folder.
         revision: branch, tag or commit on the hub; by default its main branch.
-
-    Raises:
-        UserError: if the hub has no such model or cannot be reached, or a revision of a folder is asked for.
     """
     if Path(name).is_dir() or not isinstance(name, str) or not _REPO_ID.fullmatch(name):
         if revision is not None:
@@ -57,18 +52,13 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
     """Upload a model folder and a model card.
 
     Files of an earlier upload that this model lacks are removed there; the history of the repository keeps them.
+    Returns the address of the model. Raises UserError if the folder is not a whole model, the repository is public
+    although `private` is asked for, or the hub cannot be reached.
 
     Args:
         folder: model folder written by `dbl assemble`.
         repo_id: repository `owner/name`; created if it does not exist.
         private: whether only its owner may read it.
-
-    Returns:
-        The address of the model.
-
-    Raises:
-        UserError: if the folder is not a whole model, the repository is public although `private` is asked for, or the
-            hub cannot be reached.
 
     Example:
         >>> import dbl

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dbl.denoising.denoiser import Denoiser
 from dbl.diffusion.partition import Partition
-from dbl.run.contract import Contract
+from dbl.run.contract import Contract, plain_hash
 from dbl.utils.errors import UserError
 from dbl.utils.files import read_json, read_metadata, read_tensors
 
@@ -42,7 +42,9 @@ class ModelFolder:
         self.contract = Contract.from_plain(plain, table, source=str(self.path / "config.json"))
         self.available = tuple(block for block, facts in enumerate(self.config["blocks"]) if facts is not None)
         for block in self.available:
-            self._check(block)
+            path = self.path / f"block_{block}.safetensors"
+            if read_metadata(path) != block_metadata(self.contract, block, self.config["weights"]):
+                raise UserError(f"{path} is of another block or another contract: run dbl assemble again")
 
     def _read_config(self) -> dict[str, Any]:
         path = self.path / "config.json"
@@ -72,11 +74,6 @@ class ModelFolder:
             )
         self._verified[name] = seen
 
-    def _check(self, block: int) -> None:
-        path = self.path / f"block_{block}.safetensors"
-        if read_metadata(path) != block_metadata(self.contract, block, self.config["weights"]):
-            raise UserError(f"{path} is of another block or another contract: run dbl assemble again")
-
     def denoiser(self, block: int) -> Denoiser:
         """Load the denoiser of one block for inference. Raises UserError if the model lacks it."""
         require_blocks(self.contract.partition, self.available, [block], "loading")
@@ -93,8 +90,9 @@ def block_metadata(contract: Contract, block: int, weights: str) -> dict[str, st
 
 def load_into(denoiser: Denoiser, weights: dict[str, Tensor], path: Path) -> Denoiser:
     """Load weights into a denoiser. Raises UserError on a missing, additional or mismatched tensor."""
+    # Not by `load_state_dict` alone: it would convert other types in silence, and report all tensors in many lines.
     expected = denoiser.state_dict()
-    for name in [*expected, *(name for name in weights if name not in expected)]:
+    for name in {**expected, **weights}:
         found, wanted = _type_and_shape(weights, name), _type_and_shape(expected, name)
         if found != wanted:
             raise UserError(
@@ -117,20 +115,8 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def plain_hash(plain: Mapping[str, Any]) -> str:
-    """SHA-256 of JSON values, independent of the order of keys."""
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-
-
 def require_blocks(partition: Partition, available: Iterable[int], needed: Iterable[int], purpose: str) -> None:
-    """Raise UserError if a partial model lacks a needed block.
-
-    Args:
-        partition: partition of the whole model.
-        available: indices of the model's blocks.
-        needed: indices of the needed blocks.
-        purpose: operation that needs them, the subject of the message.
-    """
+    """Raise UserError if the `available` blocks of a partial model lack a needed one; `purpose` says what needs it."""
     missing = sorted(set(needed) - set(available))
     if missing:
         raise UserError(

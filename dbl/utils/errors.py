@@ -47,13 +47,7 @@ def as_known_error(error: BaseException | None) -> BaseException | None:
 
 
 def optional_package(name: str, extra: str, user: str) -> ModuleType:
-    """Import an optional dependency. Raises UserError if it is not installed.
-
-    Args:
-        name: module to import.
-        extra: extra of `dbl` that installs it.
-        user: feature that needs it, the subject of the message.
-    """
+    """Import a module that an extra of `dbl` installs. Raises UserError naming its user, a feature, if it is absent."""
     try:
         return import_module(name)
     except ImportError:

@@ -127,14 +127,11 @@ def _verify_checksums(path: Path) -> None:
 def write_once(entry: Path, last: str, write: Callable[[], None]) -> None:
     """Fill a cache folder unless it is complete; one process writes while others wait. Raises OSError if it cannot.
 
-    Args:
-        entry: folder to fill.
-        last: name of the file that `write` writes last; its presence means that the folder is complete.
-        write: function that fills the folder.
+    The presence of `last`, the file that `write` writes last, means that the folder is complete.
     """
     if (entry / last).exists():
         return
     entry.mkdir(parents=True, exist_ok=True)
     with FileLock(entry / "lock"):
-        if not (entry / last).exists():
+        if not (entry / last).exists():  # again: another process may have filled it while this one waited
             write()

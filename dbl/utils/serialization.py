@@ -46,15 +46,12 @@ def from_plain(plain: Mapping[str, Any], base: type[T]) -> T:
     if not (isinstance(cls, type) and issubclass(cls, base) and is_dataclass(cls)):
         raise UserError(f"class_path {path!r} is not a {base.__name__}")
     expected = get_type_hints(cls)
-    arguments = {key: _nested(value, expected.get(key)) for key, value in plain["init_args"].items()}
+    arguments = {**plain["init_args"]}
+    for key, value in arguments.items():
+        # A dataclass inside a dataclass must be of the class that its field is annotated with.
+        if isinstance(value, Mapping) and "class_path" in value and isinstance(expected.get(key), type):
+            arguments[key] = from_plain(value, expected[key])
     return cls(**arguments)  # type: ignore[return-value]
-
-
-def _nested(value: Any, expected: Any) -> Any:
-    """Restore a dataclass inside a dataclass; it must be of the class that its field is annotated with."""
-    if isinstance(value, Mapping) and "class_path" in value and isinstance(expected, type):
-        return from_plain(value, expected)
-    return value
 
 
 def first_difference(ours: Any, theirs: Any, key: str = "") -> tuple[str, Any, Any] | None:

@@ -18,9 +18,9 @@ from dbl.evaluation.stack_evaluation import StackEvaluation
 from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.run.assembly import assemble
-from dbl.run.contract import Contract
+from dbl.run.contract import Contract, plain_hash
 from dbl.run.folder import RunFolder
-from dbl.run.model_folder import ModelFolder, plain_hash
+from dbl.run.model_folder import ModelFolder
 from dbl.training.block import DiffusionBlock
 from dbl.utils.errors import UserError
 from dbl.utils.files import read_tensors

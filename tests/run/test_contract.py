@@ -170,6 +170,13 @@ def test_a_missing_field_is_refused(key: str, data_spec: ImageSpec) -> None:
         Contract.from_plain(plain, None, source="runs/contract.json")
 
 
+@pytest.mark.parametrize("plain", [[], None, "text", {"version": VERSION, "config": []}])
+def test_values_of_another_kind_are_refused(plain: Any) -> None:
+    """Catches a traceback in place of one line where a list or a text stands in place of a mapping."""
+    with pytest.raises(UserError, match=r"^runs/contract\.json (has contract version None|is not a contract)"):
+        Contract.from_plain(plain, None, source="runs/contract.json")
+
+
 def test_an_unknown_argument_is_refused(data_spec: ImageSpec) -> None:
     """Catches a file of another program version whose extra setting is silently dropped."""
     plain = stored(IMAGES.build(data_spec))

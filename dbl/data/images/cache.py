@@ -27,23 +27,16 @@ _log = logging.getLogger(__name__)
 class MappedImages:
     """Images that stay in a `.npy` file until they are asked for.
 
-    The file is opened anew for each batch, which costs little, so that worker processes are sent only its name.
-
-    Args:
-        path: `.npy` file.
+    The file is opened anew for each batch, which costs little, so that only its name is sent to worker processes.
     """
 
     path: Path
+    dtype = torch.uint8
 
     @property
     def shape(self) -> torch.Size:
         """[N,C,H,W]."""
         return torch.Size(self._file.shape)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """uint8."""
-        return torch.uint8
 
     def __getitem__(self, indices: Tensor, /) -> Tensor:
         """The images at `indices` [K], as [K,C,H,W]."""
@@ -57,22 +50,21 @@ class MappedImages:
 def cached(entry: Path, shape: tuple[int, ...], chunks: Callable[[], Iterator[Chunk]], memory_map: bool) -> ImageSet:
     """Read an entry; decode and write it first if it is not there.
 
-    Several processes may ask at once: one decodes, the others wait for it.
+    Several processes may ask at once: one decodes, the others wait for it. Raises UserError if the entry is damaged, or
+    cannot be written and `memory_map` needs it.
 
     Args:
         entry: folder of the entry.
         shape: [N,C,H,W] of all images.
-        chunks: decodes all images in order.
+        chunks: function that decodes all images in order.
         memory_map: whether to leave the images on disk.
-
-    Raises:
-        UserError: if the entry is damaged, or cannot be written and `memory_map` needs it.
     """
     try:
         write_once(entry, "labels.npy", lambda: _write(entry, shape, chunks()))
     except OSError as error:
         if memory_map:
             raise UserError(f"data.init_args.cache_dir: cannot write {entry} ({error}); memory_map needs it") from None
+        # Only a remark: the images fit in memory, and reading them again costs time alone.
         _log.info("Decoded images are not kept: cannot write %s (%s)", entry, error)
         images, labels = zip(*chunks(), strict=True)
         return ImageSet(torch.cat(images), torch.cat(labels))

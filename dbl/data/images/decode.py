@@ -26,10 +26,7 @@ class ImageDecoder:
         image_column: column of the images.
         label_column: column of their classes.
         image_size: rows and columns of pixels; an image of another size is resized (bicubic) and cut in the centre.
-        channels: 1 for grey, 3 for colour; an image of another kind is converted.
-
-    Raises:
-        UserError: if `image_size` or `channels` is none of these.
+        channels: 1 for grey, 3 for colour, else UserError; an image of another kind is converted.
     """
 
     image_column: str
@@ -51,8 +48,7 @@ class ImageDecoder:
     def chunks(self, records: RecordSource) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images [K,C,H,W] uint8 and labels [K] int64 of all records in order, decoded in several threads.
 
-        Raises:
-            UserError: if a column is missing or holds something else, or an image is damaged.
+        Raises UserError if a column is missing or holds something else, or an image is damaged.
         """
         records.require_columns(image_column=self.image_column, label_column=self.label_column)
         records.require_records()

@@ -90,26 +90,20 @@ class HubImages(ImageData):
         if split not in self._split_names:
             return None
         records = self._records(self._split_names[split])
-        shape = (len(records), *self._decoder.shape)
-        images = cached(self._entry(records), shape, partial(self._decoder.chunks, records), self.memory_map)
+        key = hashlib.sha256(f"{records.fingerprint} {self._decoder}".encode()).hexdigest()
+        entry, shape = Path(self.cache_dir) / f"{self.name}-{key[:16]}", (len(records), *self._decoder.shape)
+        images = cached(entry, shape, partial(self._decoder.chunks, records), self.memory_map)
         if split == "train":
             check_classes(images, self.num_classes, records.name)
         return images
 
-    def _entry(self, records: RecordSource) -> Path:
-        """Where the decoded records are kept."""
-        key = hashlib.sha256(f"{records.fingerprint} {self._decoder}".encode()).hexdigest()
-        return Path(self.cache_dir) / f"{self.name}-{key[:16]}"
-
     def _records(self, name: str) -> RecordSource:
-        if files := self._local_files():
-            return ParquetRecords(files[name])
-        wanted = " and ".join(f"{self.name}/{split}.parquet" for split in self._split_names.values())
-        return HubRecords(self.path, self.config_name, name, f"set DBL_DATA to a folder with {wanted}")
-
-    def _local_files(self) -> dict[str, list[Path]]:
-        """The files of every split; none means the hub, so that no run mixes two sources."""
-        splits = list(self._split_names.values())
+        names = list(self._split_names.values())
         if self.data_files is not None:
-            return files_of_splits(Path(self.data_dir or "."), self.data_files, splits)
-        return local_copies(self.name, self.data_dir, splits, ["parquet"])
+            files = files_of_splits(Path(self.data_dir or "."), self.data_files, names)
+        else:
+            files = local_copies(self.name, self.data_dir, names, ["parquet"])
+        if files:
+            return ParquetRecords(files[name])
+        wanted = " and ".join(f"{self.name}/{split}.parquet" for split in names)
+        return HubRecords(self.path, self.config_name, name, f"set DBL_DATA to a folder with {wanted}")

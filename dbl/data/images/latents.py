@@ -1,7 +1,6 @@
 """Latents of images, computed before training by an autoencoder, e.g. [4,32,32] for ImageNet at 256 pixels."""
 
 import math
-import os
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing_extensions import override
 from dbl.data.images.measure import declared
 from dbl.data.images.module import ImageData, Split
 from dbl.data.images.sets import ImageSet, check_classes
-from dbl.data.sources.local_files import files_of_splits
+from dbl.data.sources.local_files import data_folder, files_of_splits
 from dbl.data.sources.records import ParquetRecords
 from dbl.data.spec import ImageSpec
 from dbl.utils.errors import UserError
@@ -77,11 +76,10 @@ class Latents(ImageData):
 
     @override
     def load(self, split: Split) -> ImageSet | None:
-        folder = Path(self.data_dir or os.environ.get("DBL_DATA") or ".")
         splits = ["train", *({"validation"} & self.data_files.keys()), "test"]
         if split not in splits:
             return None
-        files = files_of_splits(folder, self.data_files, splits)[split]
+        files = files_of_splits(data_folder(self.data_dir), self.data_files, splits)[split]
         read = _read_parquet if files[0].suffix == ".parquet" else _read_safetensors
         latents = read(files, self._shape)
         if split == "train":
@@ -93,7 +91,7 @@ class Latents(ImageData):
 class ShardedLatents:
     """Latents that stay in safetensors files until they are asked for.
 
-    Files are opened anew for each batch, at about 0.1 ms each, so that worker processes are sent only their names.
+    Files are opened anew for each batch, at about 0.1 ms each, so that only their names are sent to worker processes.
 
     Args:
         files: safetensors files, in order.
@@ -104,11 +102,7 @@ class ShardedLatents:
     files: tuple[Path, ...]
     ends: tuple[int, ...]
     shape: torch.Size
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """float32, whatever the files hold."""
-        return torch.float32
+    dtype = torch.float32  # whatever the files hold
 
     def __getitem__(self, indices: Tensor, /) -> Tensor:
         """The latents at `indices` [K], as [K,C,H,W]."""
@@ -131,32 +125,29 @@ def _read_safetensors(files: list[Path], shape: tuple[int, int, int]) -> ImageSe
             with safe_open(path, "pt") as file:
                 found = tuple(file.get_slice("latents").get_shape())
                 _check_shape(found[1:], shape, path)
-                labels.append(_as_classes(file.get_tensor("labels"), found[0], path))
+                own = file.get_tensor("labels")
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path} is damaged or has no tensors 'latents' and 'labels' ({error})") from None
+        if own.is_floating_point() or own.shape != found[:1]:
+            raise UserError(
+                f"{path}: the tensor 'labels' must hold whole numbers [{found[0]}], not {own.dtype} {list(own.shape)}"
+            )
+        labels.append(own.long())
         counts.append(found[0])
     ends = tuple(accumulate(counts))
     return ImageSet(ShardedLatents(tuple(files), ends, torch.Size((ends[-1], *shape))), torch.cat(labels))
 
 
-def _as_classes(labels: Tensor, num: int, path: Path) -> Tensor:
-    """[N] int64."""
-    if labels.is_floating_point() or labels.shape != (num,):
-        raise UserError(
-            f"{path}: the tensor 'labels' must hold whole numbers [{num}], not {labels.dtype} {list(labels.shape)}"
-        )
-    return labels.long()
-
-
 def _read_parquet(files: list[Path], shape: tuple[int, int, int]) -> ImageSet:
     records = ParquetRecords(files)
-    for column in ("latents", "labels"):
+    columns = ["latents", "labels"]
+    for column in columns:
         records.require_columns(data_files=column)
     records.require_records()
-    latents, labels = [], []
-    for chunk in records.chunks(["latents", "labels"]):
-        latents.append(_floats(chunk, shape, records.name))
-        labels.append(records.labels(chunk, "labels"))
+    parts = [
+        (_floats(chunk, shape, records.name), records.labels(chunk, "labels")) for chunk in records.chunks(columns)
+    ]
+    latents, labels = zip(*parts, strict=True)
     return ImageSet(torch.cat(latents), torch.cat(labels))
 
 
@@ -165,6 +156,7 @@ def _floats(chunk: "pyarrow.Table", shape: tuple[int, int, int], source: str) ->
     import pyarrow
 
     values = chunk.column("latents").combine_chunks()
+    # Objects: lists of unequal lengths have a shape too, that of their regular part.
     found = np.array(values[0].as_py(), dtype=object).shape
     if found != (math.prod(shape),):
         _check_shape(found, shape, source)

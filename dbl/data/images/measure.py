@@ -21,7 +21,13 @@ def measure(name: str, training: ImageSet) -> ImageSpec:
 
     Raises UserError if a class never occurs in the split or a value is not finite.
     """
-    frequencies = _frequencies(name, training.labels)
+    counts = training.labels.bincount()
+    if missing := (counts == 0).nonzero().flatten().tolist():
+        # Frequency 0 would leave a class without a target, and any other frequency would be made up.
+        raise UserError(
+            f"data: the training split of {name} has no image of class {missing[0]}; number classes without gaps"
+        )
+    frequencies = counts.double() / len(training)
     mean, std = _moments(training)
     if not torch.isfinite(std).all():
         raise UserError(f"data: the training split of {name} holds values that are not finite")
@@ -29,9 +35,9 @@ def measure(name: str, training: ImageSet) -> ImageSpec:
     return ImageSpec(
         name=name,
         identity=_identity(training),
-        shape=(channels, height, width),
-        num_classes=len(frequencies),
+        num_classes=len(counts),
         class_frequencies=tuple(frequencies.tolist()),
+        shape=(channels, height, width),
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),
     )
@@ -39,22 +45,8 @@ def measure(name: str, training: ImageSet) -> ImageSpec:
 
 def declared(name: str, shape: tuple[int, int, int], num_classes: int) -> ImageSpec:
     """Facts for planning, before any data is read: frequencies, mean and standard deviation are placeholders."""
-    channels = shape[0]
-    return ImageSpec(
-        name, "declared", num_classes, (1 / num_classes,) * num_classes, shape, (0.0,) * channels, (1.0,) * channels
-    )
-
-
-def _frequencies(name: str, labels: Tensor) -> Tensor:
-    """[C] shares of the classes 0 to the largest label."""
-    counts = labels.bincount()
-    missing = (counts == 0).nonzero().flatten().tolist()
-    if missing:
-        # Frequency 0 would leave a class without a target, and any other frequency would be made up.
-        raise UserError(
-            f"data: the training split of {name} has no image of class {missing[0]}; number classes without gaps"
-        )
-    return counts.double() / len(labels)
+    mean, std = (0.0,) * shape[0], (1.0,) * shape[0]
+    return ImageSpec(name, "declared", num_classes, (1 / num_classes,) * num_classes, shape, mean, std)
 
 
 def _identity(training: ImageSet) -> str:

@@ -27,9 +27,6 @@ class ImageData(ResumableDataModule):
         num_workers: number of processes that prepare batches; 0 prepares them in the main process.
         seed: random seed of the order of the training images and of their augmentations.
 
-    Attributes:
-        name: name of the data set, for people.
-
     Example:
         >>> import dbl, torch
         >>> class Noise(dbl.ImageData):
@@ -88,8 +85,8 @@ class ImageData(ResumableDataModule):
 
     @cached_property
     def _train_and_validation(self) -> tuple[ImageSet, ImageSet]:
-        train, validation = self._present("train", self.load("train")), self.load("validation")
-        if validation is not None:
+        train = self._present("train", self.load("train"))
+        if (validation := self.load("validation")) is not None:
             return train, self._like("validation", validation, train)
         kept, held_out = stratified_split(train.labels, self.validation_share, self.split_seed)
         return train.select(kept), train.select(held_out)

@@ -35,15 +35,10 @@ class Images(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ImageView(Images):
-    """A selection of images, without a copy of them.
-
-    Args:
-        images: images to select from.
-        selected: indices [N] int64 in `images`, in the order of the view.
-    """
+    """A selection of images, without a copy of them."""
 
     images: Images
-    selected: Tensor
+    selected: Tensor  # [N] int64 indices in `images`, in the order of the view
 
     @property
     @override
@@ -66,10 +61,7 @@ class ImageSet:
 
     Args:
         images: [N,C,H,W], uint8 for pixels or float32 for latents.
-        labels: classes [N] int64, counted from 0.
-
-    Raises:
-        UserError: if a shape, a type or a label is another.
+        labels: classes [N] int64, counted from 0. Raises UserError if a shape, a type or a label is another.
 
     Example:
         >>> import dbl, torch
@@ -128,6 +120,7 @@ class ImageBatch(TypedDict):
     position: int
 
 
+@dataclass(eq=False)
 class ImageBatches(Dataset[ImageBatch]):
     """Whole batches by `BatchIndex`, for a `DataLoader` with an order as its sampler and `batch_size=None`.
 
@@ -141,26 +134,17 @@ class ImageBatches(Dataset[ImageBatch]):
         rank: rank of this process.
     """
 
-    def __init__(
-        self,
-        images: ImageSet,
-        augmentations: Sequence[Augmentation] = (),
-        seed: int = 0,
-        block: int = 0,
-        rank: int = 0,
-    ) -> None:
-        self.images = images
-        self.augmentations = augmentations
-        self.seed = seed
-        self.block = block
-        self.rank = rank
+    images: ImageSet
+    augmentations: Sequence[Augmentation] = ()
+    seed: int = 0
+    block: int = 0
+    rank: int = 0
 
     def __len__(self) -> int:
         """Number of images, not of batches: that is the order's."""
         return len(self.images)
 
     def __getitem__(self, batch: BatchIndex) -> ImageBatch:
-        """One batch."""
         check_batch_index(batch)
         image = self.images.images[batch.indices]
         with seeded(self.seed, "augment", self.block, batch.position, self.rank):

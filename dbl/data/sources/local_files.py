@@ -13,6 +13,11 @@ def file_versions(files: Sequence[Path]) -> list[tuple[str, int, int]]:
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
+def data_folder(data_dir: str | None) -> Path:
+    """The folder that relative files start from: `data_dir`, else `$DBL_DATA` if that is set, else the current one."""
+    return Path(data_dir or os.environ.get("DBL_DATA") or ".")
+
+
 def find_files(folder: Path, *patterns: str) -> list[Path]:
     """The files of the first pattern that matches any, sorted; none if no pattern does.
 
@@ -40,15 +45,9 @@ def named_splits(train: str, validation: str | None, test: str | None) -> dict[s
 
 
 def files_of_splits(folder: Path, data_files: Mapping[str, str], splits: list[str]) -> dict[str, list[Path]]:
-    """The files of each split as the setting `data_files` names them.
+    """The files of each split that is needed, by the setting `data_files`: split -> file or glob.
 
-    Args:
-        folder: folder that relative patterns start from.
-        data_files: split -> file or glob.
-        splits: splits that are needed.
-
-    Raises:
-        UserError: if a split has no entry or no file, or two splits share a file.
+    Relative patterns start from `folder`. Raises UserError if a split has no entry or no file, or two share a file.
     """
     files: dict[str, list[Path]] = {}
     for split in splits:
@@ -62,15 +61,12 @@ def files_of_splits(folder: Path, data_files: Mapping[str, str], splits: list[st
 
 
 def check_disjoint(files: Mapping[str, list[Path]], key: str) -> None:
-    """Raise UserError if a file belongs to two splits.
-
-    Args:
-        files: files of each split.
-        key: setting that named them.
-    """
-    for one, other in combinations(files, 2):
-        for shared in sorted(set(files[one]) & set(files[other])):
-            raise UserError(f"{key}: {shared} belongs to split {one!r} and to {other!r}")
+    """Raise UserError if a file belongs to two splits; `key` is the setting that named the files."""
+    # Resolved: links and `..` are other ways to the same file.
+    resolved = {split: {file.resolve(): file for file in found} for split, found in files.items()}
+    for one, other in combinations(resolved, 2):
+        for shared in sorted(resolved[one].keys() & resolved[other].keys()):
+            raise UserError(f"{key}: {resolved[one][shared]} belongs to split {one!r} and to {other!r}")
 
 
 def local_copies(name: str, data_dir: str | None, splits: list[str], suffixes: Sequence[str]) -> dict[str, list[Path]]:
@@ -78,15 +74,12 @@ def local_copies(name: str, data_dir: str | None, splits: list[str], suffixes: S
 
     Args:
         name: name of the data set; its folder is looked for in `$DBL_DATA` where `data_dir` is None.
-        data_dir: folder that must have the files.
+        data_dir: folder that must have the files of every split; UserError if it lacks one.
         splits: splits that are needed.
         suffixes: kinds of files, e.g. "parquet"; the first that a split has is taken.
 
     Returns:
-        The files of each split; empty unless there are some for every split, so that no run mixes two sources.
-
-    Raises:
-        UserError: if `data_dir` lacks a split.
+        The files of each split; empty unless there are some for every split, lest a run mix two sources.
     """
     if data_dir is None and not os.environ.get("DBL_DATA"):
         return {}

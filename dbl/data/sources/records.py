@@ -45,11 +45,7 @@ class RecordSource(ABC):
         """Yield some columns of all records in order, at most `CHUNK_ROWS` records at a time."""
 
     def require_columns(self, **columns: str) -> None:
-        """Raise UserError if a column is missing.
-
-        Args:
-            columns: names of columns, each under the setting that named it.
-        """
+        """Raise UserError if a column is missing; each is given under the setting that named it."""
         for setting, column in columns.items():
             if column not in self.columns:
                 has = ", ".join(self.columns)
@@ -86,15 +82,9 @@ class RecordSource(ABC):
 
 
 class ParquetRecords(RecordSource):
-    """Records of parquet files, one file after another.
+    """Records of one parquet file or more, one file after another. Raises UserError if a file is not parquet.
 
     They are read with pyarrow: `datasets` would first write an uncompressed copy of the files to its own cache.
-
-    Args:
-        files: parquet files, at least one.
-
-    Raises:
-        UserError: if a file is not parquet.
     """
 
     def __init__(self, files: list[Path]) -> None:
@@ -126,15 +116,14 @@ class ParquetRecords(RecordSource):
 class HubRecords(RecordSource):
     """Records of one split of a data set on the hub, or of the copy that `datasets` keeps of it.
 
+    Raises UserError if the hub cannot be reached or has no such data set, variant or split.
+
     Args:
         path: name on the hub, e.g. "uoft-cs/cifar10".
         config_name: variant of the data set; None for one that has no variants.
-        split: name of the split.
+        split: name of the split in the source.
         remedy: advice for a hub that cannot be reached; ends the message.
         streaming: whether to read over the network as far as is needed, without keeping anything.
-
-    Raises:
-        UserError: if the hub cannot be reached or has no such data set, variant or split.
     """
 
     def __init__(self, path: str, config_name: str | None, split: str, remedy: str, streaming: bool = False) -> None:

@@ -29,12 +29,7 @@ class Documents(ABC):
 
 @dataclass(frozen=True)
 class RecordDocuments(Documents):
-    """Each record is a document; empty ones are left out.
-
-    Args:
-        records: records to read.
-        column: column of the text.
-    """
+    """Each record is a document, whose text is in a column; empty ones are left out."""
 
     records: RecordSource
     column: str

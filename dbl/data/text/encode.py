@@ -26,25 +26,15 @@ CHUNK_CHARACTERS = 100_000
 
 @dataclass(frozen=True, eq=False)
 class EncodedText:
-    """Documents as one sequence of tokens.
+    """Documents as one sequence of tokens, each document with the end token, if the tokenizer has one, as its last."""
 
-    Args:
-        tokens: tokens [n] of all documents, each with the end token of the tokenizer, if it has one, as its last.
-        ends: [M] int64 place after the last token of each document.
-    """
-
-    tokens: Tokens
-    ends: Tensor
+    tokens: Tokens  # [n]
+    ends: Tensor  # [M] int64 place after the last token of each document
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Encodes documents until there are enough tokens.
-
-    Args:
-        tokenizer: tokenizer that encodes.
-        max_tokens: number of tokens to stop at, if need be within a document; None encodes all.
-    """
+    """Encodes documents up to `max_tokens` tokens, if need be part of the last document; None encodes all."""
 
     tokenizer: Tokenizer
     max_tokens: int | None = None
@@ -52,12 +42,8 @@ class Encoder:
     def encoded(self, documents: Iterable[str], folder: Path) -> EncodedText:
         """The tokens of documents; those of `Documents`, which have a fingerprint, are kept in a folder.
 
-        Args:
-            documents: texts to encode.
-            folder: folder of the entries; several processes may use it at once.
-
-        Raises:
-            UserError: if the tokenizer cannot express a text, or an entry is damaged.
+        Several processes may use the folder at once. Raises UserError if the tokenizer cannot express a text, or an
+        entry is damaged.
         """
         if not isinstance(documents, Documents):
             return self._in_memory(documents)
@@ -92,11 +78,10 @@ class Encoder:
         tokens = MappedTokens(entry / "tokens.bin", self._dtype.name)
         try:
             ends = torch.from_numpy(np.load(entry / "ends.npy"))
-            whole = len(tokens) == (int(ends[-1]) if len(ends) else 0)
+            if len(tokens) != (int(ends[-1]) if len(ends) else 0):
+                raise ValueError("its files do not belong together")
         except (OSError, EOFError, ValueError) as error:
             raise UserError(f"{entry} is damaged ({error}); delete it") from None
-        if not whole:
-            raise UserError(f"{entry} is damaged (its files do not belong together); delete it")
         return EncodedText(tokens, ends)
 
     def _chunks(self, documents: Iterable[str], ends: list[int]) -> Iterator[np.ndarray]:

@@ -1,13 +1,12 @@
 """Text from local files."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import override
 
 from dbl.data.module import Split
-from dbl.data.sources.local_files import check_disjoint, find_files
+from dbl.data.sources.local_files import check_disjoint, data_folder, find_files
 from dbl.data.text.documents import FileDocuments
 from dbl.data.text.module import TextData
 from dbl.utils.errors import UserError
@@ -51,20 +50,19 @@ class TextFiles(TextData):
         self.name = name
         self.data_dir = data_dir
         self.text_column = text_column
-        self._patterns: dict[Split, list[str] | None] = {"train": train, "validation": validation, "test": test}
+        patterns = {"train": train, "validation": validation, "test": test}
+        self._patterns = {split: given for split, given in patterns.items() if given is not None}
 
     @override
     def load(self, split: Split) -> FileDocuments | None:
-        if self._patterns[split] is None:
+        if split not in self._patterns:
             return None
-        files: dict[str, list[Path]] = {
-            name: self._files(name, patterns) for name, patterns in self._patterns.items() if patterns is not None
-        }
+        files = {name: self._files(name, patterns) for name, patterns in self._patterns.items()}
         check_disjoint(files, "data.init_args")
         return FileDocuments(tuple(files[split]), self.text_column)
 
     def _files(self, split: str, patterns: list[str]) -> list[Path]:
-        folder = Path(self.data_dir or os.environ.get("DBL_DATA") or ".")
+        folder = data_folder(self.data_dir)
         files: list[Path] = []
         for pattern in patterns:
             found = find_files(folder, pattern)

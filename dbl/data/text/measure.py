@@ -22,13 +22,7 @@ def measure_text(
 
     Each token is counted once more than it occurs: one that only other splits hold must not have frequency 0.
 
-    Args:
-        name: name of the data set, for people.
-        text: tokens that begin with the training tokens.
-        num_training: number of training tokens.
-        tokenizer: tokenizer that encoded them.
-        packing: packing of the sequences; changes the identity.
-        seq_len: T.
+    `text` begins with the `num_training` training tokens. The identity also depends on packing and tokenizer.
     """
     digest = hashlib.sha256(f"{num_training} {packing} {tokenizer.identity}".encode())
     digest.update(text.ends[text.ends <= num_training].numpy().tobytes())

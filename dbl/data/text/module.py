@@ -1,5 +1,6 @@
 """The DataModule of text: splits, sequences and facts, from one method that a data set must give."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -126,15 +127,8 @@ class TextData(ResumableDataModule):
     @override
     def split(self, name: Split) -> TokenSet:
         """The sequences of a split; encoded once. Raises UserError if it has too little text for a sequence."""
-        if name not in self._sequences_of:
-            self._sequences_of[name] = self._sequences(name)
-        return self._sequences_of[name]
-
-    @override
-    def batches(self, name: Split, training: bool) -> TextBatches:
-        return TextBatches(self.split(name))
-
-    def _sequences(self, name: Split) -> TokenSet:
+        if name in self._sequences_of:
+            return self._sequences_of[name]
         text = self._encoded(self._source(name))
         first, end = self._bounds(name)
         if self.packing == "stream":
@@ -144,7 +138,12 @@ class TextData(ResumableDataModule):
         without_validation = name == "validation" and self._is_cut(name) and self.validation_share == 0
         if len(sequences) == 0 and not without_validation:
             raise self._too_short(name, end - first)
+        self._sequences_of[name] = sequences
         return sequences
+
+    @override
+    def batches(self, name: Split, training: bool) -> TextBatches:
+        return TextBatches(self.split(name))
 
     def _too_short(self, name: Split, num_tokens: int) -> UserError:
         if num_tokens == 0:
@@ -175,9 +174,8 @@ class TextData(ResumableDataModule):
 
     def _encoded(self, name: Split) -> EncodedText:
         if name not in self._encoded_as:
-            folder = Path(self.cache_dir) / self.name
-            encoder = Encoder(self.tokenizer, self.max_tokens)
-            self._encoded_as[name] = encoder.encoded(self._documents(name) or (), folder)
+            documents, folder = self._documents(name) or (), Path(self.cache_dir) / self.name
+            self._encoded_as[name] = Encoder(self.tokenizer, self.max_tokens).encoded(documents, folder)
         return self._encoded_as[name]
 
     def _documents(self, name: Split) -> Iterable[str] | None:
@@ -187,11 +185,10 @@ class TextData(ResumableDataModule):
 
 
 def _first_characters(documents: Iterable[str], num: int | None) -> Iterator[str]:
-    """Yield the documents until there is one character for each token."""
-    left = num
+    """Yield the documents until there are `num` characters, of which each makes one token; None yields all."""
+    left = math.inf if num is None else num
     for document in documents:
         yield document  # whole: it is encoded before it is cut
-        if left is not None:
-            left -= len(document)
-            if left <= 0:
-                return
+        left -= len(document)
+        if left <= 0:
+            return

@@ -83,8 +83,7 @@ class Tokenizer(ABC):
 def load_tokenizer(path: Path | str) -> Tokenizer:
     """The tokenizer in a file that `Tokenizer.save` wrote, such as `tokenizer.json` in a run or in its model folder.
 
-    Raises:
-        UserError: if the file is absent, was not written by `dbl`, or was changed since.
+    Raises UserError if the file is absent, was not written by `dbl`, or was changed since.
 
     Example:
         >>> import dbl
@@ -118,25 +117,14 @@ class Bytes(Tokenizer):
         256
     """
 
-    @property
-    @override
-    def vocab_size(self) -> int:
-        return 256
-
-    @property
-    @override
-    def end_id(self) -> int:
-        return 0
+    vocab_size = 256
+    end_id = 0
+    definition = ""  # there is nothing to choose
 
     @property
     @override
     def byte_lengths(self) -> Tensor:
         return (torch.arange(256) != self.end_id).long()
-
-    @property
-    @override
-    def definition(self) -> str:
-        return ""  # there is nothing to choose
 
     @override
     def prepare(self, text: str) -> str:
@@ -159,13 +147,12 @@ class Bytes(Tokenizer):
 class Characters(Tokenizer):
     """One token for each character of an alphabet; no end token.
 
+    Raises UserError if the alphabet is empty or has a character twice.
+
     Args:
         alphabet: the characters, each once. Null takes those of the data set (see `TextData.tokenizer`). "text8" stands
             for space and a to z and turns the text of data sets into such: lower case, and one space for each run of
             other characters. (The file text8 itself also has its numbers spelt out.)
-
-    Raises:
-        UserError: if the alphabet is empty or has a character twice.
 
     Example:
         >>> import dbl
@@ -177,6 +164,7 @@ class Characters(Tokenizer):
     """
 
     alphabet: str | None = None
+    end_id = None
 
     def __post_init__(self) -> None:
         if self.alphabet not in (None, TEXT8) and not 0 < len(set(self.characters)) == len(self.characters):
@@ -197,11 +185,6 @@ class Characters(Tokenizer):
     @override
     def vocab_size(self) -> int:
         return len(self.characters)
-
-    @property
-    @override
-    def end_id(self) -> None:
-        return None
 
     @property
     @override
@@ -235,7 +218,7 @@ class Characters(Tokenizer):
 
     @cached_property
     def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
-        """Increasing code points [C], and their tokens [C]."""
+        """Increasing code points [C], and their tokens [C] int64."""
         codes = _codes(self.characters)
         tokens = codes.argsort()
         return codes[tokens], tokens.astype(np.int64)
@@ -248,12 +231,7 @@ def numbers(ids: Tensor | Sequence[int]) -> list[int]:
 
 
 def unknown_characters(characters: Sequence[str] | map, remedy: str) -> UserError:
-    """The error for characters that a vocabulary cannot express; names ten of them at most.
-
-    Args:
-        characters: characters in any order, repeated or not.
-        remedy: advice that ends the message.
-    """
+    """The error for characters, repeated or not, that a vocabulary cannot express; names ten of them at most."""
     found = sorted(set(characters))
     named = ", ".join(map(repr, found[:10])) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
     return UserError(f"text: the tokenizer has no token for {named}; {remedy}")

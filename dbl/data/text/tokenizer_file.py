@@ -92,7 +92,7 @@ class TokenizerFile(Tokenizer):
     @property
     @override
     def unknown_id(self) -> int | None:
-        model = self._settings["model"]
+        model = self._settings["model"]  # Unigram models have `unk_id`, all others `unk_token`
         if model.get("unk_id") is not None:
             return int(model["unk_id"])
         token = model.get("unk_token")
@@ -105,7 +105,7 @@ class TokenizerFile(Tokenizer):
     @override
     def encode(self, text: str) -> Tensor:
         """Encode a text; what the vocabulary cannot express becomes its token for unknown text, if it has one."""
-        library = self._library
+        library = self._library  # first: it refuses a file whose settings could not be read below
         if halves := re.findall("[\ud800-\udfff]", text):
             raise unknown_characters(halves, "remove them from the text")
         if not self._expresses_all and (lost := [one for one in set(text) if self._drops(one)]):
@@ -116,8 +116,7 @@ class TokenizerFile(Tokenizer):
 
     @override
     def decode(self, ids: Tensor | Sequence[int]) -> str:
-        text: str = self._library.decode(numbers(ids), skip_special_tokens=True)
-        return text
+        return self._library.decode(numbers(ids), skip_special_tokens=True)
 
     @cached_property
     def _library(self) -> "tokenizers.Tokenizer":
@@ -133,8 +132,7 @@ class TokenizerFile(Tokenizer):
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
-        settings: dict[str, Any] = json.loads(self.definition)
-        return settings
+        return json.loads(self.definition)
 
     @cached_property
     def _added(self) -> dict[int, Any]:
@@ -142,13 +140,13 @@ class TokenizerFile(Tokenizer):
 
     @cached_property
     def _writes_bytes(self) -> bool:
-        """Whether each letter of a token stands for one byte."""
+        """Whether each letter of a token stands for one byte, as in GPT-2's vocabulary."""
         return '"ByteLevel"' in json.dumps(self._settings.get("decoder"))
 
     @cached_property
     def _expresses_all(self) -> bool:
         model = self._settings["model"]
-        if model.get("unk_token") is not None or model.get("unk_id") is not None or model.get("byte_fallback"):
+        if any(model.get(key) is not None for key in ("unk_token", "unk_id")) or model.get("byte_fallback"):
             return True
         alphabet = tokenizers_library().pre_tokenizers.ByteLevel.alphabet()
         return self._writes_bytes and all(self._library.token_to_id(letter) is not None for letter in alphabet)

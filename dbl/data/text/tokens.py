@@ -35,7 +35,7 @@ def smallest_type(vocab_size: int) -> np.dtype:
 class MappedTokens(Tokens):
     """Tokens that stay in a file until they are asked for.
 
-    The file is opened anew for each batch, which costs little, so that worker processes are sent only its name.
+    The file is opened anew for each batch, which costs little, so that only its name is sent to worker processes.
 
     Args:
         path: file that holds nothing but the tokens.
@@ -56,19 +56,12 @@ class MappedTokens(Tokens):
 
 @dataclass(frozen=True, eq=False)
 class TokenSet:
-    """Sequences of T + 1 tokens.
-
-    Args:
-        tokens: tokens of one or more splits, one document after another.
-        starts: place [N] int64 of the first token of each sequence.
-        lengths: number [N] int64 of tokens of each sequence, from 2 to T + 1.
-        seq_len: T.
-    """
+    """Sequences of T + 1 tokens, cut from those of one or more splits."""
 
     tokens: Tokens
-    starts: Tensor
-    lengths: Tensor
-    seq_len: int
+    starts: Tensor  # [N] int64 place of the first token of each sequence
+    lengths: Tensor  # [N] int64 number of tokens of each sequence, from 2 to T + 1
+    seq_len: int  # T
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -83,16 +76,10 @@ class TokenSet:
 
 
 def stream_sequences(tokens: Tokens, first: int, end: int, seq_len: int) -> TokenSet:
-    """Sequences at stride T over tokens without regard to documents.
+    """Sequences at stride T over the tokens from place `first` to before place `end`, without regard to documents.
 
     The last token of a sequence is the first of the next, so that every token but the very first is predicted once.
     The rest that does not fill a sequence is left out: T - 1 tokens at most.
-
-    Args:
-        tokens: tokens to cut.
-        first: place of the first token that may be used.
-        end: place after the last one.
-        seq_len: T.
     """
     starts = torch.arange(first, max(end - seq_len, first), seq_len)
     return TokenSet(tokens, starts, torch.full_like(starts, seq_len + 1), seq_len)
@@ -107,7 +94,7 @@ def document_sequences(tokens: Tokens, ends: Tensor, first: int, end: int, seq_l
         tokens: tokens to cut.
         ends: place [M] int64 after the last token of each document, increasing.
         first: place of the first token that may be used.
-        end: place after the last one; a document across `first` or `end` counts with its part between them.
+        end: place after the last one; of a document across `first` or `end`, the part between them is used.
         seq_len: T.
     """
     inside = ends[(ends > first) & (ends < end)]
@@ -134,21 +121,16 @@ class TextBatch(TypedDict):
     position: int
 
 
+@dataclass(eq=False)
 class TextBatches(Dataset[TextBatch]):
-    """Whole batches by `BatchIndex`, for a `DataLoader` with an order as its sampler and `batch_size=None`.
+    """Whole batches of one split's sequences, for a `DataLoader` with an order as its sampler and `batch_size=None`."""
 
-    Args:
-        sequences: sequences of one split.
-    """
-
-    def __init__(self, sequences: TokenSet) -> None:
-        self.sequences = sequences
+    sequences: TokenSet
 
     def __len__(self) -> int:
         """Number of sequences, not of batches: that is the order's."""
         return len(self.sequences)
 
     def __getitem__(self, batch: BatchIndex) -> TextBatch:
-        """One batch."""
         check_batch_index(batch)
         return {"tokens": self.sequences[batch.indices], "index": batch.indices, "position": batch.position}
