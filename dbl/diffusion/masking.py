@@ -81,7 +81,8 @@ class MaskingNoise(NoiseDistribution):
 
     @override
     def quantile(self, q: Tensor) -> Tensor:
-        time = torch.lerp(*self._time_ends(q), q.double())
+        low, high = self._time_ends(q)
+        time = torch.lerp(low, high, q.double())
         level = time if self.schedule == "linear" else torch.cos(math.pi / 2 * (1 - time))
         return level.clamp(self.sigma_min, self.sigma_max)
 
@@ -94,6 +95,5 @@ class MaskingNoise(NoiseDistribution):
     def _time(self, level: Tensor) -> Tensor:
         return level if self.schedule == "linear" else 1 - 2 / math.pi * torch.acos(level.clamp(0, 1))
 
-    def _time_ends(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        ends = self._time(torch.tensor(self.range, dtype=torch.float64, device=like.device))
-        return ends[0], ends[1]
+    def _time_ends(self, like: Tensor) -> Tensor:
+        return self._time(torch.tensor(self.range, dtype=torch.float64, device=like.device))  # 2

@@ -1,15 +1,12 @@
 """Noise distributions: how often each noise level is trained.
 
 One object serves three purposes through its inverse CDF: the partition cuts it at quantiles, training draws from an
-interval of it, and the samplers' quantile schedule steps along it. Every distribution is truncated to
-`[sigma_min, sigma_max]`, and `cdf` belongs to the truncated one: 0 at `sigma_min`, 1 at `sigma_max`. Levels are
-computed in float64.
-
-The distribution that is measured from a target table is in `information.py`.
+interval of it, and the samplers' quantile schedule steps along it. Levels are computed in float64.
 """
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple, Self
@@ -55,7 +52,7 @@ class NoiseDistribution(ABC):
 
     @abstractmethod
     def cdf(self, sigma: Tensor) -> Tensor:
-        """Probability of a level at or below sigma; any shape, float64."""
+        """Probability of a level at or below sigma, from 0 at `sigma_min` to 1 at `sigma_max`; any shape, float64."""
 
     @abstractmethod
     def quantile(self, q: Tensor) -> Tensor:
@@ -74,8 +71,8 @@ class NoiseDistribution(ABC):
 
     def quantile_within(self, interval: Interval, uniform: Tensor) -> Tensor:
         """Quantiles of the distribution restricted to `interval`: 0 gives its lowest level, 1 its highest."""
-        ends = self.cdf(torch.tensor(interval, dtype=torch.float64, device=uniform.device))
-        return self.quantile(torch.lerp(ends[0], ends[1], uniform)).clamp(interval.low, interval.high)
+        low, high = self.cdf(torch.tensor(interval, dtype=torch.float64, device=uniform.device))
+        return self.quantile(torch.lerp(low, high, uniform)).clamp(interval.low, interval.high)
 
     def fit(self, table: Tensor | None, frequencies: Tensor) -> "NoiseDistribution":
         """Fit to a target table [C, D] (None for images) with class frequencies [C]; most return themselves."""
@@ -121,9 +118,8 @@ class LogNormalNoise(NoiseDistribution):
     def _normal_cdf(self, sigma: Tensor) -> Tensor:
         return torch.special.ndtr((sigma.double().log() - self.p_mean) / self.p_std)
 
-    def _ends(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        ends = self._normal_cdf(torch.tensor(self.range, dtype=torch.float64, device=like.device))
-        return ends[0], ends[1]
+    def _ends(self, like: Tensor) -> Tensor:
+        return self._normal_cdf(torch.tensor(self.range, dtype=torch.float64, device=like.device))  # 2
 
 
 @dataclass(frozen=True)
@@ -229,7 +225,7 @@ class TabulatedNoise(NoiseDistribution):
         return logs.exp().clamp(self.sigma_min, self.sigma_max)
 
 
-def _interpolate(x: Tensor, xs: tuple[float, ...] | list[float], ys: tuple[float, ...] | list[float]) -> Tensor:
+def _interpolate(x: Tensor, xs: Sequence[float], ys: Sequence[float]) -> Tensor:
     """Piecewise linear interpolation of points given in decreasing order; constant outside."""
     knots = torch.tensor(xs, dtype=torch.float64, device=x.device).flip(0)
     values = torch.tensor(ys, dtype=torch.float64, device=x.device).flip(0)

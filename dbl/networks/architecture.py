@@ -17,10 +17,6 @@ class Architecture(ABC):
     Subclasses are frozen dataclasses. Their fields are what a config sets and the contract records, and together with
     the data they determine the network.
 
-    Attributes:
-        can_be_partitioned: whether the network can be cut into more than one block.
-        rereads_text: whether generation passes all tokens through the network again for each new one, without a cache.
-
     Example:
         >>> import dbl
         >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
@@ -33,8 +29,8 @@ class Architecture(ABC):
     """
 
     num_layers: int
-    can_be_partitioned: ClassVar[bool] = True
-    rereads_text: ClassVar[bool] = False
+    can_be_partitioned: ClassVar[bool] = True  # into more than one block
+    rereads_text: ClassVar[bool] = False  # generation has no cache: all tokens pass through again for each new one
 
     @abstractmethod
     def build(

@@ -82,15 +82,10 @@ class CausalLM(LanguageModel):
 
 
 class Context(NamedTuple):
-    """Cached state of the clean tokens read so far; independent of the noise level.
+    """Cached state of the clean tokens read so far; independent of the noise level."""
 
-    Attributes:
-        memories: keys and values of each layer, [N, H, T, width / H] each.
-        outputs: [N, T, D] outputs of the clean tokens, with `streams="clean"` only.
-    """
-
-    memories: tuple[KeysValues, ...]
-    outputs: Tensor | None = None
+    memories: tuple[KeysValues, ...]  # of each layer, [N, H, T, width / H] each
+    outputs: Tensor | None = None  # [N, T, D] outputs of the clean tokens, with `streams="clean"` only
 
     @property
     def length(self) -> int:
@@ -99,15 +94,7 @@ class Context(NamedTuple):
 
 
 class CausalNetwork(nn.Module):
-    """One block of a causal language model.
-
-    Args:
-        sizes: sizes of the whole model.
-        num_tokens: size of the vocabulary, C.
-        target_dim: width of a target vector, D.
-        num_layers: number of layers of this block.
-        table: [C, D] frozen table, for `embedding="table"`.
-    """
+    """One block of a causal language model; `embedding="table"` needs the frozen `table` [C, D]."""
 
     def __init__(
         self, sizes: CausalLM, num_tokens: int, target_dim: int, num_layers: int, table: Tensor | None = None
@@ -170,7 +157,7 @@ class CausalNetwork(nn.Module):
                 memories.append(memory)
         if self.noise_embedding is not None:
             return Context(tuple(memories))
-        outputs = self.head(x)
+        outputs = self.head(x)  # N, S, D
         if context is not None and context.outputs is not None:
             outputs = torch.cat([context.outputs, outputs], dim=1)
         return Context(tuple(memories), outputs)
@@ -188,7 +175,7 @@ class CausalNetwork(nn.Module):
         x = self.noisy_embedding(noisy).type_as(noisy)  # N, T', width
         for layer, memory in zip(self.layers, context.memories, strict=True):
             x, _ = layer(x, angles, mask, memory, noise)
-        return self.head(x, noise)
+        return self.head(x, noise)  # N, T', D
 
 
 def _up_to(start: int, length: int, device: torch.device) -> Tensor:

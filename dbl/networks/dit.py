@@ -10,8 +10,8 @@ from typing_extensions import override
 from dbl.data.spec import DataSpec, ImageSpec
 from dbl.networks.architecture import Architecture, check_heads, count_patches
 from dbl.networks.layers import (
+    Layer,
     ModulatedHead,
-    ModulatedLayer,
     NoiseEmbedding,
     PatchEmbedding,
     initialise,
@@ -82,13 +82,7 @@ class DiT(Architecture):
 
 
 class DiTNetwork(nn.Module):
-    """One block of a DiT.
-
-    Args:
-        sizes: sizes of the whole DiT.
-        data: shape of the images and number of classes.
-        num_layers: number of layers of this block.
-    """
+    """One block of a DiT, with `num_layers` of its layers."""
 
     def __init__(self, sizes: DiT, data: ImageSpec, num_layers: int) -> None:
         super().__init__()
@@ -99,12 +93,13 @@ class DiTNetwork(nn.Module):
         channels, height, width = data.shape
         self.patches = PatchEmbedding(channels, sizes.patch_size, sizes.width)
         positions = sincos_positions(height // sizes.patch_size, width // sizes.patch_size, sizes.width)
-        self.positions: Tensor  # [T, D]
-        self.register_buffer("positions", positions, persistent=False)
+        self.positions = nn.Buffer(positions, persistent=False)  # T, D
         self.noise_embedding = NoiseEmbedding(sizes.width)
         self.label_embedding = nn.Embedding(data.num_classes + 1, sizes.width)
         hidden = int(sizes.mlp_ratio * sizes.width)
-        self.layers = nn.ModuleList(ModulatedLayer(sizes.width, sizes.num_heads, hidden) for _ in range(num_layers))
+        self.layers = nn.ModuleList(
+            Layer(sizes.width, sizes.num_heads, hidden, modulated=True) for _ in range(num_layers)
+        )
         self.head = ModulatedHead(sizes.width, channels * sizes.patch_size**2)
         initialise(self)
         # With F = 0 the untrained denoiser returns c_skip z, the best linear guess.

@@ -1,6 +1,6 @@
 """Parts shared by the transformers: noise embedding, attention, residual layers, patches and positions.
 
-Axes: N batch, T tokens, D width, H heads, P patch size. A layer is one residual transformer unit.
+Axes: N batch, T tokens, D token width, H heads, P patch size. A layer is one residual transformer unit.
 """
 
 import math
@@ -19,33 +19,22 @@ class NoiseEmbedding(nn.Module):
 
     `c_noise = ln(sigma) / 4` spans about three units over the whole range of levels and a fraction of one over a
     block's interval; frequencies from 1/2 to 64 resolve both.
-
-    Args:
-        width: output width, D.
-        num_frequencies: number of frequencies, each with a sine and a cosine.
     """
 
     def __init__(self, width: int, num_frequencies: int = 64) -> None:
         super().__init__()
         frequencies = torch.logspace(math.log10(0.5), math.log10(64), num_frequencies)
-        self.frequencies: Tensor
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.frequencies = nn.Buffer(frequencies, persistent=False)
         self.mlp = nn.Sequential(nn.Linear(2 * num_frequencies, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, c_noise: Tensor) -> Tensor:
         """[N] -> [N, D]."""
         angles = c_noise.float().unsqueeze(1) * self.frequencies  # N, frequencies
-        return self.mlp(torch.cat([angles.sin(), angles.cos()], dim=1))
+        return self.mlp(torch.cat([angles.sin(), angles.cos()], dim=1))  # N, D
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention without a mask.
-
-    Args:
-        width: token width D, a multiple of `num_heads`.
-        num_heads: number of heads, H.
-        dropout: dropout of the attention weights.
-    """
+    """Multi-head self-attention without a mask, with dropout of the attention weights."""
 
     def __init__(self, width: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -69,38 +58,10 @@ def feed_forward(width: int, hidden: int, dropout: float = 0.0) -> nn.Sequential
     )
 
 
-class Layer(nn.Module):
-    """A pre-norm transformer layer: attention, then MLP, each added to its input.
-
-    Args:
-        width: token width, D.
-        num_heads: number of heads, H.
-        hidden: hidden width of the MLP.
-        dropout: dropout of the attention weights, the attention output and the MLP output.
-    """
-
-    def __init__(self, width: int, num_heads: int, hidden: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width)
-        self.attention = Attention(width, num_heads, dropout)
-        self.drop = nn.Dropout(dropout)
-        self.norm2 = nn.LayerNorm(width)
-        self.mlp = feed_forward(width, hidden, dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, T, D] -> [N, T, D]."""
-        x = x + self.drop(self.attention(self.norm1(x)))
-        return x + self.mlp(self.norm2(x))
-
-
 class Modulation(nn.Module):
     """Shifts, scales and gates computed from a conditioning vector (adaLN-Zero of DiT, arXiv 2212.09748, Sec. 3.2).
 
     `initialise` zeroes the projection, so that a layer starts as the identity.
-
-    Args:
-        width: token width, D.
-        num_vectors: number of output vectors of width D.
     """
 
     def __init__(self, width: int, num_vectors: int) -> None:
@@ -118,32 +79,38 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale) + shift
 
 
-class ModulatedLayer(nn.Module):
-    """A transformer layer whose norms and residual gates depend on a conditioning vector; arguments as in `Layer`."""
+class Layer(nn.Module):
+    """A pre-norm transformer layer: attention, then MLP, each added to its input.
 
-    def __init__(self, width: int, num_heads: int, hidden: int, dropout: float = 0.0) -> None:
+    Args:
+        width: token width, D.
+        num_heads: number of heads, H.
+        hidden: hidden width of the MLP.
+        dropout: dropout of the attention weights, the attention output and the MLP output.
+        modulated: whether a conditioning vector sets norms and residual gates (adaLN-Zero).
+    """
+
+    def __init__(self, width: int, num_heads: int, hidden: int, dropout: float = 0.0, modulated: bool = False) -> None:
         super().__init__()
-        self.modulation = Modulation(width, 6)
-        self.norm1 = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulation = Modulation(width, 6) if modulated else None
+        self.norm1 = nn.LayerNorm(width, elementwise_affine=not modulated)
         self.attention = Attention(width, num_heads, dropout)
         self.drop = nn.Dropout(dropout)
-        self.norm2 = nn.LayerNorm(width, elementwise_affine=False)
+        self.norm2 = nn.LayerNorm(width, elementwise_affine=not modulated)
         self.mlp = feed_forward(width, hidden, dropout)
 
-    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
-        """X [N, T, D] and cond [N, D] -> [N, T, D]."""
+    def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
+        """X [N, T, D], and cond [N, D] if the layer is modulated -> [N, T, D]."""
+        if self.modulation is None:
+            x = x + self.drop(self.attention(self.norm1(x)))
+            return x + self.mlp(self.norm2(x))
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(cond)  # N, 1, D each
         x = x + gate1 * self.drop(self.attention(modulate(self.norm1(x), shift1, scale1)))
         return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
 
 
 class ModulatedHead(nn.Module):
-    """Modulated final norm and output projection.
-
-    Args:
-        width: token width, D.
-        out_features: number of outputs per token.
-    """
+    """Modulated final norm and output projection."""
 
     def __init__(self, width: int, out_features: int) -> None:
         super().__init__()
@@ -154,17 +121,11 @@ class ModulatedHead(nn.Module):
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         """X [N, T, D] and cond [N, D] -> [N, T, out_features]."""
         shift, scale = self.modulation(cond)
-        return self.project(modulate(self.norm(x), shift, scale))
+        return self.project(modulate(self.norm(x), shift, scale))  # N, T, out_features
 
 
 class PatchEmbedding(nn.Module):
-    """One token per patch of an image, row by row.
-
-    Args:
-        channels: number of image channels.
-        patch_size: side of a patch, P.
-        width: token width, D.
-    """
+    """One token per patch of an image, row by row."""
 
     def __init__(self, channels: int, patch_size: int, width: int) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ Llama (Touvron et al. 2023, arXiv 2302.13971, Sec. 2.2): RMSNorm before each sub
 `dbl.networks.layers` and keep their biases. Under autocast linear layers return low precision, so whatever enters the
 first layer is cast to float32 (`type_as`) to keep the residual stream in float32.
 
-Axes: N batch, T tokens, D width, H heads, S visible keys, C vocabulary.
+Axes: N batch, T tokens, D token width, H heads, S visible keys, C vocabulary.
 """
 
 from dataclasses import dataclass
@@ -87,8 +87,8 @@ class RotaryAttention(nn.Module):
     The query projection is separate from keys and values, since some tokens are only ever attended to.
 
     Args:
-        width: token width D, a multiple of `num_heads`.
-        num_heads: number of heads H; D / H must be even.
+        width: token width, D.
+        num_heads: number of heads, H; D / H must be even.
         causal: whether, without a mask, a token sees only the tokens up to itself.
     """
 
@@ -118,7 +118,7 @@ class RotaryAttention(nn.Module):
         # memory. A single query comes last and sees everything.
         is_causal = self.causal and mask is None and x.shape[1] > 1
         mixed = F.scaled_dot_product_attention(query, seen.keys, seen.values, attn_mask=mask, is_causal=is_causal)
-        return self.out(mixed.transpose(1, 2).flatten(2)), seen
+        return self.out(mixed.transpose(1, 2).flatten(2)), seen  # N, T, D
 
 
 class SwiGLU(nn.Module):
@@ -191,13 +191,7 @@ class LlamaLayer(nn.Module):
 
 
 class LlamaHead(nn.Module):
-    """Final norm, optionally modulated, and output projection.
-
-    Args:
-        width: token width, D.
-        out_features: number of outputs per token.
-        modulated: whether a noise vector may modulate the norm.
-    """
+    """Final norm, which a noise vector may modulate if `modulated`, and output projection."""
 
     def __init__(self, width: int, out_features: int, modulated: bool = False) -> None:
         super().__init__()
@@ -218,8 +212,7 @@ class TableEmbedding(nn.Module):
 
     def __init__(self, table: Tensor, width: int) -> None:
         super().__init__()
-        self.table: Tensor
-        self.register_buffer("table", table, persistent=False)
+        self.table = nn.Buffer(table, persistent=False)
         self.project = nn.Linear(table.shape[1], width, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:

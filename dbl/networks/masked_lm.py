@@ -41,18 +41,12 @@ class MaskedLM(LanguageModel):
 
 
 class MaskedNetwork(nn.Module):
-    """One block of a masked language model.
-
-    Args:
-        sizes: sizes of the whole model.
-        num_tokens: size of the vocabulary C; id C is the mask.
-        num_layers: number of layers of this block.
-    """
+    """One block of a masked language model with a vocabulary of C = `num_tokens`."""
 
     def __init__(self, sizes: MaskedLM, num_tokens: int, num_layers: int) -> None:
         super().__init__()
         self.head_dim = sizes.head_dim
-        self.embedding = nn.Embedding(num_tokens + 1, sizes.width)
+        self.embedding = nn.Embedding(num_tokens + 1, sizes.width)  # id C is the mask
         self.noise_embedding = NoiseEmbedding(sizes.width)
         self.layers = nn.ModuleList(
             LlamaLayer(sizes.width, sizes.num_heads, sizes.mlp_width, modulated=True, causal=False)
@@ -69,4 +63,4 @@ class MaskedNetwork(nn.Module):
         noise = self.noise_embedding(c_noise)  # N, width
         for layer in self.layers:
             x, _ = layer(x, angles, noise=noise)
-        return self.head(x, noise)
+        return self.head(x, noise)  # N, T, C

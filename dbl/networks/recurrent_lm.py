@@ -113,23 +113,18 @@ class RecurrentLM(LanguageModel):
 class Recurrence(nn.Module):
     """Prelude, core and coda; the `forward` of a subclass decides how often to pass through the core.
 
-    Args:
-        sizes: sizes of the model.
-        num_tokens: size of the vocabulary, C.
-        target_dim: width of a target vector, D.
-        table: [C, D] frozen table, for `embedding="table"`.
-        modulated: whether a noise vector modulates core, coda and head.
+    `embedding="table"` needs the frozen `table` [C, D].
     """
 
-    def __init__(
-        self, sizes: RecurrentLM, num_tokens: int, target_dim: int, table: Tensor | None, modulated: bool
-    ) -> None:
+    modulated: ClassVar[bool]  # by a noise vector: core, coda and head
+
+    def __init__(self, sizes: RecurrentLM, num_tokens: int, target_dim: int, table: Tensor | None = None) -> None:
         super().__init__()
         self.head_dim = sizes.head_dim
         self.core_start, self.coda_start = sizes.prelude, sizes.num_layers - sizes.coda
         self.embedding = embed_tokens(sizes.embedding, num_tokens, sizes.width, table)
         self.layers = nn.ModuleList(
-            LlamaLayer(sizes.width, sizes.num_heads, sizes.mlp_width, modulated and number >= self.core_start)
+            LlamaLayer(sizes.width, sizes.num_heads, sizes.mlp_width, self.modulated and number >= self.core_start)
             for number in range(sizes.num_layers)
         )
         # Huginn's adapter of the concatenated state and embedding, split into halves: the embedding's half is the same
@@ -137,7 +132,14 @@ class Recurrence(nn.Module):
         self.adapt_state = nn.Linear(sizes.width, sizes.width, bias=False)
         self.adapt_embedding = nn.Linear(sizes.width, sizes.width, bias=False)
         self.core_norm = rms_norm(sizes.width)
-        self.head = LlamaHead(sizes.width, target_dim, modulated)
+        self.head = LlamaHead(sizes.width, target_dim, self.modulated)
+        if self.modulated:
+            self.noise_embedding = NoiseEmbedding(sizes.width)
+            self.noisy_embedding = nn.Linear(target_dim, sizes.width, bias=False)
+        initialise_llama(self, sizes.num_layers)
+        for half in (self.adapt_state, self.adapt_embedding):
+            # Scaled as one layer with 2 W inputs.
+            nn.init.normal_(half.weight, std=(2 * half.in_features) ** -0.5)
 
     def angles(self, tokens: Tensor) -> Angles:
         """Rotary positions of tokens [N, T]."""
@@ -145,7 +147,7 @@ class Recurrence(nn.Module):
 
     def embed(self, tokens: Tensor, angles: Angles) -> Tensor:
         """Prelude and its half of the adapter: tokens [N, T] -> [N, T, W], added in every iteration."""
-        x = _through(self.layers[: self.core_start], self.embedding(tokens), angles)
+        x = _through(self.layers[: self.core_start], self.embedding(tokens), angles)  # N, T, W
         return self.adapt_embedding(x).type_as(x)
 
     def iterate(self, state: Tensor, embedded: Tensor, angles: Angles, noise: Tensor | None = None) -> Tensor:
@@ -157,39 +159,28 @@ class Recurrence(nn.Module):
         """Coda and head: last state [N, T, W] -> [N, T, D]."""
         return self.head(_through(self.layers[self.coda_start :], state, angles, noise), noise)
 
-    def _initialise(self, depth: int) -> None:
-        """Initialise as a Llama, with the adapter's halves scaled as one layer with 2 W inputs."""
-        initialise_llama(self, depth)
-        for half in (self.adapt_state, self.adapt_embedding):
-            nn.init.normal_(half.weight, std=(2 * half.in_features) ** -0.5)
-
 
 class RecurrentNetwork(Recurrence):
     """The denoiser: the noisy vectors are the state, and one pass through the core denoises them.
 
     Noisy vector i stands for the token after clean token i. Later positions may attend to it, since it tells them less
-    than the clean token that they see anyway. Arguments as in `Recurrence`.
+    than the clean token that they see anyway.
     """
 
-    def __init__(self, sizes: RecurrentLM, num_tokens: int, target_dim: int, table: Tensor | None = None) -> None:
-        super().__init__(sizes, num_tokens, target_dim, table, modulated=True)
-        self.noise_embedding = NoiseEmbedding(sizes.width)
-        self.noisy_embedding = nn.Linear(target_dim, sizes.width, bias=False)
-        self._initialise(sizes.num_layers)
+    modulated = True
 
     def forward(self, noisy: Tensor, c_noise: Tensor, cond: Tensor) -> Tensor:
         """Vectors [N, T, D] scaled by c_in, c_noise [N] and clean tokens [N, T] -> [N, T, D]."""
         angles, noise = self.angles(cond), self.noise_embedding(c_noise)
         state = self.noisy_embedding(noisy)  # N, T, W
-        return self.read(self.iterate(state, self.embed(cond, angles), angles, noise), angles, noise)
+        state = self.iterate(state, self.embed(cond, angles), angles, noise)
+        return self.read(state, angles, noise)  # N, T, D
 
 
 class RecurrentBaseline(Recurrence):
-    """The iterated language model, trained by truncated back-propagation; arguments as in `Recurrence`."""
+    """The iterated language model, trained by truncated back-propagation."""
 
-    def __init__(self, sizes: RecurrentLM, num_tokens: int, target_dim: int, table: Tensor | None = None) -> None:
-        super().__init__(sizes, num_tokens, target_dim, table, modulated=False)
-        self._initialise(sizes.num_layers)
+    modulated = False
 
     def forward(self, tokens: Tensor, state: Tensor, iterations: int, backprop_iterations: int | None = None) -> Tensor:
         """Predict the next tokens: [N, T, D]. Raises UserError if a number of iterations is not positive.
@@ -208,7 +199,7 @@ class RecurrentBaseline(Recurrence):
         for number in range(iterations):
             with torch.set_grad_enabled(torch.is_grad_enabled() and number >= iterations - backprop):
                 state = self.iterate(state, embedded, angles)
-        return self.read(state, angles)
+        return self.read(state, angles)  # N, T, D
 
 
 def _through(layers: Iterable[nn.Module], x: Tensor, angles: Angles, noise: Tensor | None = None) -> Tensor:

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from dbl.data.spec import DataSpec, ImageSpec
 from dbl.networks.architecture import Architecture, check_heads, count_patches
-from dbl.networks.layers import Layer, ModulatedHead, ModulatedLayer, NoiseEmbedding, PatchEmbedding, initialise
+from dbl.networks.layers import Layer, ModulatedHead, NoiseEmbedding, PatchEmbedding, initialise
 from dbl.utils.errors import UserError
 
 
@@ -75,14 +75,7 @@ class PatchTokens(nn.Module):
 
 
 class ViTNetwork(nn.Module):
-    """One block of a ViT: a noisy label token beside the patches of the image it belongs to.
-
-    Args:
-        sizes: sizes of the whole ViT.
-        data: shape of the images.
-        target_dim: length of the label vector.
-        num_layers: number of layers of this block.
-    """
+    """One block of a ViT: a noisy label token beside the patches of the image it belongs to."""
 
     def __init__(self, sizes: ViT, data: ImageSpec, target_dim: int, num_layers: int) -> None:
         super().__init__()
@@ -90,7 +83,8 @@ class ViTNetwork(nn.Module):
         self.tokens = PatchTokens(sizes, data)
         self.noise_embedding = NoiseEmbedding(sizes.width)
         self.layers = nn.ModuleList(
-            ModulatedLayer(sizes.width, sizes.num_heads, sizes.mlp_width, sizes.dropout) for _ in range(num_layers)
+            Layer(sizes.width, sizes.num_heads, sizes.mlp_width, sizes.dropout, modulated=True)
+            for _ in range(num_layers)
         )
         self.head = ModulatedHead(sizes.width, target_dim)
         initialise(self)
@@ -120,5 +114,5 @@ class ViTClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, channels, height, width] -> logits [N, C]."""
-        x = self.layers(self.tokens(self.class_token.weight.expand(len(images), -1), images))
-        return self.head(self.norm(x[:, 0]))
+        x = self.layers(self.tokens(self.class_token.weight.expand(len(images), -1), images))  # N, 1 + T, D
+        return self.head(self.norm(x[:, 0]))  # N, C

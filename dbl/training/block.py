@@ -12,17 +12,11 @@ from dbl.training.module import Losses, TrainingModule
 
 
 class NoisyBatch(NamedTuple):
-    """A batch of clean and noisy targets, made by `NoisyData`.
-
-    Attributes:
-        clean: targets, conditions and labels.
-        noisy: [N, *target_shape] targets corrupted at level sigma, the paper's z_sigma.
-        sigma: [N] noise levels, float32.
-    """
+    """A batch of clean and noisy targets, made by `NoisyData`."""
 
     clean: Clean
-    noisy: Tensor
-    sigma: Tensor
+    noisy: Tensor  # [N, *target_shape] targets corrupted at level sigma, the paper's z_sigma
+    sigma: Tensor  # [N] noise levels, float32
 
 
 class DiffusionBlock(TrainingModule):

@@ -41,12 +41,6 @@ class TrainingModule(L.LightningModule, ABC):
         index: index of the block; 0 for a baseline.
         contract: contract of the run; gives the seed, and only checkpoints with its hash are loaded.
         recipe: training configuration.
-
-    Attributes:
-        batches_seen: number of batches consumed on each rank.
-        samples: number of samples consumed by all ranks together.
-        layer_passes: compute of a training step per sample; see `Architecture.layer_passes`.
-        average_step: whether random costs of a step are replaced by their mean, for planning and timing.
     """
 
     def __init__(self, part: str, index: int, contract: Contract, recipe: TrainingConfig | None = None) -> None:
@@ -58,10 +52,10 @@ class TrainingModule(L.LightningModule, ABC):
         self.contract = contract
         self.seed = contract.config.seed
         self.recipe = recipe or TrainingConfig()
-        self.batches_seen = 0
-        self.samples = 0
-        self.layer_passes = contract.config.network.baseline_passes()
-        self.average_step = False
+        self.batches_seen = 0  # on each rank
+        self.samples = 0  # on all ranks together
+        self.layer_passes = contract.config.network.baseline_passes()  # compute of a training step per sample
+        self.average_step = False  # true replaces random costs of a step by their mean, for planning and timing
 
     @abstractmethod
     def losses(self, batch: Any) -> Losses:

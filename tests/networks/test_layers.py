@@ -10,7 +10,6 @@ from dbl.networks.layers import (
     Attention,
     Layer,
     ModulatedHead,
-    ModulatedLayer,
     Modulation,
     NoiseEmbedding,
     PatchEmbedding,
@@ -67,7 +66,7 @@ def test_attention_drops_in_training_only() -> None:
 
 def test_samples_do_not_see_each_other() -> None:
     """Catches attention or a norm over the batch axis."""
-    layer = ModulatedLayer(D, H, hidden=7)
+    layer = Layer(D, H, hidden=7, modulated=True)
     randomise(layer)
     x, cond = tokens(), torch.randn(N, D, generator=torch.Generator().manual_seed(1))
     changed = x.clone()
@@ -90,7 +89,7 @@ def test_modulate_shifts_and_scales_each_sample() -> None:
 
 def test_modulated_layer_by_hand() -> None:
     """Catches a vector used twice or in the wrong place, or a norm with a scale of its own (DiT, Sec. 3.2)."""
-    layer = ModulatedLayer(D, H, hidden=7)
+    layer = Layer(D, H, hidden=7, modulated=True)
     randomise(layer)
     x, cond = tokens(), torch.randn(N, D, generator=torch.Generator().manual_seed(1))
 
@@ -117,7 +116,7 @@ def test_plain_layer_by_hand() -> None:
 
 def test_modulated_layer_starts_as_the_identity() -> None:
     """Catches gates that do not start at 0, with which a deep stack starts far from its input."""
-    layer = ModulatedLayer(D, H, hidden=7)
+    layer = Layer(D, H, hidden=7, modulated=True)
     initialise(layer)
     x = tokens()
     assert torch.equal(layer(x, torch.randn(N, D)), x)

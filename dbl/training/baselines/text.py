@@ -21,12 +21,9 @@ class EndToEndText(TrainingModule):
     Args:
         contract: contract of the run that it is compared with; gives network sizes, data and seed.
         recipe: training configuration.
-
-    Attributes:
-        network: the model, with its layers in `body`.
     """
 
-    network: nn.Module
+    network: nn.Module  # with its layers in `body`
 
     def __init__(self, contract: Contract, recipe: TrainingConfig | None = None) -> None:
         super().__init__("end_to_end", 0, contract, recipe)

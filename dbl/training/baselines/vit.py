@@ -16,12 +16,7 @@ from dbl.utils.seeding import seeded
 
 
 class EndToEndViT(TrainingModule):
-    """The layers of all blocks of a ViT run as one classifier.
-
-    Args:
-        contract: contract of the run that it is compared with; gives network sizes, data and seed.
-        recipe: training configuration.
-    """
+    """The layers of all blocks of a ViT run as one classifier; arguments as in `EndToEndText`."""
 
     def __init__(self, contract: Contract, recipe: TrainingConfig | None = None) -> None:
         super().__init__("end_to_end", 0, contract, recipe)

@@ -7,13 +7,4 @@ from dbl.training.callbacks.memory import Memory
 from dbl.training.callbacks.progress import StepProgress, Throughput
 from dbl.training.callbacks.status import Status
 
-__all__ = [
-    "EMA",
-    "LastCheckpoint",
-    "LossByLevel",
-    "Memory",
-    "PartitionFigure",
-    "Status",
-    "StepProgress",
-    "Throughput",
-]
+__all__ = ["EMA", "LastCheckpoint", "LossByLevel", "Memory", "PartitionFigure", "Status", "StepProgress", "Throughput"]

@@ -6,7 +6,6 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
 
 from dbl.diffusion.plot import partition_figure
 from dbl.training.block import DiffusionBlock
@@ -48,17 +47,15 @@ class LossByLevel(L.Callback):
         """Add a batch; log and reset every `trainer.log_every_n_steps` steps."""
         if not isinstance(pl_module, DiffusionBlock):
             return
-        self._add(outputs["sigma"], outputs["per_sample"].float())
+        losses = outputs["per_sample"].float()
+        bins = torch.bucketize(outputs["sigma"], self._inner)
+        self._sums.scatter_add_(0, bins, losses)
+        self._counts.scatter_add_(0, bins, torch.ones_like(losses))
         if not pl_module.accumulating and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             for name, total, count in zip(self._names, self._sums.tolist(), self._counts.tolist(), strict=True):
                 if count:
                     pl_module.log(name, total / count)
             self._clear(pl_module.device)
-
-    def _add(self, sigma: Tensor, losses: Tensor) -> None:
-        bins = torch.bucketize(sigma, self._inner)
-        self._sums.scatter_add_(0, bins, losses)
-        self._counts.scatter_add_(0, bins, torch.ones_like(losses))
 
 
 class PartitionFigure(L.Callback):

@@ -74,14 +74,19 @@ class Memory(L.Callback):
         peak = self._tracker.peak if _sees_tensors(trainer, pl_module) else None
         self._tracker = None
         if trainer.is_global_zero:
-            facts = {
+            facts: dict[str, Any] = {
                 "step": trainer.global_step,
                 "device": pl_module.device.type,
                 "batch_size": len(outputs["per_sample"]),
                 "bytes": peak,
                 "peak_bytes": None if peak is None else sum(peak.values()),
-                "cuda": _cuda_peak(pl_module.device),
+                "cuda": None,
             }
+            if pl_module.device.type == "cuda":
+                facts["cuda"] = {
+                    "allocated_bytes": torch.cuda.max_memory_allocated(pl_module.device),
+                    "reserved_bytes": torch.cuda.max_memory_reserved(pl_module.device),
+                }
             write_json(Path(self.path), facts)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -97,12 +102,3 @@ def _sees_tensors(trainer: L.Trainer, part: TrainingModule) -> bool:
 def _average(trainer: L.Trainer) -> list[Tensor]:
     averages = [callback.average for callback in trainer.callbacks if isinstance(callback, EMA)]  # type: ignore[attr-defined]
     return [tensor for module in averages if module for tensor in (*module.parameters(), *module.buffers())]
-
-
-def _cuda_peak(device: torch.device) -> dict[str, int] | None:
-    if device.type != "cuda":
-        return None
-    return {
-        "allocated_bytes": torch.cuda.max_memory_allocated(device),
-        "reserved_bytes": torch.cuda.max_memory_reserved(device),
-    }

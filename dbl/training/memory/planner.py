@@ -6,10 +6,10 @@ takes seconds and no memory.
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -68,20 +68,12 @@ def _crossing(earlier: tuple[int, int], latest: tuple[int, int], limit: int) -> 
 MakePart = Callable[[], TrainingModule]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row of a plan.
-
-    Args:
-        name: label of the row.
-        num_blocks: number of blocks, or None end to end.
-        num_layers: number of layers in memory at once.
-        make_part: factory of the block or baseline.
-    """
+class Row(NamedTuple):
+    """One row of a plan."""
 
     name: str
-    num_blocks: int | None
-    num_layers: int
+    num_blocks: int | None  # None end to end
+    num_layers: int  # in memory at once
     make_part: MakePart
 
 
@@ -117,7 +109,7 @@ class Planner:
         layers = contract.partition.layers
         return lambda: DiffusionBlock(contract, layers.index(max(layers)), replace(recipe, compile=False))
 
-    def rows(self, numbers_of_blocks: list[int]) -> list["Row"]:
+    def rows(self, numbers_of_blocks: list[int]) -> list[Row]:
         """List the alternatives: end to end and in blocks, with and without activation checkpointing.
 
         The optimizer is the recipe's; Adafactor represents optimizers with a smaller state. A network without an
@@ -129,8 +121,10 @@ class Planner:
             ", checkpointing": saving,
             ", checkpointing, Adafactor": replace(saving, optimizer=Adafactor),
         }
-        if not self._has_layers():
-            recipes = {"": recipes[""]}
+        whole = self.end_to_end(self.recipe)
+        with self._without_data():
+            if layers_of(whole().backbone) is None:
+                recipes = {"": recipes[""]}
         layers = self.config.network.num_layers
         rows = [Row(f"end to end{how}", None, layers, self.end_to_end(recipe)) for how, recipe in recipes.items()]
         for num in numbers_of_blocks:
@@ -139,14 +133,8 @@ class Planner:
             rows += [Row(name + how, num, largest, self.block(partition, recipe)) for how, recipe in recipes.items()]
         return rows
 
-    def _has_layers(self) -> bool:
-        """Whether the network supports activation checkpointing."""
-        make_part = self.end_to_end(self.recipe)
-        with self._without_data():
-            return layers_of(make_part().backbone) is not None
-
     def partition_config(self, num_blocks: int) -> PartitionConfig:
-        """The config's own partition for its number of blocks, an even one for others."""
+        """Return the config's own partition for its number of blocks, an even one for others."""
         own = self.config.partition
         return own if num_blocks == own.num_blocks else PartitionConfig(num_blocks=num_blocks, overlap=own.overlap)
 
@@ -163,16 +151,17 @@ class Planner:
         """Plan one training step after the first: category -> bytes at the peak."""
         with self._without_data():
             part = make_part()
-            _move_constants(part, self.device)
+            # The weights are made on the planned device; tables were made with the contract and are still elsewhere.
+            for module in part.modules():
+                for name, buffer in module.named_buffers(recurse=False):
+                    setattr(module, name, buffer.to(self.device))
             return SyntheticStep(part, self.data, batch_size, self.precision).peak()
 
     @contextmanager
     def _without_data(self) -> Iterator[None]:
         """Make tensors created inside fake, on the planned device."""
-        with ExitStack() as active:
-            fake = FakeTensorMode(allow_non_fake_inputs=True)
-            for mode in (fake, _StandInScalars(), _CopiesOfTensors(), torch.device(self.device)):
-                active.enter_context(mode)
+        fake = FakeTensorMode(allow_non_fake_inputs=True)
+        with fake, _StandInScalars(), _CopiesOfTensors(), torch.device(self.device):
             yield
 
     def largest_batch(self, make_part: MakePart, limit_bytes: int, near: int) -> int:
@@ -186,10 +175,10 @@ def plan_rows(
     """Plan all rows of `Planner.rows` and return them as JSON values.
 
     Args:
-        planner: planner of a config.
+        planner: planner for a config.
         numbers_of_blocks: values of B to plan.
         batch_size: number of samples in a step.
-        limit_bytes: memory for which the largest batch is searched, or None.
+        limit_bytes: memory that the largest batch may use; None skips the search for it.
 
     Returns:
         For each row `name`, `num_blocks` (null end to end), `num_layers` (in memory at once), `bytes` (category ->
@@ -205,13 +194,6 @@ def plan_rows(
         if limit_bytes is not None:
             found[-1]["largest_batch"] = planner.largest_batch(row.make_part, limit_bytes, batch_size)
     return found
-
-
-def _move_constants(part: TrainingModule, device: str) -> None:
-    """Move tables that were built with the contract to the planned device, where the weights already are."""
-    for module in part.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, buffer.to(device))
 
 
 class _StandInScalars(TorchDispatchMode):

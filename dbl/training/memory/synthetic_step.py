@@ -34,9 +34,9 @@ class SyntheticStep:
 
     def __call__(self) -> None:
         """Run forward, backward and optimizer; two batches under accumulation, since the second adds to gradients."""
-        accumulate = self.part.recipe.accumulate
+        accumulate, device = self.part.recipe.accumulate, next(self.part.parameters()).device.type
         for _ in range(min(accumulate, 2)):
-            with torch.autocast(_device(self.part), torch.bfloat16, enabled=self.in_bf16):
+            with torch.autocast(device, torch.bfloat16, enabled=self.in_bf16):
                 loss = self.part.losses(self.batch).per_sample.mean()
             (loss / accumulate).backward()
         nn.utils.clip_grad_norm_(self.part.parameters(), self.part.recipe.clip_norm or torch.inf)
@@ -54,10 +54,6 @@ class SyntheticStep:
     def _end_step(self) -> None:
         self.optimizer.step()
         self.optimizer.zero_grad()
-
-
-def _device(part: TrainingModule) -> str:
-    return next(part.parameters()).device.type
 
 
 def _batch(part: TrainingModule, data: DataSpec, size: int) -> Any:

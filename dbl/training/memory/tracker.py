@@ -15,9 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-# In the order in which tables and pictures show them.
-CATEGORIES = ("parameters", "gradients", "optimizer", "average", "batch", "activations", "temporaries")
-# Descriptions for tables and pictures.
+# What the categories mean, in the order in which tables and pictures show them.
 MEANINGS = {
     "parameters": "weights and constants",
     "gradients": "one for each weight",
@@ -27,6 +25,7 @@ MEANINGS = {
     "activations": "what the forward pass keeps for the backward pass",
     "temporaries": "what the backward pass and the optimizer make and free again",
 }
+CATEGORIES = tuple(MEANINGS)
 # The CUDA caching allocator rounds allocations up to multiples of this many bytes.
 _CUDA_GRANULE = 512
 
@@ -36,14 +35,11 @@ class MemoryTracker(TorchDispatchMode):
 
     A new tensor is an activation while gradients are recorded (the forward pass, and its recomputation under activation
     checkpointing) and a temporary otherwise (the backward pass, the optimizer), unless `label` says what it is.
-
-    Attributes:
-        peak: category -> bytes at the moment of the largest total.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.peak: dict[str, int] = dict.fromkeys(CATEGORIES, 0)
+        self.peak = dict.fromkeys(CATEGORIES, 0)  # category -> bytes at the moment of the largest total
         self._now: Counter[str] = Counter()
         self._known: dict[int, tuple[str, int]] = {}  # address of a storage's owner -> category, bytes
         self._most = 0
@@ -101,7 +97,9 @@ class MemoryTracker(TorchDispatchMode):
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key not in self._known:
-            size = _allocated(storage)
+            size = storage.nbytes()
+            if storage.device.type == "cuda":
+                size = -(-size // _CUDA_GRANULE) * _CUDA_GRANULE  # rounded up
             self._known[key] = (category, size)
             self._now[category] += size
             weakref.finalize(storage, self._forget, key).atexit = False
@@ -120,8 +118,3 @@ class MemoryTracker(TorchDispatchMode):
 
 def _tensors(nest: Any) -> list[Tensor]:
     return [value for value in tree_iter(nest) if isinstance(value, Tensor)]
-
-
-def _allocated(storage: torch.UntypedStorage) -> int:
-    size: int = storage.nbytes()
-    return -(-size // _CUDA_GRANULE) * _CUDA_GRANULE if storage.device.type == "cuda" else size
