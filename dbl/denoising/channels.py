@@ -4,11 +4,9 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from typing_extensions import override
 
-from dbl.data.spec import IGNORED
-from dbl.denoising.readout import Prediction, hidden_nats
+from dbl.denoising.readout import Prediction, hidden_nats, label_nats
 from dbl.diffusion.gaussian import append_axes, corrupt
 from dbl.diffusion.masking import mask_tokens
 
@@ -66,9 +64,7 @@ class GaussianChannel(Channel):
     def reconstruction(self, labels: Tensor, noisy: Tensor, prediction: Prediction) -> Tensor:
         if prediction.logits is None:
             raise ValueError("the likelihood bound needs logits: the target must be discrete")
-        logits = prediction.logits.float().flatten(0, -2)
-        nats = F.cross_entropy(logits, labels.flatten(), reduction="none", ignore_index=IGNORED)
-        return nats.reshape(labels.shape)
+        return label_nats(prediction.logits.float(), labels)
 
 
 class MaskingChannel(Channel):

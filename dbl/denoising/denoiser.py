@@ -42,9 +42,9 @@ class Denoiser(nn.Module, ABC):
     def plain_loss(self, prediction: Prediction, clean: Clean, noisy: Tensor) -> Tensor:
         """[N] loss of a prediction without the weight."""
 
-    @abstractmethod
     def training_loss(self, clean: Clean, noisy: Tensor, sigma: Tensor) -> Tensor:
         """[N] training loss without the weight; arguments as in `loss`."""
+        return self.plain_loss(self.predict(noisy, sigma, clean.cond), clean, noisy)
 
     def forward(self, noisy: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
         """The denoised target [N, *target_shape]; arguments as in `predict`."""
@@ -125,10 +125,6 @@ class MaskedDenoiser(Denoiser):
         if adjust is not None:
             logits = adjust(logits)
         return Prediction(torch.where(noisy == self.mask, logits.argmax(-1), noisy), logits)
-
-    @override
-    def training_loss(self, clean: Clean, noisy: Tensor, sigma: Tensor) -> Tensor:
-        return self.plain_loss(self.predict(noisy, sigma, clean.cond), clean, noisy)
 
     @override
     def plain_loss(self, prediction: Prediction, clean: Clean, noisy: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def strata(noise: NoiseDistribution, interval: Interval, num_strata: int) -> Ten
     """[num_strata + 1] decreasing levels that split an interval into parts of equal probability."""
     q = torch.linspace(1, 0, num_strata + 1, dtype=torch.float64)
     ends = noise.quantile_within(interval, q)
-    ends[0], ends[-1] = interval.high, interval.low
+    ends[0], ends[-1] = interval.high, interval.low  # exactly, so that neighbouring intervals leave no gap
     return ends
 
 
@@ -139,31 +139,16 @@ class BoundSums:
         for name in ("counts", "sums", "squares", "products", "strata"):
             setattr(self, name, total(getattr(self, name)))
 
-    def means(self) -> list[float]:
-        """[3 + B] nats of one label, in the order of `sums`."""
-        means: list[float] = (self.sums / self.counts[1]).tolist()
-        return means
-
-    def standard_errors(self) -> list[float]:
-        """[3 + B] standard errors of the means, which are ratios of two sums over samples.
-
-        Samples are independent; the labels and strata of one sample are not.
-        """
-        num, scored, scored_squares = self.counts
-        means = self.sums / scored
-        spread = (self.squares - 2 * means * self.products + means.square() * scored_squares).clamp(min=0)
-        errors: list[float] = ((spread * num / (num - 1).clamp(min=1)).sqrt() / scored).tolist()
-        return errors
-
     def bound(self, levels_per_block: int, curve: list[CurveStep]) -> Bound:
-        """The means with their standard errors.
-
-        Raises:
-            ValueError: if nothing was scored.
-        """
-        if not self.counts[1]:
+        """The mean nats of one label with their standard errors; raises ValueError if nothing was scored."""
+        num, scored, scored_squares = self.counts
+        if not scored:
             raise ValueError("the likelihood bound has no samples yet")
-        (nats, prior, reconstruction, *blocks), (error, _, _, *errors) = self.means(), self.standard_errors()
+        means = self.sums / scored
+        # The error of a ratio of two sums over samples, which are independent; labels and strata of one sample are not.
+        spread = (self.squares - 2 * means * self.products + means.square() * scored_squares).clamp(min=0)
+        standard_errors = (spread * num / (num - 1).clamp(min=1)).sqrt() / scored
+        (nats, prior, reconstruction, *blocks), (error, _, _, *errors) = means.tolist(), standard_errors.tolist()
         return Bound(
             nats=nats,
             standard_error=error,
@@ -191,12 +176,7 @@ class BoundEstimator:
     """
 
     def __init__(
-        self,
-        channel: Channel,
-        noise: NoiseDistribution,
-        partition: Partition,
-        levels_per_block: int = 8,
-        seed: int = 0,
+        self, channel: Channel, noise: NoiseDistribution, partition: Partition, levels_per_block: int = 8, seed: int = 0
     ) -> None:
         num_blocks = partition.num_blocks
         self.channel = channel
@@ -227,6 +207,7 @@ class BoundEstimator:
         draws = SampleDraws(self.seed, ("likelihood", block), indices)
         nats = []
         for high, low in pairwise(self.edges[block]):
+            # Uniform in ln sigma, because the rate is one per unit of it, whatever distribution placed the strata.
             sigma = (low * (high / low) ** draws.uniform()).to(clean.device, torch.float32)
             noisy = self.channel.corrupt(clean, draws.normal(clean.float()), sigma)
             rate = self.channel.rate(clean, labels, noisy, sigma, predict(block, noisy, sigma))
@@ -246,7 +227,7 @@ class BoundEstimator:
 
     def _curve(self) -> list[CurveStep]:
         ends = torch.stack(self.edges)  # B, S + 1
-        values = self.sums.strata / self.sums.counts[1] / (ends[:, :-1] / ends[:, 1:]).log()
+        values = self.sums.strata / self.sums.counts[1] / (ends[:, :-1] / ends[:, 1:]).log()  # B, S
         return [
             CurveStep(high, low, block, value)
             for block, row in enumerate(values.tolist())

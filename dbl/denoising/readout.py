@@ -58,29 +58,30 @@ class Readout(nn.Module, ABC):
         """
 
     @abstractmethod
-    def training_loss(self, estimate: Tensor, output: Tensor, noisy: Tensor, sigma: Tensor, clean: Clean) -> Tensor:
-        """[N] training loss before the weight; arguments as in `forward`."""
-
-    @abstractmethod
     def loss(self, prediction: Prediction, clean: Clean) -> Tensor:
         """[N] loss of a prediction."""
 
+    def training_loss(self, estimate: Tensor, output: Tensor, noisy: Tensor, sigma: Tensor, clean: Clean) -> Tensor:
+        """[N] training loss before the weight; arguments as in `forward`. Override it where it needs less than that."""
+        return self.loss(self(estimate, output, noisy, sigma), clean)
+
+
+def label_nats(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of each label, 0 where nothing is scored; logits [N, C] or [N, T, C], labels [N] or [N, T]."""
+    nats = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none", ignore_index=IGNORED)
+    return nats.reshape(labels.shape)
+
 
 def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """[N] nats of each sample: labels [N], or the mean over the scored tokens of [N, T]; logits [N, C] or [N, T, C]."""
-    nats = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none", ignore_index=IGNORED)
-    return mean_over_scored(nats.reshape(labels.shape), labels)
+    """[N] means of `label_nats` over the scored labels of each sample."""
+    return mean_over_scored(label_nats(logits, labels), labels)
 
 
 def mean_over_scored(values: Tensor, labels: Tensor) -> Tensor:
     """[N] means of values [N] or [N, T], which are 0 where nothing is scored, over the scored labels of each sample."""
-    if values.ndim == 1:
-        return values
-    return values.sum(1) / (labels != IGNORED).sum(1).clamp(min=1)
+    return values if values.ndim == 1 else values.sum(1) / (labels != IGNORED).sum(1).clamp(min=1)
 
 
 def hidden_nats(logits: Tensor, labels: Tensor, noisy: Tensor, mask: int) -> Tensor:
     """[N, T] cross-entropy of the hidden tokens, 0 elsewhere; from logits [N, T, C], labels and noisy [N, T]."""
-    hidden = labels.masked_fill(noisy != mask, IGNORED)
-    nats = F.cross_entropy(logits.flatten(0, 1), hidden.flatten(), reduction="none", ignore_index=IGNORED)
-    return nats.reshape(labels.shape)
+    return label_nats(logits, labels.masked_fill(noisy != mask, IGNORED))

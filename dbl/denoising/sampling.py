@@ -46,8 +46,7 @@ def quantile_levels(num_steps: int, noise: NoiseDistribution) -> Tensor:
     With K = B and an equal-probability partition these are the upper ends of the blocks' intervals, so that each block
     is called once.
     """
-    q = 1 - torch.arange(num_steps, dtype=torch.float64) / num_steps
-    levels = noise.quantile(q)
+    levels = noise.quantile(1 - torch.arange(num_steps, dtype=torch.float64) / num_steps)
     return torch.cat([levels, levels.new_zeros(1)])
 
 

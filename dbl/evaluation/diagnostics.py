@@ -1,10 +1,10 @@
 """What the blocks of an assembled network do at each noise level, measured on a few test samples.
 
 - `levels`: loss of each block over its interval, with the right condition and with that of another sample;
-- `condition`: whether each block uses its condition at all. A low-noise block may read the target off its input;
+- `condition`: whether each block uses its condition at all: a low-noise block may read the target off its input;
 - `information`: `sigma^-3 E|y - D|^2` integrated over each interval, in nats (see `likelihood.py`);
-- `trajectory`: norm of the denoised target along the sampler's path. A path that leaves the training distribution
-  shows here first;
+- `trajectory`: norm of the denoised target along the sampler's path: one that leaves the training distribution shows
+  here first;
 - `boundaries`: difference between two neighbours on the same noisy target at the level where they meet.
 
 A block *uses its condition* if its mean loss rises with another sample's condition by more than 2 standard errors
@@ -13,6 +13,7 @@ of the paired difference over samples, and by more than 1 % of its loss.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -31,10 +32,8 @@ from dbl.diffusion.partition import Partition
 from dbl.inference.stack import BlockStack
 from dbl.utils.seeding import SampleDraws
 
-# Most samples and most tokens in one network call, and samples whose path is followed.
-_CHUNK = 64
-_CHUNK_TOKENS = 2**14
-_NUM_PATHS = 64
+_CHUNK, _CHUNK_TOKENS = 64, 2**14  # largest numbers of samples and of tokens in one network call
+_NUM_PATHS = 64  # samples whose path is followed
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Probe:
     """The samples that the blocks denoise.
 
     Args:
-        clean: targets [N, *target_shape], conditions and labels.
+        clean: targets, conditions and labels.
         shuffled: conditions [N, ...] of other samples, of another class where there is one.
         indices: [N] numbers of the samples.
         seed: random seed; noise is a function of (seed, purpose, number of the sample).
@@ -76,8 +75,7 @@ class Probe:
 
     def mean_square(self, values: Tensor) -> Tensor:
         """[N] float64 on the CPU: mean square over the coordinates of values [N, ...], of scored tokens only."""
-        squares = values.float().square().cpu().double()
-        labels = self.clean.labels.cpu()
+        squares, labels = values.float().square().cpu().double(), self.clean.labels.cpu()
         if labels.ndim == 1:
             return squares.flatten(1).mean(1)
         return mean_over_scored(squares.mean(-1) * (labels != IGNORED), labels)
@@ -108,62 +106,23 @@ def partners(labels: Tensor) -> Tensor:
     """
     if labels.ndim > 1:
         return torch.arange(len(labels), device=labels.device).roll(len(labels) // 2)
+    # In an order by class, half of all samples away stands another class, if none has more than half.
     order = labels.argsort(stable=True)
     found = torch.empty_like(order)
     found[order] = order.roll(len(order) // 2)
     return found
 
 
-@dataclass(frozen=True)
-class BlockMeasure:
-    """One block at several levels.
-
-    Args:
-        sigmas: [S] decreasing levels, at the midpoints of equal shares of the training distribution in the interval.
-        widths: [S] width in ln sigma of the share that each level stands for.
-        losses: [S, N] losses without the weight.
-        shuffled: [S, N] the same with other samples' conditions.
-        errors: [S, N] squared errors per coordinate.
-        weights: [S] weights of the loss in training.
-    """
-
-    sigmas: Tensor
-    widths: Tensor
-    losses: Tensor
-    shuffled: Tensor
-    errors: Tensor
-    weights: Tensor
-
-    def rows(self, block: int) -> list[dict[str, Any]]:
-        """`sigma`, `block`, `loss`, `loss_shuffled` and `weight` of each level."""
-        columns = (self.sigmas, self.losses.mean(1), self.shuffled.mean(1), self.weights)
-        return [
-            {"sigma": sigma, "block": block, "loss": loss, "loss_shuffled": shuffled, "weight": weight}
-            for sigma, loss, shuffled, weight in zip(*(column.tolist() for column in columns), strict=True)
-        ]
-
-    def condition(self) -> dict[str, Any]:
-        """`loss`, `loss_shuffled`, `standard_error` and `uses_condition`, over all levels."""
-        loss, rises = self.losses.mean().item(), (self.shuffled - self.losses).mean(0)  # rises: N
-        rise, num = rises.mean().item(), len(rises)
-        error = rises.std().item() / num**0.5 if num > 1 else 0.0
-        return {
-            "loss": loss,
-            "loss_shuffled": loss + rise,
-            "standard_error": error,
-            "uses_condition": num > 1 and rise > 2 * error and rise > 0.01 * loss,
-        }
-
-    def nats(self, num_coordinates: int) -> float:
-        """Integral of `sigma^-3 E|y - D|^2` over the interval, by the midpoint rule in the training distribution."""
-        per_log_sigma = num_coordinates * self.errors.mean(1) / self.sigmas.square()
-        return (per_log_sigma * self.widths).sum().item()
-
-
 def measure_block(
     denoiser: Denoiser, block: int, interval: Interval, noise: NoiseDistribution, probe: Probe, num_levels: int
-) -> BlockMeasure:
-    """Measure a block at `num_levels` levels of its interval, with both conditions and the same noise."""
+) -> tuple[list[dict[str, Any]], dict[str, Any], float]:
+    """Measure a block at `num_levels` levels of its interval, with both conditions and the same noise.
+
+    The levels are the midpoints of equal shares of the training distribution in the interval.
+
+    Returns:
+        Rows of `levels`, an entry of `condition` (see `diagnose`), and the nats of the interval.
+    """
     q = 1 - (torch.arange(num_levels, dtype=torch.float64) + 0.5) / num_levels
     sigmas = noise.quantile_within(interval, q)
     right, wrong = [], []
@@ -171,14 +130,32 @@ def measure_block(
         noisy = probe.noisy(sigma, "level", block, level)
         right.append(probe.ask(denoiser, noisy, sigma, probe.clean.cond))
         wrong.append(probe.ask(denoiser, noisy, sigma, probe.shuffled))
-    return BlockMeasure(
-        sigmas=sigmas,
-        widths=-strata(noise, interval, num_levels).log().diff(),
-        losses=torch.stack([answers.losses for answers in right]),
-        shuffled=torch.stack([answers.losses for answers in wrong]),
-        errors=torch.stack([answers.errors for answers in right]),
-        weights=denoiser.loss_weight(sigmas),
-    )
+    losses, errors = (torch.stack([getattr(answers, name) for answers in right]) for name in ("losses", "errors"))
+    shuffled = torch.stack([answers.losses for answers in wrong])  # all three: S, N
+
+    columns = (sigmas, losses.mean(1), shuffled.mean(1), denoiser.loss_weight(sigmas))
+    levels = [
+        {"sigma": sigma, "block": block, "loss": loss, "loss_shuffled": loss_shuffled, "weight": weight}
+        for sigma, loss, loss_shuffled, weight in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+    # The integral of sigma^-3 E|y - D|^2 d sigma by the midpoint rule: each level stands for a width in ln sigma.
+    clean, widths = probe.clean, -strata(noise, interval, num_levels).log().diff()
+    num_coordinates = clean.clean[0].numel() // clean.labels[0].numel()
+    nats = (num_coordinates * errors.mean(1) / sigmas.square() * widths).sum().item()
+    return levels, _condition(losses, shuffled), nats
+
+
+def _condition(losses: Tensor, shuffled: Tensor) -> dict[str, Any]:
+    """Whether a block uses its condition, from losses [S, N] with the right condition and with others' conditions."""
+    loss, rises = losses.mean().item(), (shuffled - losses).mean(0)  # rises: N
+    rise, num = rises.mean().item(), len(rises)
+    error = rises.std().item() / num**0.5 if num > 1 else 0.0
+    return {
+        "loss": loss,
+        "loss_shuffled": loss + rise,
+        "standard_error": error,
+        "uses_condition": num > 1 and rise > 2 * error and rise > 0.01 * loss,
+    }
 
 
 def measure_blocks(
@@ -188,15 +165,7 @@ def measure_blocks(
     probe: Probe,
     levels_per_block: int,
 ) -> dict[str, Any]:
-    """`levels`, `condition`, `information` and `boundaries` as JSON values; each block is loaded once.
-
-    Args:
-        denoiser: function that gives the denoiser of a block.
-        noise: training distribution.
-        partition: partition into blocks.
-        probe: samples.
-        levels_per_block: levels of each interval.
-    """
+    """`levels`, `condition`, `information` and `boundaries` of `diagnose`; each block is loaded once."""
     measures, boundaries, above = [], [], None
     for block in range(partition.num_blocks):
         current, interval = denoiser(block), partition.interval(block)
@@ -204,18 +173,17 @@ def measure_blocks(
             boundaries.append(_disagreement(block - 1, interval.high, above, _at(current, probe, interval.high), probe))
         measures.append(measure_block(current, block, interval, noise, probe, levels_per_block))
         above = _at(current, probe, interval.low)
-    clean = probe.clean
-    nats = [measure.nats(clean.clean[0].numel() // clean.labels[0].numel()) for measure in measures]
+    levels, condition, nats = zip(*measures, strict=True)
     return {
-        "levels": [row for block, measure in enumerate(measures) for row in measure.rows(block)],
-        "condition": [measure.condition() for measure in measures],
+        "levels": list(chain(*levels)),
+        "condition": list(condition),
         "information": [{"nats": value, "share": value / sum(nats) if sum(nats) else 0.0} for value in nats],
         "boundaries": boundaries,
     }
 
 
 def _at(denoiser: Denoiser, probe: Probe, sigma: float) -> Tensor:
-    """Denoised samples at one end of a block's interval; both neighbours are given the same noisy ones."""
+    """Denoised samples at one end of a block's interval; neighbours are given the same noisy ones."""
     return probe.ask(denoiser, probe.noisy(sigma, "boundary"), sigma, probe.clean.cond).denoised
 
 
@@ -254,11 +222,6 @@ def follow_path(stack: BlockStack, clean: Clean, indices: Tensor) -> list[dict[s
     return calls
 
 
-def _paths(stack: BlockStack, clean: Clean, indices: Tensor) -> list[dict[str, Any]]:
-    few = evenly_spaced(len(indices), _NUM_PATHS)
-    return follow_path(stack, Clean(*(tensor[few.to(stack.device)] for tensor in clean)), indices[few])
-
-
 @torch.no_grad()
 def diagnose(
     stack: BlockStack, data: ResumableDataModule, num_samples: int, levels_per_block: int, seed: int = 0
@@ -293,10 +256,12 @@ def diagnose(
     contract, chosen = stack.contract, evenly_spaced(len(data.split("test")), num_samples)
     clean = stack.space.encode(move_data_to_device(data.batch("test", chosen), stack.device))
     probe = Probe.of(clean, chosen, seed)
+    few = evenly_spaced(len(chosen), _NUM_PATHS)
+    start = Clean(*(tensor[few.to(stack.device)] for tensor in clean))
     return {
         "num_samples": len(chosen),
         "loss_unit": stack.target.loss_unit,
         **measure_blocks(stack.denoiser, contract.noise, contract.partition, probe, levels_per_block),
         "calls_per_block": stack.inference.sampler.calls_per_block(contract.noise, contract.partition),
-        "trajectory": [] if stack.target.generates == "text" else _paths(stack, clean, chosen),
+        "trajectory": [] if stack.target.generates == "text" else follow_path(stack, start, chosen[few]),
     }

@@ -29,14 +29,10 @@ __all__ = [
     "trajectory_figure",
 ]
 
-# Name of a level -> labels of the axes.
-_LEVEL_LABELS = {
-    "sigma": "noise level sigma, in units of the target (high noise first)",
-    "the masking probability": "masking probability m of a token (all hidden first)",
-}
-_NATS_LABELS = {
-    "sigma": "nats per unit of ln sigma",
-    "the masking probability": "nats per unit of ln m",
+# Name of a level -> its symbol, and the label of its axis.
+_LEVELS = {
+    "sigma": ("sigma", "noise level sigma, in units of the target (high noise first)"),
+    "the masking probability": ("m", "masking probability m of a token (all hidden first)"),
 }
 
 
@@ -47,18 +43,15 @@ def likelihood_figure(curve: Sequence[dict[str, Any]], level: str = "sigma") -> 
         curve: `sigma_high`, `sigma_low`, `block` and `nats_per_log_sigma` of each stratum, levels decreasing.
         level: name of a level: "sigma" or "the masking probability".
     """
-    figure, axes = _level_axes(_LEVEL_LABELS[level])
+    figure, axes = _level_axes(level)
     for block, group in groupby(curve, key=lambda step: step["block"]):
         steps = list(group)
         edges = [steps[0]["sigma_high"], *(step["sigma_low"] for step in steps)]
         values = [step["nats_per_log_sigma"] for step in steps]
         axes.stairs(values, edges, color=colour_of(block), fill=True, alpha=0.6, label=f"block {block}")
-    _draw_boundaries(
-        axes, [after["sigma_high"] for before, after in pairwise(curve) if before["block"] < after["block"]]
-    )
+    boundaries = [after["sigma_high"] for before, after in pairwise(curve) if before["block"] < after["block"]]
+    _finish(axes, boundaries, f"nats per unit of ln {_LEVELS[level][0]}")
     axes.set_ylim(bottom=0)
-    axes.set_ylabel(_NATS_LABELS[level])
-    axes.legend(fontsize=8)
     return figure
 
 
@@ -76,12 +69,10 @@ def loss_figure(levels: Sequence[dict[str, Any]], boundaries: Sequence[float], u
         sigmas = [row["sigma"] for row in rows]
         axes.plot(sigmas, [row["loss"] for row in rows], "o-", color=colour_of(block), ms=3, label=f"block {block}")
         axes.plot(sigmas, [row["loss_shuffled"] for row in rows], "x--", color=colour_of(block), ms=4)
-    _draw_boundaries(axes, boundaries)
+    _finish(axes, boundaries, unit)
     if any(row["loss"] > 0 or row["loss_shuffled"] > 0 for row in levels):
         axes.set_yscale("log")
-    axes.set_ylabel(unit)
     axes.set_title("loss without weight; dashed: with the condition of another sample", fontsize=9)
-    axes.legend(fontsize=8)
     return figure
 
 
@@ -96,35 +87,40 @@ def trajectory_figure(trajectory: Sequence[dict[str, Any]], boundaries: Sequence
     sigmas = [call["sigma"] for call in trajectory]
     axes.plot(sigmas, [call["norm"] for call in trajectory], color="0.6", linewidth=1)
     for block in sorted({call["block"] for call in trajectory}):
-        calls = [call for call in trajectory if call["block"] == block]
-        points = [call["sigma"] for call in calls], [call["norm"] for call in calls]
+        points = zip(*((call["sigma"], call["norm"]) for call in trajectory if call["block"] == block), strict=True)
         axes.plot(*points, "o", color=colour_of(block), ms=4, label=f"block {block}")
     axes.axhline(1, color="black", linestyle="--", linewidth=0.8, label="clean targets")
-    _draw_boundaries(axes, boundaries)
+    _finish(axes, boundaries, "norm of denoised / of clean target")
     axes.set_ylim(0, max([1.1, *(1.1 * call["norm"] for call in trajectory)]))
-    axes.set_ylabel("norm of denoised / of clean target")
-    axes.legend(fontsize=8)
     return figure
 
 
-def _level_axes(label: str = _LEVEL_LABELS["sigma"]) -> "tuple[Figure, Axes]":
-    """An empty figure over the logarithm of the level, high noise on the left."""
+def _new_figure(width: float = 7, height: float = 3.2) -> "tuple[Figure, Axes]":
     from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _level_axes(level: str = "sigma") -> "tuple[Figure, Axes]":
+    """An empty figure over the logarithm of the level, high noise on the left."""
     from matplotlib.ticker import NullFormatter
 
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _new_figure()
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.invert_xaxis()
-    axes.set_xlabel(label)
+    axes.set_xlabel(_LEVELS[level][1])
     return figure, axes
 
 
-def _draw_boundaries(axes: "Axes", sigmas: Sequence[float]) -> None:
-    for sigma in sigmas:
+def _finish(axes: "Axes", boundaries: Sequence[float], label: str) -> None:
+    """Draw the levels between two blocks, label the vertical axis, and add the legend of what was drawn before."""
+    for sigma in boundaries:
         axes.axvline(sigma, color="black", linestyle=":", linewidth=1)
+    axes.set_ylabel(label)
+    axes.legend(fontsize=8)
 
 
 def steps_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]], metric: str, lower_is_better: bool) -> "Figure":
@@ -135,10 +131,7 @@ def steps_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]], metric: str,
         metric: name of the metric, for the axis.
         lower_is_better: whether lower values of the metric are better.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _new_figure()
     for number, (name, points) in enumerate(curves.items()):
         colour, steps = colour_of(number), [point["steps"] for point in points]
         axes.plot(steps, [point["mean"] for point in points], "o-", ms=4, color=colour, label=name)
@@ -173,11 +166,8 @@ def memory_figure(rows: Mapping[str, Mapping[str, int]]) -> "Figure":
     Args:
         rows: bytes at the peak of each category of each row, by their names.
     """
-    from matplotlib.figure import Figure
-
     name, unit = _unit(max(sum(row.values()) for row in rows.values()))
-    figure = Figure(figsize=(8, 1.2 + 0.36 * len(rows)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _new_figure(8, 1.5 + 0.36 * len(rows))
     ends = dict.fromkeys(rows, 0.0)
     for number, category in enumerate(next(iter(rows.values()))):
         widths = [row[category] / unit for row in rows.values()]
@@ -188,7 +178,8 @@ def memory_figure(rows: Mapping[str, Mapping[str, int]]) -> "Figure":
     axes.invert_yaxis()
     axes.margins(x=0.1)
     axes.set_xlabel(f"peak memory of one training step, {name}")
-    axes.legend(fontsize=8, ncols=2)
+    # Below the axes: inside, it would cover the bars where there are few.
+    figure.legend(fontsize=8, ncols=len(axes.containers), loc="outside lower center")
     return figure
 
 

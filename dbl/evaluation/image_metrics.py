@@ -67,17 +67,19 @@ def image_metrics(real: ImageFeatures, generated: ImageFeatures, suffix: str = "
     - `precision`, `recall` (arXiv 1904.06991): share of generated images that lie among the real ones, and share of
       real images that lie among the generated ones; three neighbours.
 
+    Raises UserError if the features differ in width, are not finite or come from too few images.
+
     Args:
         real: features of the reference images.
         generated: features of the images to judge.
         suffix: ending of the names, e.g. `digits` for `fid_digits`. "" stands for the Inception network alone: numbers
             of other features must not be mistaken for those of the literature.
-
-    Raises:
-        UserError: if the features differ in width, are not finite or come from too few images.
     """
     _check(real, generated)
-    real, generated = _as_float64(real), _as_float64(generated)
+    real, generated = (
+        ImageFeatures(images.features.detach().cpu().double(), images.logits.detach().cpu().double())
+        for images in (real, generated)
+    )
     distances = (_fid(real, generated), _kid(real, generated))
     values = (*distances, _inception_score(generated), *_precision_and_recall(real, generated))
     return {f"{name}_{suffix}" if suffix else name: value for name, value in zip(NAMES, values, strict=True)}
@@ -108,10 +110,6 @@ def _check(real: ImageFeatures, generated: ImageFeatures) -> None:
             raise UserError(f"image metrics: features of the {name} images are not finite; check the images")
 
 
-def _as_float64(images: ImageFeatures) -> ImageFeatures:
-    return ImageFeatures(images.features.detach().cpu().double(), images.logits.detach().cpu().double())
-
-
 def _fid(real: ImageFeatures, generated: ImageFeatures) -> float:
     from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 
@@ -137,15 +135,12 @@ def _inception_score(generated: ImageFeatures) -> float:
     return float(isc_features_to_metric(generated.logits, splits)[KEY_METRIC_ISC_MEAN])
 
 
-def _some(images: ImageFeatures, most: int) -> Tensor:
-    """Features of at most so many of the images, evenly spaced."""
-    return images.features[evenly_spaced(len(images), most)]
-
-
 def _precision_and_recall(real: ImageFeatures, generated: ImageFeatures) -> tuple[float, float]:
     from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
-    some_real, some_generated = (_some(images, _MAX_NEIGHBOURHOODS) for images in (real, generated))
+    some_real, some_generated = (
+        images.features[evenly_spaced(len(images), _MAX_NEIGHBOURHOODS)] for images in (real, generated)
+    )
     # In parts of 1,000 rows: all distances at once would take gigabytes.
     options = {"prc_neighborhood": _NEIGHBOURS, "prc_batch_size": 1_000, "save_cpu_ram": True, "verbose": False}
     found = prc_features_to_metric(some_generated, some_real, **options)

@@ -38,16 +38,14 @@ def quality_by_steps(
     try:
         for steps in numbers:
             stack.inference = replace(own, sampler=replace(own.sampler, num_steps=steps))
-            makes_images = stack.target.generates == "images"
-            metrics = _judged(stack, data, judge) if makes_images else {"accuracy": _accuracy(stack, data)}
+            if stack.target.generates == "images":
+                metrics = {name: values[0] for name, values in judge.evaluate(stack, data).items()}
+            else:
+                metrics = {"accuracy": _accuracy(stack, data)}
             rows.append({"steps": steps, "metrics": metrics})
     finally:
         stack.inference = own
     return [row for row in rows if row["metrics"]]
-
-
-def _judged(stack: BlockStack, data: ImageData, judge: ImageQuality) -> dict[str, float]:
-    return {name: values[0] for name, values in judge.evaluate(stack, data).items()}
 
 
 @torch.no_grad()

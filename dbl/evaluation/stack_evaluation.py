@@ -92,7 +92,7 @@ class StackEvaluation(L.LightningModule):
         generator = generator_for(self.stack.inference.seed, "test noise", int(batch["position"]), device=device)
         noise = torch.randn(clean.clean.shape, generator=generator, device=device)
         noisy = self.stack.space.corrupt(clean.clean, noise, sigma)
-        for block in owners.unique().tolist():
+        for block in owners.unique().tolist():  # block by block: a stack may keep only one in memory
             rows = (owners == block).to(device)
             part = Clean(*(tensor[rows] for tensor in clean))
             losses = self.stack.denoiser(block).loss(part, noisy[rows], sigma[rows])

@@ -31,7 +31,8 @@ def words(text: str) -> list[str]:
 def distinct_n(sequences: Sequence[Sequence[Hashable]], n: int = 2) -> float:
     """Different n-grams divided by all n-grams of all sequences together (Li et al. 2016, arXiv 1510.03055).
 
-    It falls with the amount of text, so compare it at equal numbers and lengths of sequences only.
+    It falls with the amount of text, so compare it at equal numbers and lengths of sequences only. Raises UserError if
+    n is below 1.
 
     Args:
         sequences: sequences of words or tokens; no n-gram reaches from one sequence into the next.
@@ -39,9 +40,6 @@ def distinct_n(sequences: Sequence[Sequence[Hashable]], n: int = 2) -> float:
 
     Returns:
         In (0, 1]; 0 if no sequence has n items.
-
-    Raises:
-        UserError: if n is below 1.
     """
     if n < 1:
         raise UserError(f"distinct_n: n ({n}) must be at least 1")
@@ -60,11 +58,7 @@ def unigram_entropy(sequences: Sequence[Sequence[Hashable]]) -> float:
 
 
 def check_mauve() -> None:
-    """Check that MAUVE can be computed on this machine.
-
-    Raises:
-        UserError: if mauve-text cannot be imported.
-    """
+    """Check that MAUVE can be computed on this machine. Raises UserError if mauve-text cannot be imported."""
     try:
         import mauve  # noqa: F401
     except ImportError as error:
@@ -74,8 +68,9 @@ def check_mauve() -> None:
 def mauve_score(real: np.ndarray, generated: np.ndarray, seed: int) -> float:
     """MAUVE of two sets of texts (Pillutla et al. 2021, arXiv 2102.01454), as mauve-text computes it by default.
 
-    It is high if both sets share the same clusters of features. It depends on the number of texts (5,000 are
-    usual) and on the features, so compare it at equal ones only.
+    It is high if both sets share the same clusters of features. It depends on the number of texts (5,000 are usual) and
+    on the features, so compare it at equal ones only. Raises UserError if mauve-text is missing, texts are too few, or
+    the features differ in width, are not finite or are the same for all texts.
 
     Args:
         real: [n, D] features of the real texts.
@@ -84,10 +79,6 @@ def mauve_score(real: np.ndarray, generated: np.ndarray, seed: int) -> float:
 
     Returns:
         In (0, 1]; 1 is best.
-
-    Raises:
-        UserError: if mauve-text is missing, texts are too few, or the features differ in width, are not finite or are
-            the same for all texts.
     """
     check_mauve()
     _check_features(real, generated)

@@ -35,7 +35,7 @@ class Ensemble(Denoiser):
 
     @property
     def readout(self) -> TableReadout:
-        """The readout of one member, for the table, which all share."""
+        """The first member's readout; its table is that of all members."""
         return cast(TableReadout, self.readouts[0])
 
     @override
@@ -44,17 +44,13 @@ class Ensemble(Denoiser):
         noisy, sigma = noisy.float(), sigma.float()
         outputs = self.network(noisy, cond)  # B, N, T, D
         with torch.autocast(noisy.device.type, enabled=False):
+            # Normalised first: the logits of two blocks may differ by any constant.
             logits = [
                 cast(TableReadout, readout).linear(output.float()).log_softmax(-1)
                 for readout, output in zip(self.readouts, outputs, strict=True)
             ]
             mean = torch.stack(logits).mean(0)
             return self.readout.with_evidence(mean if adjust is None else adjust(mean), noisy, sigma)
-
-    @override
-    def training_loss(self, clean: Clean, noisy: Tensor, sigma: Tensor) -> Tensor:
-        # Only measured: members are trained alone.
-        return self.plain_loss(self.predict(noisy, sigma, clean.cond), clean, noisy)
 
     @override
     def plain_loss(self, prediction: Prediction, clean: Clean, noisy: Tensor) -> Tensor:

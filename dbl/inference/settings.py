@@ -43,9 +43,8 @@ class InferenceConfig:
     def check(self, contract: Contract) -> None:
         """Refuse what a network of this contract cannot do.
 
-        Raises:
-            UserError: if guidance is asked for where no condition was dropped in training, or ensemble or sampler are
-                for another kind of network or target.
+        Raises UserError if guidance is asked for where no condition was dropped in training, or ensemble or sampler are
+        for another kind of network or target.
         """
         network, target = contract.config.network, contract.config.target
         drops = target.generates == "images" and getattr(network, "cond_dropout", 0) > 0

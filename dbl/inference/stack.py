@@ -23,7 +23,8 @@ from dbl.utils.seeding import SampleDraws
 class BlockStack(nn.Module):
     """All blocks of a run as one denoiser that samples, classifies and writes text.
 
-    To evaluate it with a Lightning Trainer, wrap it in `dbl.StackEvaluation`.
+    To evaluate it with a Lightning Trainer, wrap it in `dbl.StackEvaluation`. Raises UserError if `inference` does not
+    fit the contract, or needs all blocks of a stack that lacks some.
 
     Args:
         contract: contract of the blocks.
@@ -31,9 +32,6 @@ class BlockStack(nn.Module):
         inference: settings of sampling.
         weights: kind of weights that `load` gives, for reports: `ema` or `live`.
         available: blocks that `load` can give; None: all. A stack that lacks blocks refuses their levels.
-
-    Raises:
-        UserError: if `inference` does not fit the contract, or needs all blocks of a stack that lacks some.
 
     Example:
         >>> import dbl, torch
@@ -74,13 +72,12 @@ class BlockStack(nn.Module):
     ) -> Self:
         """The stack in a model folder written by `dbl assemble`, or in a copy of one on the Hugging Face hub.
 
+        Raises UserError if there is no such model, it is damaged, or its parts do not belong together.
+
         Args:
             name_or_folder: folder; if there is none, a string `owner/name` is looked up on the hub.
             inference: settings of sampling.
             revision: branch, tag or commit on the hub; by default its main branch.
-
-        Raises:
-            UserError: if there is no such model, it is damaged, or its parts do not belong together.
         """
         model = ModelFolder(find_model(name_or_folder, revision))
         return cls(model.contract, model.denoiser, inference, model.config["weights"], model.available)
@@ -106,8 +103,7 @@ class BlockStack(nn.Module):
     def denoiser(self, block: int) -> Denoiser:
         """The denoiser of one block, on the stack's device; with `keep_in_memory: one` it replaces the last one.
 
-        Raises:
-            UserError: if the stack lacks this block.
+        Raises UserError if the stack lacks this block.
         """
         self._require([block], "this noise level")
         return self.blocks.denoiser(block)
@@ -120,13 +116,12 @@ class BlockStack(nn.Module):
     def forward(self, noisy: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
         """Denoise a batch that is at one level, with the block that owns it.
 
+        Raises UserError if the stack lacks the block of this level.
+
         Args:
             noisy: [N, *target_shape], of any float type, which the result has too.
             sigma: level, a scalar.
             cond: labels [N], images [N, channels, height, width] or tokens [N, T].
-
-        Raises:
-            UserError: if the stack lacks the block of this level.
         """
         denoiser = self.denoiser(int(self.contract.partition.block_for(sigma)))
         denoised: Tensor = denoiser(noisy, per_sample(sigma, noisy), cond)
@@ -135,7 +130,8 @@ class BlockStack(nn.Module):
     def sample(self, cond: Tensor, indices: Tensor, draw: int = 0) -> Tensor:
         """Carry noise to clean targets.
 
-        The noise of a sample is a function of (seed, draw, its index), so any batch size gives the same samples.
+        The noise of a sample is a function of (seed, draw, its index), so any batch size gives the same samples. Raises
+        UserError if the stack lacks a block that the schedule visits.
 
         Args:
             cond: labels [N] or images [N, channels, height, width].
@@ -144,9 +140,6 @@ class BlockStack(nn.Module):
 
         Returns:
             [N, *target_shape].
-
-        Raises:
-            UserError: if the stack lacks a block that the schedule visits.
         """
         self.require_schedule()
 
@@ -173,13 +166,12 @@ class BlockStack(nn.Module):
     def text_generator(self, decoding: Decoding, num_steps: int | None = None, seed: int = 0) -> TextGenerator:
         """A text generator, if the targets are tokens.
 
+        Raises UserError if the stack lacks a block: each reads the text.
+
         Args:
             decoding: temperature, top-k and top-p.
             num_steps: steps of the sampler for each token (of masked text for all of them); None: as in `inference`.
             seed: random seed.
-
-        Raises:
-            UserError: if the stack lacks a block: each reads the text.
         """
         self.require_all("writing text")
         sampler = self.inference.sampler

@@ -152,7 +152,7 @@ def test_a_report_on_text_speaks_of_text(tmp_path: Path, task: str) -> None:
     [
         ("clean", ["`streams: clean`"], ["two streams"]),
         ("two", ["two streams", "layers that know the noise level"], ["`streams: clean`"]),
-        ("recurrent", ["trained as one block", "the core (3)", "about 5 times", "the last 3 passes"], ["split into"]),
+        ("recurrent", ["treated as one block", "the core (3)", "about 5 times", "the last 3 passes"], ["split into"]),
         ("masked", ["*masking probability*", "masking probabilities"], ["sigma", "exact for"]),
     ],
 )

@@ -7,14 +7,14 @@ preconditioned output of the network into a denoised target and a loss. The spac
 readout belongs to one block.
 """
 
-from dbl.denoising.readout import Adjust, Clean, Prediction, Readout, mean_cross_entropy, mean_over_scored
+from dbl.denoising.readout import Adjust, Clean, Prediction, Readout, mean_cross_entropy
 from dbl.denoising.targets.base import Batch, Target, TargetSpace
 from dbl.denoising.targets.classes import ClassSpace, ClassTarget
 from dbl.denoising.targets.gaussian import GaussianSpace, GaussianTarget
-from dbl.denoising.targets.masks import MaskSpace, MaskTarget
+from dbl.denoising.targets.masks import MaskTarget
 from dbl.denoising.targets.pixels import PixelReadout, PixelSpace, PixelTarget, image_spec
 from dbl.denoising.targets.tables import TableReadout, TableTarget, unit_rows
-from dbl.denoising.targets.tokens import TokenSpace, TokenTarget, text_spec
+from dbl.denoising.targets.tokens import TokenTarget, text_spec
 
 __all__ = [
     "Adjust",
@@ -24,7 +24,6 @@ __all__ = [
     "Clean",
     "GaussianSpace",
     "GaussianTarget",
-    "MaskSpace",
     "MaskTarget",
     "PixelReadout",
     "PixelSpace",
@@ -35,11 +34,9 @@ __all__ = [
     "TableTarget",
     "Target",
     "TargetSpace",
-    "TokenSpace",
     "TokenTarget",
     "image_spec",
     "mean_cross_entropy",
-    "mean_over_scored",
     "text_spec",
     "unit_rows",
 ]

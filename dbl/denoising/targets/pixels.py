@@ -22,7 +22,7 @@ def image_spec(data: DataSpec, target: str) -> ImageSpec:
 
 
 class ImageScale(torch.nn.Module):
-    """Raw images to mean 0 and standard deviation 1 over the training split, and back.
+    """Scales raw images to mean 0 and standard deviation 1 over the training split, and back.
 
     Args:
         data: facts with the mean and standard deviation of each channel.
@@ -76,10 +76,6 @@ class PixelReadout(Readout):
         self, estimate: Tensor, output: Tensor, noisy: Tensor, sigma: Tensor, adjust: Adjust | None = None
     ) -> Prediction:
         return Prediction(estimate)
-
-    @override
-    def training_loss(self, estimate: Tensor, output: Tensor, noisy: Tensor, sigma: Tensor, clean: Clean) -> Tensor:
-        return self.loss(Prediction(estimate), clean)
 
     @override
     def loss(self, prediction: Prediction, clean: Clean) -> Tensor:

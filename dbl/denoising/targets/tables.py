@@ -76,7 +76,7 @@ class TableReadout(Readout):
 
     @override
     def training_loss(self, estimate: Tensor, output: Tensor, noisy: Tensor, sigma: Tensor, clean: Clean) -> Tensor:
-        # Without the expected embedding, which the loss does not need.
+        # Not through `forward`: the loss does not need the expected embedding.
         own, share = self._own_logits(estimate, output), self.context_share
         if share == 1:
             return mean_cross_entropy(own, clean.labels)
@@ -119,10 +119,10 @@ class TableSpace(GaussianSpace):
 class TableTarget(GaussianTarget, ABC):
     """Denoise a vector that stands for a class or token: one frozen row of unit length for each.
 
+    `sigma_data` is 0.5 as in the paper, although a coordinate of a unit vector is smaller. The weight is uniform: EDM's
+    would make cross-entropy at low noise dominate. Both are those of `GaussianTarget`.
+
     Args:
-        sigma_data: as in `GaussianTarget`. The paper keeps 0.5 although a coordinate of a unit vector is smaller, and
-            so does this.
-        weight: as in `GaussianTarget`. EDM's weight makes cross-entropy at low noise dominate: the default is uniform.
         dim: length D of a row.
         kind: readout of the logits. `cosine`: a learned scale (16 at the start) times the cosine of the preconditioned
             vector with each row. `linear`: a linear layer on the network's output. `posterior`: that plus the evidence

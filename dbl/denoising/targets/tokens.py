@@ -38,21 +38,14 @@ class TokenSpace(TableSpace):
 
 @dataclass(frozen=True)
 class TokenTarget(TableTarget):
-    """Denoise the row of the token that follows.
+    """Denoise the row of the token that follows; other arguments are those of `TableTarget`.
+
+    The default readout is the posterior: only the token's own vector is noisy, and Bayes' rule gives its evidence.
 
     Args:
-        sigma_data: as in `TableTarget`.
-        weight: as in `TableTarget`.
-        dim: as in `TableTarget`.
-        kind: as in `TableTarget`.
-        table_file: as in `TableTarget`.
-        table_name: as in `TableTarget`.
-        context_share: share of the loss, from 0 to 1, on the cross-entropy of the network's own logits,
-            without the evidence of the noisy vector. By Bayes' rule both have the same optimum, but at low noise the
-            evidence leaves little to learn. For the posterior readout only.
-
-    The default readout is the posterior: only the token's own vector is noisy, and Bayes' rule gives its
-    evidence.
+        context_share: share of the loss, from 0 to 1, on the cross-entropy of the network's own logits, without the
+            evidence of the noisy vector. By Bayes' rule both have the same optimum, but at low noise the evidence
+            leaves little to learn. For the posterior readout only.
 
     Example:
         >>> import dbl

@@ -16,7 +16,7 @@ class Diagnostics(L.Callback):
     """Measure what each block of a tested stack does, as `dbl.diagnose` explains. Other models are left alone.
 
     It costs two network calls of each block for every sample and level, and one sampling of at most 64 images. Targets
-    without a condition, such as masked text, are left alone too.
+    without a condition, such as masked text, are left alone too. Raises UserError if a number is too small.
 
     Args:
         num_samples: number of test samples, evenly spaced over the split (all if there are fewer); 0 turns the
@@ -26,9 +26,6 @@ class Diagnostics(L.Callback):
 
     Attributes:
         result: JSON values from `dbl.evaluation.diagnostics.diagnose`; None before a test.
-
-    Raises:
-        UserError: if a number is too small.
     """
 
     def __init__(self, num_samples: int = 256, levels_per_block: int = 8, seed: int = 0) -> None:

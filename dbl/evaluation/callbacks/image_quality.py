@@ -74,17 +74,17 @@ class ImageQuality(L.Callback):
         self.batch_size = batch_size
         self.in_validation = in_validation
         self.result: dict[str, Any] | None = None
+        self._feature_size = InceptionFeatures.FEATURE_SIZE if features == "inception" else RECIPE.feature_size
         self._judge: _Judge | None = None
 
     def prepare(self, data: ResumableDataModule, makes_images: bool) -> None:
         """Check, before any training, what the comparison at its end will need.
 
+        Raises UserError if images are too few, weights or packages are missing, or the cache cannot be used.
+
         Args:
             data: data for the test.
             makes_images: whether the network makes images; else there is nothing to check.
-
-        Raises:
-            UserError: if images are too few, weights or packages are missing, or the cache cannot be used.
         """
         if self.features == "none" or not makes_images:
             return
@@ -115,10 +115,9 @@ class ImageQuality(L.Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, ImageData):
             raise UserError("image_quality: the test needs the data set as a DataModule of dbl (ImageData)")
-        draws = range(self.seeds)
         # Callbacks run outside the context that gives test steps the trainer's precision.
         with trainer.precision_plugin.test_step_context():
-            metrics = self.evaluate(stack, data, draws=draws)
+            metrics = self.evaluate(stack, data, draws=range(self.seeds))
         for name, values in metrics.items():
             pl_module.log(f"{stage}/{name}", sum(values) / len(values))
         judge, sampler = self._judge_of(data, stack.device), stack.inference.sampler
@@ -128,7 +127,7 @@ class ImageQuality(L.Callback):
             "num_images": self.num_images,
             "split": self.reference.split,
             "num_reference": len(judge.real),
-            "draws": list(draws),
+            "draws": list(range(self.seeds)),
             "metrics": metrics,
             "real_test_images": self._of_test_images(judge, data),
             "classifier_accuracy": judge.extractor.accuracy,
@@ -149,6 +148,8 @@ class ImageQuality(L.Callback):
     ) -> dict[str, list[float]]:
         """The metrics of a stack with its own sampler settings, without a trainer.
 
+        Raises UserError if images are too few or of another kind than those of the data, or the cache cannot be used.
+
         Args:
             stack: stack that makes images, on the device that it is to run on.
             data: data to compare with.
@@ -157,9 +158,6 @@ class ImageQuality(L.Callback):
 
         Returns:
             For each metric one value a draw; nothing with `features: none`.
-
-        Raises:
-            UserError: if images are too few or of another kind than those of the data, or the cache cannot be used.
         """
         if self.features == "none":
             return {}
@@ -174,7 +172,7 @@ class ImageQuality(L.Callback):
         return {name: [values[name] for values in found] for name in (found[0] if found else ())}
 
     def _generated(self, stack: BlockStack, data: ImageData, num: int, draw: int) -> Iterator[Tensor]:
-        """Batches of images as the data set would store them."""
+        """Yield batches of images as the data set would store them."""
         dtype = data.split(self.reference.split).images.dtype
         for indices in torch.arange(num, device=stack.device).split(self.batch_size):
             yield as_stored(stack.generate(labels_of(indices, data.spec), indices, draw), dtype)
@@ -184,15 +182,13 @@ class ImageQuality(L.Callback):
         key = (data.spec.identity, str(device))
         if self._judge is None or self._judge.key != key:
             self._check_reference(data)
-            extractor = self._extractor(data, device)
+            if self.features == "inception":
+                extractor: FeatureExtractor = InceptionFeatures(self.weights_path, device)
+            else:
+                extractor = InDomainFeatures(data, self.cache_dir, device)
             real = self.reference.features(extractor, data, self.cache_dir, self.batch_size)
             self._judge = _Judge(key, extractor, real)
         return self._judge
-
-    def _extractor(self, data: ImageData, device: torch.device) -> FeatureExtractor:
-        if self.features == "inception":
-            return InceptionFeatures(self.weights_path, device)
-        return InDomainFeatures(data, self.cache_dir, device)
 
     def _of_test_images(self, judge: "_Judge", data: ImageData) -> dict[str, float]:
         """The metrics of the real test images, which a perfect network would approach. Nothing if they are few."""
@@ -212,10 +208,6 @@ class ImageQuality(L.Callback):
                 f"{key}: {num} images are too few for the {self._feature_size} features of {self.features}; take at "
                 f"least {least}, or set image_quality.features to none"
             )
-
-    @property
-    def _feature_size(self) -> int:
-        return InceptionFeatures.FEATURE_SIZE if self.features == "inception" else RECIPE.feature_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,8 +229,7 @@ def labels_of(indices: Tensor, data: ImageSpec) -> Tensor:
 def as_stored(images: Tensor, dtype: torch.dtype) -> Tensor:
     """Raw images as a data set of this dtype stores them: for uint8 clamped to 0 to 255 and rounded, else as they are.
 
-    Raises:
-        UserError: if a value is not finite; as an integer it would look like a pixel.
+    Raises UserError if a value is not finite; as an integer it would look like a pixel.
     """
     if not images.isfinite().all():
         raise UserError(

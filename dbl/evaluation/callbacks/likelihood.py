@@ -27,7 +27,8 @@ class Likelihood(L.Callback):
     block for every sample. A module with a method `exact_nats(batch) -> (nats [N], scored labels [N])`, such as the
     end-to-end baselines of text, has its exact value logged in the same way. Other models are left alone.
 
-    For text there are also the perplexity and the bits per byte that follow, from sums over the whole split.
+    For text there are also the perplexity and the bits per byte that follow, from sums over the whole split. Raises
+    UserError if `levels_per_block` is negative.
 
     Args:
         levels_per_block: noise levels of each block at which a sample is denoised; 0 turns the bound off.
@@ -39,9 +40,6 @@ class Likelihood(L.Callback):
             bound; for text `num_bytes`, `perplexity`, `bits_per_byte`, `bits_per_token`, else null (bytes too, where a
             token stands for unknown text); `own_blocks`: for an ensemble, the bound of the blocks themselves, each at
             its own levels, else null. None if there is no bound.
-
-    Raises:
-        UserError: if `levels_per_block` is negative.
     """
 
     def __init__(self, levels_per_block: int = 8, seed: int = 0) -> None:

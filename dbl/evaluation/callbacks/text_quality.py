@@ -3,6 +3,7 @@
 Axes: n texts, N batch, P tokens of a prompt, K sequences read at once, T + 1 tokens of a sequence.
 """
 
+from dataclasses import asdict
 from typing import Any
 
 import lightning as L
@@ -25,7 +26,8 @@ class TextQuality(L.Callback):
 
     For a stack or another module with `text_generator(decoding, num_steps, seed)`, and data with a `tokenizer`; other
     modules are left alone. All metrics are those of the continuations alone, without their prompts; the real
-    continuations have as many tokens. Words are separated by white space.
+    continuations have as many tokens. Words are separated by white space. Raises UserError if a number is impossible,
+    or MAUVE is asked for without a scoring model or with too few texts.
 
     Args:
         num_texts: number of texts to continue, evenly spaced among those test texts that are long enough; 0 turns it
@@ -46,9 +48,6 @@ class TextQuality(L.Callback):
         result: JSON values of the last comparison: settings, `scoring_model` (its identity), `metrics` and
             `real` (by name), `texts` (some prompts with their continuations); None before, and where nothing was
             compared.
-
-    Raises:
-        UserError: if a number is impossible, or MAUVE is asked for without a scoring model or with too few texts.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class TextQuality(L.Callback):
         if num_texts < 0:
             raise UserError(f"text_quality.num_texts ({num_texts}) must be 0 (off) or more")
         counts = {"num_tokens": num_tokens, "prompt_tokens": prompt_tokens, "batch_size": batch_size}
-        for name, value in (counts | {"num_steps": num_steps}).items():
+        for name, value in {**counts, "num_steps": num_steps}.items():
             if value is not None and value < 1:
                 raise UserError(f"text_quality.{name} ({value}) must be at least 1")
         if mauve and scoring_model is None:
@@ -89,20 +88,18 @@ class TextQuality(L.Callback):
     def prepare(self, data: Any) -> None:
         """Check, before any training, that texts fit, that the scoring model can be loaded, and MAUVE computed.
 
+        Raises UserError if one of these fails.
+
         Args:
             data: DataModule for the test; there is nothing to check if it is not text.
-
-        Raises:
-            UserError: if one of these fails.
         """
         if self.num_texts == 0 or not hasattr(data, "tokenizer"):
             return
         self._chosen(data)
-        if self.scoring_model is None:
-            return
         if self.mauve:
             check_mauve()
-        open_scoring_model(self.scoring_model)
+        if self.scoring_model is not None:
+            open_scoring_model(self.scoring_model)
 
     @torch.no_grad()
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -131,9 +128,16 @@ class TextQuality(L.Callback):
         generated = [data.tokenizer.decode(ids) for ids in continued]
         metrics = _metrics(generated, scoring_model)
         if self.mauve and scoring_model is not None:
-            metrics["mauve"] = self._mauve(real, generated, scoring_model)
+            # Empty texts have no last token: mauve-text leaves them out too.
+            of_real, of_generated = (scoring_model.features(list(filter(None, texts))) for texts in (real, generated))
+            metrics["mauve"] = mauve_score(of_real, of_generated, self.seed)
         return {
-            **self._settings(),
+            "num_texts": self.num_texts,
+            "num_tokens": self.num_tokens,
+            "prompt_tokens": self.prompt_tokens,
+            **asdict(self.decoding),
+            "num_steps": self.num_steps,
+            "seed": self.seed,
             "scoring_model": scoring_model.identity if scoring_model is not None else None,
             "metrics": metrics,
             "real": real_metrics,
@@ -149,9 +153,13 @@ class TextQuality(L.Callback):
         usable = []
         for indices in torch.arange(len(data.split("test"))).split(_READ_AT_ONCE):
             tokens = data.batch("test", indices)["tokens"]  # K, T + 1
-            self._check_length(tokens.shape[1] - 1)
+            if length > tokens.shape[1] - 1:
+                raise UserError(
+                    f"text_quality: prompt_tokens ({self.prompt_tokens}) and num_tokens ({self.num_tokens}) together "
+                    f"exceed the {tokens.shape[1] - 1} tokens of a sequence; reduce one of them"
+                )
             usable.append(indices[(tokens[:, :length] >= 0).all(dim=1)])  # padding is negative
-        found = torch.cat(usable) if usable else torch.zeros(0, dtype=torch.long)
+        found = torch.cat([torch.zeros(0, dtype=torch.long), *usable])
         if len(found) < self.num_texts:
             raise UserError(
                 f"text_quality.num_texts ({self.num_texts}): only {len(found)} test texts have {length} tokens; reduce "
@@ -159,13 +167,6 @@ class TextQuality(L.Callback):
             )
         chosen = found[evenly_spaced(len(found), self.num_texts)]
         return chosen, data.batch("test", chosen)["tokens"][:, :length]
-
-    def _check_length(self, seq_len: int) -> None:
-        if self.prompt_tokens + self.num_tokens > seq_len:
-            raise UserError(
-                f"text_quality: prompt_tokens ({self.prompt_tokens}) and num_tokens ({self.num_tokens}) together "
-                f"exceed the {seq_len} tokens of a sequence; reduce one of them"
-            )
 
     def _continued(self, writer: Any, prompts: Tensor, indices: Tensor) -> Tensor:
         """[n, num_tokens] on the CPU; draws belong to the index of a text, so `batch_size` does not change them."""
@@ -176,25 +177,6 @@ class TextQuality(L.Callback):
             assert part.shape == (len(rows), self.num_tokens), part.shape
             parts.append(part.cpu())
         return torch.cat(parts)
-
-    def _mauve(self, real: list[str], generated: list[str], scoring_model: ScoringModel) -> float:
-        # As mauve-text does, empty texts are left out: they have no last token.
-        of_real, of_generated = (
-            scoring_model.features([text for text in texts if text]) for texts in (real, generated)
-        )
-        return mauve_score(of_real, of_generated, self.seed)
-
-    def _settings(self) -> dict[str, Any]:
-        return {
-            "num_texts": self.num_texts,
-            "num_tokens": self.num_tokens,
-            "prompt_tokens": self.prompt_tokens,
-            "temperature": self.decoding.temperature,
-            "top_k": self.decoding.top_k,
-            "top_p": self.decoding.top_p,
-            "num_steps": self.num_steps,
-            "seed": self.seed,
-        }
 
 
 def _metrics(texts: list[str], scoring_model: ScoringModel | None) -> dict[str, float]:

@@ -5,7 +5,7 @@ Axes: N images, C channels, H rows, W columns, D features.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from typing_extensions import override
 from dbl.data import ImageData, ImageSet
 from dbl.data.spec import ImageSpec
 from dbl.data.splits import evenly_spaced
+from dbl.denoising.targets.pixels import ImageScale
 from dbl.evaluation.features.extractor import FeatureExtractor
 from dbl.evaluation.features.stored import cache_folder, damaged, plain_name, read_stored, short_hash, stored
 from dbl.evaluation.image_metrics import ImageFeatures
@@ -55,15 +56,13 @@ class InDomainFeatures(FeatureExtractor):
     """The averaged last feature maps, D = 64, and the class scores of a classifier of the data set itself.
 
     It is trained once, in seconds for small images, and kept in `cache_dir`. The fixed recipe makes runs on one data
-    set comparable with each other, but not with the literature: names of metrics end with the data set's name.
+    set comparable with each other, but not with the literature: names of metrics end with the data set's name. Raises
+    UserError if the cache is damaged or cannot be written.
 
     Args:
         data: images or latents of at least 4x4; trains on the training split, the test split gives the accuracy.
         cache_dir: folder for the classifier.
         device: device that it is trained and runs on.
-
-    Raises:
-        UserError: if the cache is damaged or cannot be written.
     """
 
     def __init__(self, data: ImageData, cache_dir: str, device: torch.device | str = "cpu") -> None:
@@ -108,10 +107,7 @@ class _Classifier(nn.Module):
         super().__init__()
         channels, *size = data.shape
         side, width = min(size), recipe.width
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(data.mean).reshape(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(data.std).reshape(-1, 1, 1), persistent=False)
+        self.standardise = ImageScale(data)
         with seeded(recipe.seed, "features", "weights"):
             layers = [_convolution(channels, width, stride=1 if side <= 32 else 2)]
             side = side if side <= 32 else (side + 1) // 2
@@ -124,7 +120,7 @@ class _Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features [N,D] and logits of raw images [N,C,H,W]."""
-        features = self.body((images.float() - self.mean) / self.std).mean((2, 3))
+        features = self.body(self.standardise(images)).mean((2, 3))
         return features, self.head(features)
 
 
@@ -157,28 +153,22 @@ def _trained(network: _Classifier, data: ImageData) -> dict[str, Tensor]:
 def _train(network: _Classifier, images: ImageSet) -> None:
     optimizer = torch.optim.AdamW(network.parameters(), lr=RECIPE.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RECIPE.learning_rate, total_steps=RECIPE.steps)
+    generator = generator_for(RECIPE.seed, "features", "batches")
     network.train()
-    for batch, labels in _batches(images):
-        _, logits = network(batch.to(network.mean.device))
+    for _ in range(RECIPE.steps):
+        indices = torch.randint(len(images), (RECIPE.batch_size,), generator=generator)  # with replacement
+        _, logits = network(images.images[indices].to(network.head.weight.device))
         optimizer.zero_grad()
-        F.cross_entropy(logits, labels.to(logits.device)).backward()
+        F.cross_entropy(logits, images.labels[indices].to(logits.device)).backward()
         optimizer.step()
         schedule.step()
     network.eval()
-
-
-def _batches(images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield `steps` batches of images and labels, drawn with replacement from a fixed seed."""
-    generator = generator_for(RECIPE.seed, "features", "batches")
-    for _ in range(RECIPE.steps):
-        indices = torch.randint(len(images), (RECIPE.batch_size,), generator=generator)
-        yield images.images[indices], images.labels[indices]
 
 
 @torch.no_grad()
 def _accuracy(network: _Classifier, images: ImageSet) -> float:
     chosen, right = evenly_spaced(len(images), RECIPE.max_tested), 0
     for indices in chosen.split(256):
-        _, logits = network(images.images[indices].to(network.mean.device))
+        _, logits = network(images.images[indices].to(network.head.weight.device))
         right += int((logits.argmax(dim=1).cpu() == images.labels[indices]).sum())
     return right / len(chosen)

@@ -22,14 +22,11 @@ class InceptionFeatures(FeatureExtractor):
     """The 2,048 features and the 1,008 class scores (without bias) of Inception v3, trained on ImageNet.
 
     Its metrics have the plain names (`fid`, `kid` ...) and may be compared with the literature, at equal numbers of
-    images.
+    images. Raises UserError if torch-fidelity is not installed, or the weights cannot be downloaded or read.
 
     Args:
         weights_path: file of torch-fidelity's weights; None takes the one in torch's hub folder, downloaded if absent.
         device: device that it runs on.
-
-    Raises:
-        UserError: if torch-fidelity is not installed, or the weights cannot be downloaded or read.
     """
 
     FEATURE_SIZE = 2048

@@ -43,8 +43,7 @@ class Reference:
     ) -> ImageFeatures:
         """Features of the images; they are extracted once and then read from the cache.
 
-        Raises:
-            UserError: if there are too few images, or the cache is damaged or cannot be written.
+        Raises UserError if there are too few images, or the cache is damaged or cannot be written.
         """
         images, num = data.split(self.split), self.count(data)
         key = short_hash(extractor.identity, _fingerprint(images))

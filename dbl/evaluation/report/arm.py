@@ -46,12 +46,9 @@ class Arm:
         """The metrics that say how good the network is, without the stage in their names."""
         named = {key.removeprefix("test/"): value for key, value in self.metrics().items()}
         # The loss of a network that is no denoiser is its nats: not comparable with the denoising loss of blocks.
-        skipped = _NOT_QUALITY if self._denoises else (*_NOT_QUALITY, "loss")
+        denoises = all(part["sigma_high"] is not None for part in self.parts)
+        skipped = _NOT_QUALITY if denoises else (*_NOT_QUALITY, "loss")
         return {name: value for name, value in named.items() if not name.startswith(skipped)}
-
-    @property
-    def _denoises(self) -> bool:
-        return all(part["sigma_high"] is not None for part in self.parts)
 
     def metrics(self) -> dict[str, float]:
         """All metrics of the test, with the mean accuracy of a classifier's draws first."""
@@ -68,11 +65,9 @@ class Arm:
 
 def peak_of(memory: Mapping[str, Any]) -> int | None:
     """Counted bytes; for a compiled network, whose tensors cannot be counted, the bytes that the GPU allocated."""
-    if memory["peak_bytes"] is not None or not memory.get("cuda"):
-        counted: int | None = memory["peak_bytes"]
-        return counted
-    allocated: int = memory["cuda"]["allocated_bytes"]
-    return allocated
+    cuda = memory.get("cuda")
+    peak: int | None = cuda["allocated_bytes"] if memory["peak_bytes"] is None and cuda else memory["peak_bytes"]
+    return peak
 
 
 def summarise(arms: list[Arm]) -> dict[str, Any]:

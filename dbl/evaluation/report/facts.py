@@ -148,9 +148,8 @@ def _steps(arms: list[dict[str, Any]], words: Any) -> dict[str, Any] | None:
     measured = [arm for arm in arms if arm["quality_by_steps"]]
     if not measured:
         return None
-    names = [
-        name for name in measured[0]["quality_by_steps"][0]["metrics"] if name.startswith(("accuracy", "fid", "kid"))
-    ]
+    metrics = measured[0]["quality_by_steps"][0]["metrics"]
+    names = [name for name in metrics if name.startswith(("accuracy", "fid", "kid"))]
     return {
         "titles": [f"{words.metric(name)}, {words.titles[arm['name']]}" for arm in measured for name in names],
         "rows": [
@@ -163,9 +162,7 @@ def _steps(arms: list[dict[str, Any]], words: Any) -> dict[str, Any] | None:
 def _memory(rows: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Rows of the memory table, all in the unit that fits the largest number."""
     largest = max((row["peak_bytes"] for row in rows.values()), default=0)
-    sizes = {
-        name: [*(row["bytes"][category] for category in CATEGORIES), row["peak_bytes"]] for name, row in rows.items()
-    }
+    sizes = {name: (*(row["bytes"][part] for part in CATEGORIES), row["peak_bytes"]) for name, row in rows.items()}
     return {
         "memory": {name: [readable_bytes(size, largest).split()[0] for size in row] for name, row in sizes.items()},
         "memory_unit": readable_bytes(largest).split()[1],

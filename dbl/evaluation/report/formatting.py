@@ -48,6 +48,7 @@ def plain(name: str) -> str:
 def fenced(text: str) -> str:
     """A text as a code block that nothing in the text can end; a long text is cut."""
     shown = text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]} … (cut)"
+    # Longer than any run of backticks in the text.
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
     return "\n".join([f"{fence}text", *shown.splitlines(), fence])
 

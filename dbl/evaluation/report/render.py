@@ -47,7 +47,7 @@ def unwrap(text: str) -> str:
     """Markdown with one line for each paragraph and list item and at most one blank line; code blocks stay."""
     lines, fence = [""], ""
     for line in text.split("\n"):
-        if fence:
+        if fence:  # inside a code block
             lines.append(line)
             fence = "" if line == fence else fence
         elif opening := re.fullmatch("(```+)text", line):
@@ -56,10 +56,12 @@ def unwrap(text: str) -> str:
         elif not (words := line.strip() if line.startswith("|") else " ".join(line.split())):
             lines += [""] * (lines[-1] != "")
         elif lines[-1] and not words.startswith(("|", "#", "- ")) and not lines[-1].startswith(("|", "#", "```")):
+            # A paragraph or list item goes on.
             lines[-1] += f" {words}"
         else:
             if words.startswith("#") and lines[-1]:
                 lines.append("")
+            # No blank line between two list items, even where a statement of the template stood between them.
             elif words.startswith("- ") and not lines[-1] and lines[-2:-1] and lines[-2].startswith("- "):
                 lines.pop()
             lines.append(words)

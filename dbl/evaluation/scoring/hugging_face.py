@@ -17,13 +17,12 @@ _MAX_CONTEXT = 4096  # the logits of longer contexts take gigabytes
 class HuggingFaceScoringModel(ScoringModel):
     """A causal language model that `transformers` can load; code of the hub is never run.
 
+    Raises UserError if transformers is missing, or the model cannot be loaded or is not a causal language model.
+
     Args:
         path_or_name: folder, or name on the hub such as `gpt2-large`; a folder is looked for first. With
             HF_HUB_OFFLINE only what was downloaded before is found.
         device: device that it runs on.
-
-    Raises:
-        UserError: if transformers is missing, or the model cannot be loaded or is not a causal language model.
     """
 
     def __init__(self, path_or_name: str, device: torch.device | str = "cpu") -> None:
@@ -91,10 +90,7 @@ def _load(name: str) -> tuple[Any, Any]:
         raise UserError(
             f"scoring model {name}: transformers cannot be imported ({error}): pip install dbl[text]"
         ) from None
-    options: dict[str, Any] = {
-        "local_files_only": Path(name).is_dir() or is_offline_mode(),
-        "trust_remote_code": False,
-    }
+    options: dict[str, Any] = {"local_files_only": Path(name).is_dir() or is_offline_mode(), "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         loaded: Any = AutoModelForCausalLM.from_pretrained(

@@ -10,14 +10,11 @@ from dbl.evaluation.scoring.run import RunScoringModel
 
 
 def open_scoring_model(name: str, device: torch.device | str = "cpu") -> ScoringModel:
-    """Load a scoring model.
+    """Load a scoring model. Raises UserError if there is no such scoring model, or a package that it needs is missing.
 
     Args:
         name: run folder of `dbl` (with a contract.json), another folder, or name on the Hugging Face hub.
         device: device that it runs on.
-
-    Raises:
-        UserError: if there is no such scoring model, or a package that it needs is missing.
     """
     if (Path(name) / "contract.json").is_file():
         return RunScoringModel(name, device)

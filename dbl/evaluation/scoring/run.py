@@ -14,12 +14,11 @@ from dbl.utils.errors import UserError
 class RunScoringModel(ScoringModel):
     """An end-to-end causal language model of a run; it has no start token, so first tokens are not scored.
 
+    Raises UserError if the run has no such model.
+
     Args:
         run_folder: folder of the run.
         device: device that it runs on.
-
-    Raises:
-        UserError: if the run has no such model.
     """
 
     def __init__(self, run_folder: str, device: torch.device | str = "cpu") -> None:

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor
+from typing_extensions import override
 
 from dbl.denoising.decoding import Decoding, draw_tokens
 from dbl.denoising.denoiser import Denoiser, GaussianDenoiser
@@ -25,7 +27,7 @@ class TextGenerator(ABC):
 
     @abstractmethod
     def generate(self, prompts: Tensor, num_tokens: int, indices: Tensor, stop: int | None = None) -> Tensor:
-        """Continue prompts.
+        """Continue prompts. Raises UserError if the model cannot hold so many tokens.
 
         Args:
             prompts: [N, P] tokens, P at least 1.
@@ -35,18 +37,12 @@ class TextGenerator(ABC):
 
         Returns:
             [N, num_tokens] int64 on the device of the prompts.
-
-        Raises:
-            UserError: if the model cannot hold so many tokens.
         """
 
 
 def stopped(tokens: Tensor, stop: int | None) -> Tensor:
     """Tokens [N, T] with everything after the first `stop` replaced by it."""
-    if stop is None:
-        return tokens
-    ended = (tokens == stop).cumsum(dim=1) > 0
-    return tokens.masked_fill(ended, stop)
+    return tokens if stop is None else tokens.masked_fill((tokens == stop).cumsum(dim=1) > 0, stop)
 
 
 class Reader(ABC):
@@ -63,6 +59,25 @@ class Reader(ABC):
     @abstractmethod
     def draw(self, draws: SampleDraws) -> Tensor:
         """[N] the next token of each text."""
+
+
+class WholeText(Reader):
+    """A reader that keeps the text itself.
+
+    Attributes:
+        tokens: [N, S] all that was read.
+    """
+
+    def __init__(self) -> None:
+        self.restart()
+
+    @override
+    def restart(self) -> None:
+        self.tokens = torch.empty(0, 0)
+
+    @override
+    def read(self, tokens: Tensor) -> None:
+        self.tokens = torch.cat([self.tokens, tokens], dim=1) if self.tokens.numel() else tokens
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dbl.denoising.decoding import Decoding, draw_tokens
 from dbl.denoising.denoiser import Denoiser
 from dbl.denoising.readout import Prediction
 from dbl.denoising.sampling import per_sample, state_dtype
-from dbl.inference.generation.base import BlockSampling, Reader, TextGenerator, stopped
+from dbl.inference.generation.base import BlockSampling, Reader, TextGenerator, WholeText, stopped
 from dbl.networks.causal_lm import Context
 from dbl.utils.errors import UserError
 from dbl.utils.seeding import SampleDraws
@@ -58,11 +58,12 @@ class CausalGenerator(TextGenerator):
             unread = written[:, -1:]
             text = torch.cat([text, unread], dim=1)
             if text.shape[1] > self.seq_len:
+                # What was kept belongs to the old positions. Half, so that this happens once in many tokens.
                 self.reader.restart()
                 text = unread = text[:, -max(self.seq_len // 2, 1) :]
 
 
-class BlockDecoder(Reader):
+class BlockDecoder(WholeText):
     """Blocks of a causal language model: noise is carried to the next token, beside what each block has read.
 
     Args:
@@ -71,35 +72,33 @@ class BlockDecoder(Reader):
     """
 
     def __init__(self, blocks: BlockSampling, cached: bool = True) -> None:
+        super().__init__()
         self.blocks = blocks
         self.cached = cached
-        self.restart()
 
     @override
     def restart(self) -> None:
+        super().restart()
         self._contexts: dict[int, Any] = {}
-        self._tokens: Tensor | None = None
 
     @override
     def read(self, tokens: Tensor) -> None:
-        self._tokens = tokens if self._tokens is None else torch.cat([self._tokens, tokens], dim=1)
+        super().read(tokens)
         if self.cached:
             for block in range(self.blocks.partition.num_blocks):
                 self._contexts[block] = _extended(self.blocks.denoiser(block), tokens, self._contexts.get(block))
 
     @override
     def draw(self, draws: SampleDraws) -> Tensor:
-        assert self._tokens is not None
-        device = self._tokens.device
-        like = torch.empty(len(self._tokens), 1, self.blocks.table.shape[1], device=device, dtype=state_dtype(device))
+        device = self.tokens.device
+        like = torch.empty(len(self.tokens), 1, self.blocks.table.shape[1], device=device, dtype=state_dtype(device))
         return self.blocks.next_token(self._predict, draws.normal(like), draws)
 
     def _predict(self, noisy: Tensor, sigma: Tensor) -> Prediction:
         """Prediction of the next token from noisy [N, 1, D], by the block that owns the level."""
-        assert self._tokens is not None
         block = int(self.blocks.partition.block_for(sigma))
         denoiser = self.blocks.denoiser(block)
-        context = self._contexts[block] if self.cached else _extended(denoiser, self._tokens, None)
+        context = self._contexts[block] if self.cached else _extended(denoiser, self.tokens, None)
         return denoiser.predict(noisy, per_sample(sigma, noisy), context, self.blocks.decoding)
 
 

@@ -10,15 +10,12 @@ from dbl.utils.errors import UserError
 
 
 def stack_generator(contract: Contract, blocks: BlockSampling, seed: int) -> TextGenerator:
-    """A text generator for the blocks of a run.
+    """A text generator for the blocks of a run. Raises UserError if the run is not one of text.
 
     Args:
         contract: contract of the run.
         blocks: blocks and how they are sampled; its partition has one block for an ensemble, which has all levels.
         seed: random seed.
-
-    Raises:
-        UserError: if the run is not one of text.
     """
     network, target = contract.config.network, contract.config.target
     text = text_spec(contract.data, type(target).__name__)

@@ -39,7 +39,8 @@ class MaskedGenerator(TextGenerator):
     def infill(self, template: Tensor, indices: Tensor) -> Tensor:
         """Fill in the hidden tokens of templates and leave the others.
 
-        The network always sees T tokens, as in training: a shorter template is extended by hidden ones.
+        The network always sees T tokens, as in training: a shorter template is extended by hidden ones. Raises
+        UserError if a template is longer than the network's sequences.
 
         Args:
             template: [N, S] tokens and masks, S at most T.
@@ -47,9 +48,6 @@ class MaskedGenerator(TextGenerator):
 
         Returns:
             [N, S] int64.
-
-        Raises:
-            UserError: if a template is longer than the network's sequences.
         """
         length = template.shape[1]
         if length > self.seq_len:
@@ -63,6 +61,7 @@ class MaskedGenerator(TextGenerator):
             sigma = torch.full((len(noisy),), level, device=noisy.device)
             logits = self.blocks.denoiser(block).predict(noisy, sigma, noisy[:, :0], self.blocks.decoding).logits
             assert logits is not None
+            # Two independent draws for each position: its token, and whether that is revealed in this step.
             drawn = draw_tokens(logits, SampleDraws(self.seed, ("token", step), indices))
             normal = SampleDraws(self.seed, ("show", step), indices).normal(noisy.float())
             noisy = unmask(noisy, drawn, torch.special.ndtr(normal), level, next_level, self.mask)

@@ -1,4 +1,7 @@
-"""Writing with a recurrent-depth network: all positions pass through the core together, again for each token."""
+"""Writing with a recurrent-depth network: all positions pass through the core together, again for each token.
+
+States depend on the step, so no keys and values are kept.
+"""
 
 from collections.abc import Callable
 
@@ -10,26 +13,11 @@ from dbl.denoising.decoding import Decoding, draw_tokens
 from dbl.denoising.readout import Prediction
 from dbl.denoising.sampling import per_sample, state_dtype
 from dbl.diffusion.gaussian import corrupt
-from dbl.inference.generation.base import BlockSampling, Reader
+from dbl.inference.generation.base import BlockSampling, WholeText
 from dbl.utils.seeding import SampleDraws
 
 
-class _WholeText(Reader):
-    """Keeps the text itself: states depend on the step, so no keys and values are kept."""
-
-    def __init__(self) -> None:
-        self.restart()
-
-    @override
-    def restart(self) -> None:
-        self.tokens = torch.empty(0, 0)
-
-    @override
-    def read(self, tokens: Tensor) -> None:
-        self.tokens = tokens if not self.tokens.numel() else torch.cat([self.tokens, tokens], dim=1)
-
-
-class RecurrentChain(_WholeText):
+class RecurrentChain(WholeText):
     """The denoiser of a recurrent-depth network, iterated.
 
     Positions whose next token is known carry its vector with noise of the level, as in training.
@@ -57,7 +45,7 @@ class RecurrentChain(_WholeText):
         return self.blocks.next_token(predict, noise[:, -1:], draws)
 
 
-class RecurrentIterations(_WholeText):
+class RecurrentIterations(WholeText):
     """A recurrent-depth network that was trained through its iterations.
 
     Args:
@@ -68,11 +56,7 @@ class RecurrentIterations(_WholeText):
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        iterations: int,
-        decoding: Decoding,
-        start: Callable[[Tensor, SampleDraws], Tensor],
+        self, network: nn.Module, iterations: int, decoding: Decoding, start: Callable[[Tensor, SampleDraws], Tensor]
     ) -> None:
         super().__init__()
         self.network = network
