@@ -30,17 +30,8 @@ single parts, with every option of Lightning's Trainer
 """
 
 # Command -> module with its `build_parser()` and `main(arguments)`.
-COMMANDS = {
-    "fit": "dbl.commands.fit",
-    "validate": "dbl.commands.fit",
-    "test": "dbl.commands.fit",
-    "predict": "dbl.commands.fit",
-    "train": "dbl.commands.train",
-    "compare": "dbl.commands.compare",
-    "plan": "dbl.commands.plan",
-    "assemble": "dbl.commands.assemble",
-    "sample": "dbl.commands.sample",
-    "tokenizer": "dbl.commands.tokenizer",
+COMMANDS = dict.fromkeys(("fit", "validate", "test", "predict"), "dbl.commands.fit") | {
+    name: f"dbl.commands.{name}" for name in ("train", "compare", "plan", "assemble", "sample", "tokenizer")
 }
 
 _EXIT_CODES = {UserError: 2, TrainingFailed: 1, Interrupted: 130}

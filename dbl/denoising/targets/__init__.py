@@ -7,36 +7,26 @@ preconditioned output of the network into a denoised target and a loss. The spac
 readout belongs to one block.
 """
 
-from dbl.denoising.readout import Adjust, Clean, Prediction, Readout, mean_cross_entropy
-from dbl.denoising.targets.base import Batch, Target, TargetSpace
-from dbl.denoising.targets.classes import ClassSpace, ClassTarget
-from dbl.denoising.targets.gaussian import GaussianSpace, GaussianTarget
-from dbl.denoising.targets.masks import MaskTarget
-from dbl.denoising.targets.pixels import PixelReadout, PixelSpace, PixelTarget, image_spec
-from dbl.denoising.targets.tables import TableReadout, TableTarget, unit_rows
-from dbl.denoising.targets.tokens import TokenTarget, text_spec
-
-__all__ = [
-    "Adjust",
-    "Batch",
-    "ClassSpace",
-    "ClassTarget",
-    "Clean",
-    "GaussianSpace",
-    "GaussianTarget",
-    "MaskTarget",
-    "PixelReadout",
-    "PixelSpace",
-    "PixelTarget",
-    "Prediction",
-    "Readout",
-    "TableReadout",
-    "TableTarget",
-    "Target",
-    "TargetSpace",
-    "TokenTarget",
-    "image_spec",
-    "mean_cross_entropy",
-    "text_spec",
-    "unit_rows",
-]
+from dbl.denoising.readout import (
+    Adjust as Adjust,
+    Clean as Clean,
+    Prediction as Prediction,
+    Readout as Readout,
+    mean_cross_entropy as mean_cross_entropy,
+)
+from dbl.denoising.targets.base import Batch as Batch, Target as Target, TargetSpace as TargetSpace
+from dbl.denoising.targets.classes import ClassSpace as ClassSpace, ClassTarget as ClassTarget
+from dbl.denoising.targets.gaussian import GaussianSpace as GaussianSpace, GaussianTarget as GaussianTarget
+from dbl.denoising.targets.masks import MaskTarget as MaskTarget
+from dbl.denoising.targets.pixels import (
+    PixelReadout as PixelReadout,
+    PixelSpace as PixelSpace,
+    PixelTarget as PixelTarget,
+    image_spec as image_spec,
+)
+from dbl.denoising.targets.tables import (
+    TableReadout as TableReadout,
+    TableTarget as TableTarget,
+    unit_rows as unit_rows,
+)
+from dbl.denoising.targets.tokens import TokenTarget as TokenTarget, text_spec as text_spec

@@ -4,7 +4,5 @@ docs/report.md lists the keys of `report.json`, which are stable, and explains e
 task (`facts.task_of`); all wording is in `templates/`.
 """
 
-from dbl.evaluation.report.arm import Arm
-from dbl.evaluation.report.write import write_report
-
-__all__ = ["Arm", "write_report"]
+from dbl.evaluation.report.arm import Arm as Arm
+from dbl.evaluation.report.write import write_report as write_report

@@ -1,9 +1,9 @@
 """End-to-end baselines: the whole network, trained through all layers at once."""
 
 from dbl.networks import Architecture, CausalLM, RecurrentLM, ViT
-from dbl.training.baselines.causal_lm import EndToEndCausalLM
-from dbl.training.baselines.recurrent_lm import EndToEndRecurrentLM
-from dbl.training.baselines.vit import EndToEndViT
+from dbl.training.baselines.causal_lm import EndToEndCausalLM as EndToEndCausalLM
+from dbl.training.baselines.recurrent_lm import EndToEndRecurrentLM as EndToEndRecurrentLM
+from dbl.training.baselines.vit import EndToEndViT as EndToEndViT
 from dbl.training.module import TrainingModule
 
 _BASELINES: dict[type[Architecture], type[TrainingModule]] = {
@@ -16,6 +16,3 @@ _BASELINES: dict[type[Architecture], type[TrainingModule]] = {
 def baseline_of(network: Architecture) -> type[TrainingModule] | None:
     """Find the baseline of an architecture; None if it is the denoiser as one block (B = 1)."""
     return _BASELINES.get(type(network))
-
-
-__all__ = ["EndToEndCausalLM", "EndToEndRecurrentLM", "EndToEndViT", "baseline_of"]

@@ -1,10 +1,8 @@
 """Training callbacks: checkpoints, moving average, logging and measurements."""
 
-from dbl.training.callbacks.checkpoint import LastCheckpoint
-from dbl.training.callbacks.ema import EMA
-from dbl.training.callbacks.loss_by_level import LossByLevel, PartitionFigure
-from dbl.training.callbacks.memory import Memory
-from dbl.training.callbacks.progress import StepProgress, Throughput
-from dbl.training.callbacks.status import Status
-
-__all__ = ["EMA", "LastCheckpoint", "LossByLevel", "Memory", "PartitionFigure", "Status", "StepProgress", "Throughput"]
+from dbl.training.callbacks.checkpoint import LastCheckpoint as LastCheckpoint
+from dbl.training.callbacks.ema import EMA as EMA
+from dbl.training.callbacks.loss_by_level import LossByLevel as LossByLevel, PartitionFigure as PartitionFigure
+from dbl.training.callbacks.memory import Memory as Memory
+from dbl.training.callbacks.progress import StepProgress as StepProgress, Throughput as Throughput
+from dbl.training.callbacks.status import Status as Status
