@@ -144,6 +144,7 @@ class CausalNetwork(nn.Module):
         """
         start, length = 0 if context is None else context.length, tokens.shape[1]
         angles = rotary_angles(start, length, self.head_dim, tokens.device)
+        # Without earlier tokens attention is causal by itself; a single token sees all of them.
         mask = None if start == 0 or length == 1 else _up_to(start, length, tokens.device)
         pasts = [None] * len(self.layers) if context is None else list(context.memories)
         memories = []

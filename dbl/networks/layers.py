@@ -83,8 +83,6 @@ class Layer(nn.Module):
     """A pre-norm transformer layer: attention, then MLP, each added to its input.
 
     Args:
-        width: token width, D.
-        num_heads: number of heads, H.
         hidden: hidden width of the MLP.
         dropout: dropout of the attention weights, the attention output and the MLP output.
         modulated: whether a conditioning vector sets norms and residual gates (adaLN-Zero).
@@ -169,6 +167,7 @@ def initialise(network: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
+    # Only now, since modulations are linear layers too.
     for module in network.modules():
         if isinstance(module, Modulation):
             nn.init.zeros_(module.project.weight)

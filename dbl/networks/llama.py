@@ -84,12 +84,8 @@ def rotate(x: Tensor, angles: Angles) -> Tensor:
 class RotaryAttention(nn.Module):
     """Multi-head self-attention with rotary positions, over a memory and the tokens themselves.
 
-    The query projection is separate from keys and values, since some tokens are only ever attended to.
-
-    Args:
-        width: token width, D.
-        num_heads: number of heads, H; D / H must be even.
-        causal: whether, without a mask, a token sees only the tokens up to itself.
+    D / H must be even. Without a mask, and if `causal`, a token sees only the tokens up to itself. The query projection
+    is separate from keys and values, since some tokens are only ever attended to.
     """
 
     def __init__(self, width: int, num_heads: int, causal: bool = True) -> None:
@@ -139,8 +135,6 @@ class LlamaLayer(nn.Module):
     """A Llama layer: attention, then MLP, each added to its input.
 
     Args:
-        width: token width, D.
-        num_heads: number of heads, H.
         hidden: hidden width of the MLP.
         modulated: whether a noise vector may set norms and gates (adaLN-Zero). The norms then have no weights of their
             own, even for tokens that come without a noise vector.
@@ -259,6 +253,7 @@ def initialise_llama(network: nn.Module, depth: int) -> None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=_EMBEDDING_STD)
+    # Only now, since these are linear layers too.
     for module in network.modules():
         if isinstance(module, LlamaLayer):
             for output in (module.attention.out, module.mlp.down):

@@ -22,12 +22,12 @@ from dbl.utils.seeding import seeded
 
 
 class CausalModel(nn.Module):
-    """The clean stream of all layers, with a linear readout.
+    """The clean stream of all layers, with a linear readout from the width D of the blocks' targets.
 
     Args:
-        sizes: sizes of the blocks that it is compared with.
+        sizes: sizes of the whole network, as in the contract.
         data: vocabulary and length of the sequences.
-        target_shape: shape [T, D] of the blocks' targets, so that both have the same readout.
+        target_shape: shape [T, D] of the blocks' targets.
         table: [C, D] frozen table, for networks that embed their input with it.
     """
 

@@ -19,13 +19,7 @@ _LOG_SPREAD = 0.5
 
 
 class RecurrentModel(nn.Module):
-    """The iterated network with a linear readout.
-
-    Args:
-        body: prelude, core and coda.
-        target_dim: width D of the blocks' targets, so that both have the same readout.
-        num_tokens: size of the vocabulary, C.
-    """
+    """Prelude, core and coda, with a linear readout from the width D of the blocks' targets."""
 
     def __init__(self, body: RecurrentBaseline, target_dim: int, num_tokens: int) -> None:
         super().__init__()

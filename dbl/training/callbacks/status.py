@@ -25,13 +25,9 @@ class Status(L.Callback):
 
     Keys: `part`, `state` (training, done, failed or stopped), `step`, `max_steps`, `loss` (of the last batch, or null),
     `steps_per_second` (over the last half minute, or null), `seconds` (of this call), `updated` (Unix time), `pid`,
-    `host`, `message` (one line of what failed, else null).
+    `host`, `message` (one line that names the error, else null).
 
     Only the first rank writes, and only a write reads the loss from the device. A full disk does not stop the training.
-
-    Args:
-        path: path of the file.
-        part: name of the part.
     """
 
     def __init__(self, path: Path, part: str) -> None:

@@ -62,7 +62,7 @@ def largest_within(size_of: Callable[[int], int], limit: int, near: int) -> int:
 def _crossing(earlier: tuple[int, int], latest: tuple[int, int], limit: int) -> int:
     """Solve for the n at which the line through two points (n, size) reaches the limit."""
     slope = (latest[1] - earlier[1]) / (latest[0] - earlier[0])
-    return int(latest[0] + (limit - latest[1]) / max(slope, 1e-9))
+    return int(latest[0] + (limit - latest[1]) / max(slope, 1e-9))  # a flat line never reaches it
 
 
 MakePart = Callable[[], TrainingModule]
@@ -79,21 +79,13 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Planner:
-    """Plans training steps for one config, without `torch.compile`, whose internal tensors cannot be observed.
+    """Plans training steps for one config, without `torch.compile`, which hides internal tensors."""
 
-    Args:
-        config: contract config; its partition is replaced by the planned one.
-        data: shape of the samples and number of classes.
-        recipe: training configuration.
-        precision: trainer precision, `32-true` or `bf16-mixed`.
-        device: device whose kernels are planned, `cpu` or `cuda`.
-    """
-
-    config: ContractConfig
+    config: ContractConfig  # its partition is replaced by the planned one
     data: DataSpec
     recipe: TrainingConfig
-    precision: str = "32-true"
-    device: str = "cpu"
+    precision: str = "32-true"  # of the trainer, `32-true` or `bf16-mixed`
+    device: str = "cpu"  # type of the device whose kernels are planned, `cpu` or `cuda`
 
     def end_to_end(self, recipe: TrainingConfig) -> MakePart:
         """The baseline: all layers at once."""

@@ -14,11 +14,7 @@ from dbl.training.module import TrainingModule
 class SyntheticStep:
     """The work of `TrainingModule.training_step` on made-up data, with an optimizer that already has its state.
 
-    Args:
-        part: block or baseline, on its device.
-        data: shape of the samples and number of classes.
-        batch_size: number of samples in a batch.
-        precision: trainer precision, `32-true` or `bf16-mixed`.
+    The part is on its device already; `precision` is the trainer's, `32-true` or `bf16-mixed`.
     """
 
     def __init__(self, part: TrainingModule, data: DataSpec, batch_size: int, precision: str = "32-true") -> None:

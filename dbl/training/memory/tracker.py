@@ -58,11 +58,7 @@ class MemoryTracker(TorchDispatchMode):
     def watch(self, module: nn.Module, optimizer: torch.optim.Optimizer, average: Iterable[Tensor], batch: Any) -> None:
         """Label the tensors that exist before a training step, and each gradient when it is accumulated.
 
-        Args:
-            module: module that is trained.
-            optimizer: its optimizer, after a first step, so that it has its state.
-            average: tensors of the module's moving average, if there is one.
-            batch: any nesting of tensors.
+        The optimizer must have made a first step, which creates its state. `average` is empty without a moving average.
         """
         self.label("parameters", [*module.parameters(), *module.buffers()])
         self.label("average", average)
