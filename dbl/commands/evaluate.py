@@ -177,5 +177,4 @@ def _calls(stack: BlockStack) -> list[int]:
 def measured_memory(run: RunFolder, part: str) -> dict[str, Any] | None:
     """`memory.json` of a part, if there is one: a training of fewer steps has not been measured."""
     path = run.memory(part)
-    measured: dict[str, Any] | None = read_json(path) if path.is_file() else None
-    return measured
+    return read_json(path) if path.is_file() else None

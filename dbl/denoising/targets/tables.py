@@ -87,8 +87,7 @@ class TableReadout(Readout):
         """Logits without the evidence of the noisy target."""
         if self.kind == "cosine":
             return self.log_scale.exp() * (unit_rows(estimate) @ self.table.T)
-        logits: Tensor = self.linear(output)
-        return logits
+        return self.linear(output)
 
     @override
     def loss(self, prediction: Prediction, clean: Clean) -> Tensor:

@@ -66,8 +66,7 @@ class Arm:
 def peak_of(memory: Mapping[str, Any]) -> int | None:
     """Counted bytes; for a compiled network, whose tensors cannot be counted, the bytes that the GPU allocated."""
     cuda = memory.get("cuda")
-    peak: int | None = cuda["allocated_bytes"] if memory["peak_bytes"] is None and cuda else memory["peak_bytes"]
-    return peak
+    return cuda["allocated_bytes"] if memory["peak_bytes"] is None and cuda else memory["peak_bytes"]
 
 
 def summarise(arms: list[Arm]) -> dict[str, Any]:

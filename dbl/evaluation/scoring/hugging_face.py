@@ -51,13 +51,11 @@ class HuggingFaceScoringModel(ScoringModel):
 
     @override
     def logits(self, tokens: Tensor) -> Tensor:
-        logits: Tensor = self._network(tokens, use_cache=False).logits
-        return logits
+        return self._network(tokens, use_cache=False).logits
 
     @override
     def hidden(self, tokens: Tensor) -> Tensor:
-        hidden: Tensor = self._network.base_model(tokens, use_cache=False).last_hidden_state
-        return hidden
+        return self._network.base_model(tokens, use_cache=False).last_hidden_state
 
     def _check_known(self, text: str, tokens: list[int], places: list[tuple[int, int]]) -> None:
         unknown = self._tokenizer.unk_token_id

@@ -51,13 +51,11 @@ class RunScoringModel(ScoringModel):
 
     @override
     def logits(self, tokens: Tensor) -> Tensor:
-        logits: Tensor = self._network.logits(tokens)
-        return logits
+        return self._network.logits(tokens)
 
     @override
     def hidden(self, tokens: Tensor) -> Tensor:
-        hidden: Tensor = self._network.features(tokens)
-        return hidden
+        return self._network.features(tokens)
 
     def _unknown(self, text: str, error: UserError) -> UserError:
         """The error that names the characters that the tokenizer refuses when it is given each alone."""
