@@ -43,8 +43,7 @@ def evaluate(config: RunConfig, command: str, checkpoint: str | None = None, ver
         checkpoint: file with the weights of a baseline.
         verbose: print the metrics.
 
-    Raises:
-        UserError: if the network is not assembled, or lacks blocks, or is not that of this config.
+    Raises UserError if the network is not assembled, or lacks blocks, or is not that of this config.
     """
     if issubclass(config.part, DiffusionBlock):
         groups, model = config.groups, _load_stack(config, command, checkpoint)

@@ -60,8 +60,7 @@ def fit_part(config: RunConfig, from_scratch: bool = False, checkpoint: str | No
         from_scratch: train anew what is trained already.
         checkpoint: file to resume from; by default the newest good one of the part, if there is one.
 
-    Raises:
-        UserError: if the training cannot start or go on because of the input, another process or the disk.
+    Raises UserError if the training cannot start or go on because of the input, another process or the disk.
     """
     built = config.build()
     run, part, data, name = built.run, built.model, built.data, built.model.part

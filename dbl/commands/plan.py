@@ -71,8 +71,7 @@ def main(arguments: list[str]) -> None:
 def make_planner(config: RunConfig, device: str | None = None) -> Planner:
     """The planner of a config; by default for the device that its trainer would use.
 
-    Raises:
-        UserError: if the device is not there, or such a training cannot be planned.
+    Raises UserError if the device is not there, or such a training cannot be planned.
     """
     config.check_task()
     device = device or config.device

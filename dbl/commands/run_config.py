@@ -35,8 +35,7 @@ class RunConfig:
     Attributes:
         values: the parsed keys.
 
-    Raises:
-        UserError: when a group is first built, if its values do not fit together.
+    Raises UserError when a group is first built, if its values do not fit together.
     """
 
     def __init__(self, parsed: Namespace, part: type[TrainingModule] = DiffusionBlock) -> None:
@@ -115,8 +114,7 @@ class RunConfig:
     def freeze(self) -> None:
         """Write `contract.json` and `config.yaml`, once everything that could fail after the training is checked.
 
-        Raises:
-            UserError: if the assembled network could not be used as `inference` asks.
+        Raises UserError if the assembled network could not be used as `inference` asks.
         """
         self.check_task()
         limit = self.values.trainer.limit_test_batches

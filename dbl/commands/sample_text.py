@@ -169,8 +169,7 @@ def fill_template(
 ) -> Tensor:
     """[N, S] a template with its hidden tokens filled in, once for each index.
 
-    Raises:
-        UserError: if the network is not for masked text, or nothing is hidden.
+    Raises UserError if the network is not for masked text, or nothing is hidden.
     """
     if not isinstance(generator, MaskedGenerator):
         raise UserError("--template is for masked text; this network writes from left to right: use --prompt")

@@ -102,8 +102,7 @@ def run_parser() -> LightningArgumentParser:
 def parse(parser: LightningArgumentParser, given: list[str] | dict[str, object]) -> Namespace:
     """Parse a command line or plain values.
 
-    Raises:
-        UserError: if something in it is wrong; one line says what.
+    Raises UserError if something in it is wrong; one line says what.
     """
     try:
         return parser.parse_object(given) if isinstance(given, dict) else parser.parse_args(given)

@@ -32,8 +32,7 @@ def main(arguments: list[str]) -> None:
     A row of a parquet file, or a whole file of another kind, is one document. Little text may give fewer tokens than
     asked for.
 
-    Raises:
-        UserError: if a file is absent or the vocabulary is too small for all bytes.
+    Raises UserError if a file is absent or the vocabulary is too small for all bytes.
     """
     options = build_parser().parse_args(arguments[1:])
     vocab_size, output = options.vocab_size, Path(options.output)

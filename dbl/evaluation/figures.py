@@ -7,27 +7,13 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
-from dbl.diffusion.plot import partition_figure
-from dbl.inference.grid import image_grid, save_picture
-from dbl.utils.plotting import colour_of, save_figure
+from dbl.diffusion.plot import partition_figure as partition_figure
+from dbl.inference.grid import image_grid as image_grid, save_picture as save_picture
+from dbl.utils.plotting import colour_of as colour_of, save_figure as save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-__all__ = [
-    "colour_of",
-    "image_grid",
-    "likelihood_figure",
-    "loss_figure",
-    "memory_figure",
-    "partition_figure",
-    "readable_bytes",
-    "save_figure",
-    "save_picture",
-    "steps_figure",
-    "trajectory_figure",
-]
 
 # Name of a level -> its symbol, and the label of its axis.
 _LEVELS = {

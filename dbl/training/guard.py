@@ -54,8 +54,7 @@ def guard(run: RunFolder, part: str, trainer: L.Trainer, status: Status) -> Iter
         trainer: trainer of the part; stops if the lock is lost.
         status: status file of the part.
 
-    Raises:
-        UserError: if another process trains it, or a disk is full.
+    Raises UserError if another process trains it, or a disk is full.
     """
     if not trainer.is_global_zero:
         yield

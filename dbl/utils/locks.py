@@ -52,8 +52,7 @@ class Lock:
         Args:
             wait_s: seconds to wait for a holder that is alive.
 
-        Raises:
-            UserError: if another process holds it, or the folder cannot be written to.
+        Raises UserError if another process holds it, or the folder cannot be written to.
         """
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,8 +78,7 @@ class Lock:
     def check(self) -> None:
         """Read the lock file again: to be called before anything that two processes must not both do.
 
-        Raises:
-            UserError: if the lock is lost, for example because this process was suspended for longer than `LEASE_S`.
+        Raises UserError if the lock is lost, for example because this process was suspended for longer than `LEASE_S`.
         """
         # Another process that inspects the lock may move it aside for some milliseconds: so try again before giving up.
         for _ in range(5):

@@ -11,10 +11,12 @@ A mark says what stands below it, up to the line `<!-- end -->`:
 - `<!-- table: names MODULE -->`: what a module offers
 """
 
+import inspect
 import re
 from collections.abc import Callable, Iterable
 from functools import cache, cached_property
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from dbl.utils.errors import UserError
@@ -126,9 +128,15 @@ def _options_of_function(path: str) -> list[str]:
     return _rows(own, "option")
 
 
+def public_names(module: ModuleType) -> list[str]:
+    """The names in `__all__`, or else the functions that do not begin with an underscore."""
+    functions = [name for name, value in vars(module).items() if inspect.isfunction(value) and name[0] != "_"]
+    return sorted(getattr(module, "__all__", functions), key=str.lower)
+
+
 def _names(path: str) -> list[str]:
     module = import_module(path)
-    rows = [f"| `{name}` | {summary_of(getattr(module, name))} |" for name in sorted(module.__all__, key=str.lower)]
+    rows = [f"| `{name}` | {summary_of(getattr(module, name))} |" for name in public_names(module)]
     return ["| name | what it is |", "|---|---|", *rows]
 
 

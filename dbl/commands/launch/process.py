@@ -22,8 +22,7 @@ class ProcessBackend(WatchedBackend):
         devices: number of devices of one worker.
         on_cpu: whether the trainer uses the CPU although there are GPUs.
 
-    Raises:
-        UserError: if there are fewer GPUs than one worker needs.
+    Raises UserError if there are fewer GPUs than one worker needs.
     """
 
     def __init__(self, workers: int | None = None, devices: int = 1, on_cpu: bool = False) -> None:

@@ -66,8 +66,7 @@ class RayBackend(WatchedBackend):
         workers: number of parallel tasks; None: as many as the cluster has room for.
         settings: cluster, and resources of a task.
 
-    Raises:
-        UserError: if the package is absent.
+    Raises UserError if the package is absent.
     """
 
     def __init__(self, workers: int | None, settings: RaySettings) -> None:

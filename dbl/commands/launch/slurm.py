@@ -158,8 +158,7 @@ class SlurmBackend(WatchedBackend):
         settings: resources of a task.
         dry_run: print the script and the commands, submit nothing. `run` then returns no outcome.
 
-    Raises:
-        UserError: if the package or the commands of Slurm are absent.
+    Raises UserError if the package or the commands of Slurm are absent.
     """
 
     def __init__(self, workers: int | None, settings: SlurmSettings, dry_run: bool = False) -> None:
