@@ -105,11 +105,8 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
         calls=_calls(stack),
         test=done.metrics,
         memory=[measured_memory(run, part["part"]) for part in parts],
-        image_quality=groups.image_quality.result,
-        text_quality=groups.text_quality.result,
-        likelihood=groups.likelihood.result,
-        diagnostics=groups.diagnostics.result,
         weights=stack.weights,
+        **{callback: groups[callback].result for callback in EVALUATION},
     )
     if steps and stack.target.generates != "text":
         stack.to(done.trainer.strategy.root_device)
@@ -137,8 +134,7 @@ def evaluate_baseline(run: RunFolder) -> Arm:
         calls=[1],
         test=done.metrics,
         memory=[measured_memory(run, "end_to_end")],
-        text_quality=done.groups.text_quality.result,
-        likelihood=done.groups.likelihood.result,
+        **{callback: done.groups[callback].result for callback in EVALUATION},
     )
 
 

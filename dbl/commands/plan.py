@@ -21,9 +21,6 @@ from dbl.utils.errors import UserError
 from dbl.utils.files import write_json
 from dbl.utils.plotting import save_figure
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_BINARY_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
 
 def build_parser() -> LightningArgumentParser:
     """The parser of a config, with what to plan."""
@@ -114,7 +111,7 @@ def parse_bytes(text: str) -> int:
     if not match:
         raise UserError(f"--fit {text} must be a size such as 12GB, 12GiB or 800MB")
     number, prefix, binary = match.groups()
-    return int(float(number) * (_BINARY_UNITS if binary else _UNITS)[prefix.upper()])
+    return int(float(number) * (1024 if binary else 1000) ** ("", "K", "M", "G", "T").index(prefix.upper()))
 
 
 def _print_table(plan: dict[str, Any]) -> None:

@@ -32,16 +32,13 @@ class RunConfig:
         parsed: result of a parser made by `config_parser`; options that say what one call does are left out.
         part: class under `model`.
 
-    Attributes:
-        values: the parsed keys.
-
     Raises UserError when a group is first built, if its values do not fit together.
     """
 
     def __init__(self, parsed: Namespace, part: type[TrainingModule] = DiffusionBlock) -> None:
         self.part = part
         self._parser = config_parser(part)
-        self.values = _only_keys_of(self._parser, parsed)
+        self.values = _only_keys_of(self._parser, parsed)  # the parsed keys
         seed = self.values.seed_everything
         if seed is not False:
             self.values.seed_everything = L.seed_everything(None if seed is True else seed, workers=True)

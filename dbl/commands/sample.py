@@ -13,10 +13,9 @@ from dbl.run.folder import RunFolder
 
 
 def build_parser(run: RunFolder | None = None) -> ArgumentParser:
-    """The parser of `dbl sample`: the arguments of `sample_text` or `sample_images`, whichever the run is for.
+    """The parser of `dbl sample`: arguments of `sample_text` or `sample_images`, with the sampler of the run's config.
 
-    Args:
-        run: run whose config gives the default sampler; None: options for images, with the defaults of the code.
+    Without a run: those for images, with the defaults of the code.
     """
     if run is not None and _writes_text(run):
         return auto_parser(sample_text, as_positional=True, set_defaults=_defaults(run, "ensemble"))

@@ -84,8 +84,6 @@ class LogNormalNoise(NoiseDistribution):
     """`ln sigma ~ N(p_mean, p_std^2)`, as in EDM (arXiv 2206.00364, Table 1) and the paper.
 
     Args:
-        sigma_min: smallest level.
-        sigma_max: largest level.
         p_mean: mean of ln sigma.
         p_std: standard deviation of ln sigma.
 
@@ -173,8 +171,6 @@ class TabulatedNoise(NoiseDistribution):
     Raises UserError if a list is not strictly decreasing or its ends do not match the range.
 
     Args:
-        sigma_min: smallest level.
-        sigma_max: largest level.
         sigmas: [G] decreasing levels from `sigma_max` to `sigma_min`.
         cdf_values: [G] decreasing values of the CDF at these levels, from 1 to 0.
 

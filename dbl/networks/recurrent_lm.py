@@ -39,8 +39,6 @@ class RecurrentLM(LanguageModel):
     Args:
         num_layers: number of layers of prelude, core and coda together, each counted once.
         width: width of tokens and state.
-        num_heads: number of attention heads; width / num_heads must be even.
-        mlp_width: hidden width of the SwiGLU MLP.
         prelude: number of layers that embed the tokens.
         coda: number of layers that read the last state.
         embedding: token embedding, "own" or "table" as in `CausalLM`.

@@ -39,11 +39,9 @@ class Lock:
         self._found_lost = False
 
     def __enter__(self) -> Self:
-        """Hold the lock that `acquire` has taken."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Release the lock."""
         self.release()
 
     def acquire(self, wait_s: float = 0) -> Self:

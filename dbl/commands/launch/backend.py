@@ -17,17 +17,11 @@ _POLL_S = 0.5
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended.
-
-    Args:
-        job: job that ended.
-        code: exit code of `dbl fit`: 0, 2 for an error in the input, 130 if it was stopped, others for crashes.
-        lines: last lines of its log, if it failed.
-    """
+    """How a job ended."""
 
     job: Job
-    code: int
-    lines: list[str] = field(default_factory=list)
+    code: int  # of `dbl fit`: 0, 2 for an error in the input, 130 if it was stopped, others for crashes
+    lines: list[str] = field(default_factory=list)  # the last of its log, if it failed
 
 
 class Backend(ABC):

@@ -117,15 +117,10 @@ def worker_environment() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Done:
-    """How a job ended, as a task reports it to the launcher.
+    """How a job ended, as a task reports it to the launcher."""
 
-    Args:
-        code: exit code of `dbl fit`, or 2 if the machine cannot run the job.
-        line: reason, if there is none in the log of the job.
-    """
-
-    code: int
-    line: str | None = None
+    code: int  # exit code of `dbl fit`, or 2 if the machine cannot run the job
+    line: str | None = None  # reason, if there is none in the log of the job
 
 
 def job_environment(cpus: float) -> dict[str, str]:

@@ -21,10 +21,8 @@ _QUERY_EVERY_S = 15.0
 # State of a task that neither the accounting nor the queue lists any more.
 _GONE = "GONE"
 
-ENDED_STATES = {
-    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"),
-    _GONE,
-}
+ENDED_STATES = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
+ENDED_STATES |= {_GONE}
 
 
 class States:

@@ -31,7 +31,6 @@ class JobTable:
         self._states: list[str] = []
 
     def __enter__(self) -> Self:
-        """Start the live table."""
         if self._live:
             self._live.start()
         return self

@@ -22,10 +22,6 @@ class Arm:
         calls: network calls of each part for one sample.
         test: metrics on the test split.
         memory: `memory.json` of each part; None where memory was not measured.
-        image_quality: result of `dbl.evaluation.callbacks.image_quality.ImageQuality`.
-        text_quality: result of `dbl.evaluation.callbacks.text_quality.TextQuality`.
-        likelihood: result of `dbl.evaluation.callbacks.likelihood.Likelihood`.
-        diagnostics: result of `dbl.evaluation.callbacks.diagnostics.Diagnostics`.
         quality_by_steps: rows of `dbl.evaluation.quality_by_steps`.
         weights: tested weights, `ema` or `live`.
     """
@@ -35,6 +31,7 @@ class Arm:
     calls: list[int]
     test: dict[str, float]
     memory: list[dict[str, Any] | None] = field(default_factory=list)
+    # Results of the callbacks of these names in `dbl.evaluation.callbacks`.
     image_quality: dict[str, Any] | None = None
     text_quality: dict[str, Any] | None = None
     likelihood: dict[str, Any] | None = None
