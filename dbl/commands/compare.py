@@ -35,14 +35,14 @@ def main(arguments: list[str]) -> None:
     """Train what is missing of both arms and for each seed, with equal compute, and report."""
     options = parse(build_parser(), arguments[1:])
     config, launch = RunConfig(options), Launch.from_options(options)
-    with Lock(config.run.launcher, f"the run in {config.run.path}").acquire():
+    with Lock(config.run.launcher_lock, f"the run in {config.run.path}").acquire():
         _compare(config, launch, options.seeds, options.from_scratch)
 
 
 def _compare(config: RunConfig, launch: Launch, seeds: str | None, from_scratch: bool) -> None:
     by_seed = _config_of_each_seed(config, seeds)
     for of_seed in by_seed.values():
-        of_seed.freeze()
+        of_seed.check_and_write()
     first = next(iter(by_seed.values()))
     memory_plan = _memory_plan(first)
     arms = {seed: _both_arms(of_seed, launch, from_scratch) for seed, of_seed in by_seed.items()}

@@ -108,17 +108,16 @@ class RunConfig:
                 "on for these alone: use dbl fit for each block, then dbl assemble and dbl test"
             )
 
-    def freeze(self) -> None:
-        """Write `contract.json` and `config.yaml`, once everything that could fail after the training is checked.
+    def check_and_write(self) -> None:
+        """Check what would otherwise fail only after training, and write `contract.json` and `config.yaml`.
 
         Raises UserError if the assembled network could not be used as `inference` asks.
         """
         self.check_task()
         limit = self.values.trainer.limit_test_batches
         if limit is not None and not (isinstance(limit, float) and limit == 1):  # the number 1 is one batch
-            raise UserError(
-                "trainer.limit_test_batches would leave test samples out of the report: use it with dbl test"
-            )
+            message = "trainer.limit_test_batches would leave test samples out of the report: use it with dbl test"
+            raise UserError(message)
         self.inference.check(self.contract)
         self.groups.image_quality.prepare(self.data, self.contract_config.target.generates == "images")
         self.groups.text_quality.prepare(self.data)

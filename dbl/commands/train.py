@@ -29,8 +29,8 @@ def main(arguments: list[str]) -> None:
     options = parse(build_parser(), arguments[1:])
     config = RunConfig(options)
     run, launch = config.run, Launch.from_options(options)
-    with Lock(run.launcher, f"the run in {run.path}").acquire():
-        config.freeze()
+    with Lock(run.launcher_lock, f"the run in {run.path}").acquire():
+        config.check_and_write()
         blocks = _chosen_blocks(str(options.blocks), config.contract.partition)
         del config
         gc.collect()  # data and tables: the workers have them, the launcher does not need them while it waits

@@ -12,14 +12,14 @@ from dbl.data.images.augment import (
 )
 from dbl.data.images.digits import Digits as Digits
 from dbl.data.images.hub import HubImages as HubImages
-from dbl.data.images.latents import Latents as Latents
-from dbl.data.images.module import ImageData as ImageData
-from dbl.data.images.sets import (
+from dbl.data.images.image_set import (
     ImageBatch as ImageBatch,
     ImageBatches as ImageBatches,
     Images as Images,
     ImageSet as ImageSet,
 )
+from dbl.data.images.latents import Latents as Latents
+from dbl.data.images.module import ImageData as ImageData
 from dbl.data.module import ResumableDataModule as ResumableDataModule, Split as Split
 from dbl.data.order import BatchIndex as BatchIndex, EvaluationOrder as EvaluationOrder, TrainingOrder as TrainingOrder
 from dbl.data.text.documents import Documents as Documents

@@ -39,12 +39,12 @@ class Denoiser(nn.Module, ABC):
         """
 
     @abstractmethod
-    def plain_loss(self, prediction: Prediction, clean: Clean, noisy: Tensor) -> Tensor:
+    def prediction_loss(self, prediction: Prediction, clean: Clean, noisy: Tensor) -> Tensor:
         """[N] loss of a prediction without the weight."""
 
-    def training_loss(self, clean: Clean, noisy: Tensor, sigma: Tensor) -> Tensor:
+    def unweighted_loss(self, clean: Clean, noisy: Tensor, sigma: Tensor) -> Tensor:
         """[N] training loss without the weight; arguments as in `loss`."""
-        return self.plain_loss(self.predict(noisy, sigma, clean.cond), clean, noisy)
+        return self.prediction_loss(self.predict(noisy, sigma, clean.cond), clean, noisy)
 
     def forward(self, noisy: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
         """The denoised target [N, *target_shape]; arguments as in `predict`."""
@@ -58,7 +58,7 @@ class Denoiser(nn.Module, ABC):
             noisy: [N, *target_shape] targets with noise of level sigma.
             sigma: [N] levels.
         """
-        return self.loss_weight(sigma.float()) * self.training_loss(clean, noisy, sigma)
+        return self.loss_weight(sigma.float()) * self.unweighted_loss(clean, noisy, sigma)
 
 
 class GaussianDenoiser(Denoiser):
@@ -94,14 +94,14 @@ class GaussianDenoiser(Denoiser):
         return prediction
 
     @override
-    def training_loss(self, clean: Clean, noisy: Tensor, sigma: Tensor) -> Tensor:
+    def unweighted_loss(self, clean: Clean, noisy: Tensor, sigma: Tensor) -> Tensor:
         noisy, sigma = noisy.float(), sigma.float()
         estimate, output = self._preconditioned(noisy, sigma, clean.cond)
         with torch.autocast(noisy.device.type, enabled=False):
-            return self.readout.training_loss(estimate, output, noisy, sigma, clean)
+            return self.readout.unweighted_loss(estimate, output, noisy, sigma, clean)
 
     @override
-    def plain_loss(self, prediction: Prediction, clean: Clean, noisy: Tensor) -> Tensor:
+    def prediction_loss(self, prediction: Prediction, clean: Clean, noisy: Tensor) -> Tensor:
         return self.readout.loss(prediction, clean)
 
 
@@ -127,7 +127,7 @@ class MaskedDenoiser(Denoiser):
         return Prediction(torch.where(noisy == self.mask, logits.argmax(-1), noisy), logits)
 
     @override
-    def plain_loss(self, prediction: Prediction, clean: Clean, noisy: Tensor) -> Tensor:
+    def prediction_loss(self, prediction: Prediction, clean: Clean, noisy: Tensor) -> Tensor:
         """[N] cross-entropy summed over the hidden tokens, divided by the number of scored tokens (paper, App. D)."""
         assert prediction.logits is not None
         return mean_over_scored(hidden_nats(prediction.logits, clean.labels, noisy, self.mask), clean.labels)

@@ -61,7 +61,7 @@ class Readout(nn.Module, ABC):
     def loss(self, prediction: Prediction, clean: Clean) -> Tensor:
         """[N] loss of a prediction."""
 
-    def training_loss(self, estimate: Tensor, output: Tensor, noisy: Tensor, sigma: Tensor, clean: Clean) -> Tensor:
+    def unweighted_loss(self, estimate: Tensor, output: Tensor, noisy: Tensor, sigma: Tensor, clean: Clean) -> Tensor:
         """[N] training loss before the weight; arguments as in `forward`. Override it where it needs less than that."""
         return self.loss(self(estimate, output, noisy, sigma), clean)
 

@@ -69,7 +69,8 @@ class Probe:
         for rows in torch.arange(len(noisy), device=noisy.device).split(chunk):
             clean = Clean(*(tensor[rows] for tensor in self.clean))
             prediction = denoiser.predict(noisy[rows], self._filled(sigma)[rows], cond[rows])
-            parts.append((prediction.denoised.float(), denoiser.plain_loss(prediction, clean, noisy[rows]).float()))
+            loss = denoiser.prediction_loss(prediction, clean, noisy[rows])
+            parts.append((prediction.denoised.float(), loss.float()))
         denoised, losses = (torch.cat(part) for part in zip(*parts, strict=True))
         return Answers(denoised.cpu(), losses.cpu().double(), self.mean_square(self.clean.clean - denoised))
 

@@ -53,7 +53,7 @@ class Ensemble(Denoiser):
             return self.readout.with_evidence(mean if adjust is None else adjust(mean), noisy, sigma)
 
     @override
-    def plain_loss(self, prediction: Prediction, clean: Clean, noisy: Tensor) -> Tensor:
+    def prediction_loss(self, prediction: Prediction, clean: Clean, noisy: Tensor) -> Tensor:
         return self.readout.loss(prediction, clean)
 
 

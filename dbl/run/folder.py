@@ -3,8 +3,8 @@
 runs/<name>/  config.yaml  contract.json  table.safetensors  tokenizer.json
 block_<b>/   checkpoints/{last,previous,replaced}.ckpt  config.yaml  memory.json  metrics.csv  events…
              status.json  train.log  lock
-model/       config.json  block_<b>.safetensors  table.safetensors
-report/      report.md  report.json  samples.png
+model/       config.json  block_<b>.safetensors  table.safetensors  tokenizer.json
+report/      report.md  report.html  report.json  samples.png
 baseline/    a run folder of its own for the end-to-end network
 """
 
@@ -71,7 +71,7 @@ class RunFolder:
         return self.path / "tokenizer.json"
 
     @property
-    def launcher(self) -> Path:
+    def launcher_lock(self) -> Path:
         """Lock held by the command that trains the parts of this run."""
         return self.path / "lock"
 

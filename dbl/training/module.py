@@ -30,7 +30,7 @@ class Losses(NamedTuple):
 
 
 class TrainingModule(L.LightningModule, ABC):
-    """A network that is trained on its own: a block, or the end-to-end baseline ("part" covers both).
+    """A part of a run: anything trained on its own, that is a block or the end-to-end baseline.
 
     Data order, noise and dropout are functions of (seed, part, `batches_seen`), and `batches_seen` is stored in the
     checkpoint. So a resumed training continues as if it had never stopped. With another number of ranks it continues
@@ -55,7 +55,7 @@ class TrainingModule(L.LightningModule, ABC):
         self.batches_seen = 0  # on each rank
         self.samples = 0  # on all ranks together
         self.layer_passes = contract.config.network.baseline_passes()  # compute of a training step per sample
-        self.average_step = False  # true replaces random costs of a step by their mean, for planning and timing
+        self.use_expected_cost = False  # of steps of random size, for planning and timing
 
     @abstractmethod
     def losses(self, batch: Any) -> Losses:

@@ -1,4 +1,4 @@
-"""Where sigma is drawn: from clean batches to `(z_sigma, sigma)` for one block."""
+"""Adds noise to clean batches: draws sigma and the noise for one block."""
 
 from collections.abc import Callable
 from typing import Any

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dbl.data.images.sets import ImageSet
+from dbl.data.images.image_set import ImageSet
 from dbl.utils.errors import UserError
 from dbl.utils.files import replacing, write_once
 

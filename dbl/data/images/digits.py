@@ -3,8 +3,8 @@
 import torch
 from typing_extensions import override
 
+from dbl.data.images.image_set import ImageSet
 from dbl.data.images.module import ImageData, Split
-from dbl.data.images.sets import ImageSet
 from dbl.data.splits import stratified_split
 
 _TEST_SHARE = 0.2

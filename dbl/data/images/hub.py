@@ -9,9 +9,9 @@ from typing_extensions import override
 
 from dbl.data.images.cache import cached
 from dbl.data.images.decode import ImageDecoder
+from dbl.data.images.image_set import ImageSet, check_classes
 from dbl.data.images.measure import declared
 from dbl.data.images.module import ImageData, Split
-from dbl.data.images.sets import ImageSet, check_classes
 from dbl.data.sources.local_files import files_of_splits, local_copies, named_splits
 from dbl.data.sources.records import HubRecords, ParquetRecords, RecordSource
 from dbl.data.spec import ImageSpec

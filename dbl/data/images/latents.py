@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from typing_extensions import override
 
+from dbl.data.images.image_set import ImageSet, check_classes
 from dbl.data.images.measure import declared
 from dbl.data.images.module import ImageData, Split
-from dbl.data.images.sets import ImageSet, check_classes
 from dbl.data.sources.local_files import data_folder, files_of_splits
 from dbl.data.sources.records import ParquetRecords
 from dbl.data.spec import ImageSpec

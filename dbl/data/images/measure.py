@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from dbl.data.images.sets import ImageSet
+from dbl.data.images.image_set import ImageSet
 from dbl.data.spec import ImageSpec
 from dbl.data.splits import evenly_spaced
 from dbl.utils.errors import UserError

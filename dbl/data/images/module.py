@@ -6,8 +6,8 @@ from functools import cached_property
 from typing_extensions import override
 
 from dbl.data.images.augment import Augmentation
+from dbl.data.images.image_set import ImageBatches, ImageSet
 from dbl.data.images.measure import measure
-from dbl.data.images.sets import ImageBatches, ImageSet
 from dbl.data.module import ResumableDataModule, Split
 from dbl.data.spec import ImageSpec
 from dbl.data.splits import stratified_split

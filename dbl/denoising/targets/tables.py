@@ -75,7 +75,7 @@ class TableReadout(Readout):
         return own + (noisy @ self.table.T) / append_axes(sigma, noisy).square()
 
     @override
-    def training_loss(self, estimate: Tensor, output: Tensor, noisy: Tensor, sigma: Tensor, clean: Clean) -> Tensor:
+    def unweighted_loss(self, estimate: Tensor, output: Tensor, noisy: Tensor, sigma: Tensor, clean: Clean) -> Tensor:
         # Not through `forward`: the loss does not need the expected embedding.
         own, share = self._own_logits(estimate, output), self.context_share
         if share == 1:

@@ -67,7 +67,7 @@ class EndToEndRecurrentLM(EndToEndText):
 
     def _iterations(self) -> int:
         """Draw the number of iterations, at least one and the same on all ranks."""
-        if self.average_step:
+        if self.use_expected_cost:
             return self.sizes.mean_iterations
         generator = generator_for(self.seed, "iterations", self.batches_seen)
         normal = torch.randn(1, generator=generator)

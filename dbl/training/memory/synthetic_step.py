@@ -20,7 +20,7 @@ class SyntheticStep:
     def __init__(self, part: TrainingModule, data: DataSpec, batch_size: int, precision: str = "32-true") -> None:
         self.part = part.train()
         self.part.prepare_network()
-        self.part.average_step = True
+        self.part.use_expected_cost = True
         self.in_bf16 = precision == "bf16-mixed"
         self.optimizer = part.recipe.optimizer(part.parameters())
         for parameter in part.parameters():
