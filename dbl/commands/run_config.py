@@ -45,8 +45,11 @@ class RunConfig:
 
     @classmethod
     def load(cls, path: Path, part: type[TrainingModule] = DiffusionBlock) -> Self:
-        """The config in a file that `write_config` wrote; UserError if it is damaged."""
-        return cls(parse(config_parser(part), yaml.safe_load(path.read_text(encoding="utf-8"))), part)
+        """The config in a file that `write_config` wrote. Raises UserError if it is absent or damaged."""
+        try:
+            return cls(parse(config_parser(part), ["--config", str(path)]), part)
+        except UnicodeDecodeError as error:  # the parser knows no other encoding, and does not catch this
+            raise UserError(f"{path} is not UTF-8 text ({error.reason}): restore the file") from None
 
     @cached_property
     def groups(self) -> Namespace:

@@ -99,13 +99,10 @@ def run_parser() -> LightningArgumentParser:
     return parser
 
 
-def parse(parser: LightningArgumentParser, given: list[str] | dict[str, object]) -> Namespace:
-    """Parse a command line or plain values.
-
-    Raises UserError if something in it is wrong; one line says what.
-    """
+def parse(parser: LightningArgumentParser, arguments: list[str]) -> Namespace:
+    """Parse a command line. Raises UserError if something in it is wrong; one line says what."""
     try:
-        return parser.parse_object(given) if isinstance(given, dict) else parser.parse_args(given)
+        return parser.parse_args(arguments)
     except ArgumentError as error:
         raise UserError(" ".join(str(error).split())[:400]) from None  # the parser repeats itself after that
 

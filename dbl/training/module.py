@@ -123,9 +123,9 @@ class TrainingModule(L.LightningModule, ABC):
         mean_loss = self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean")
         assert isinstance(mean_loss, Tensor)
         self._check_finite("loss", mean_loss, loss, losses.sigma)
-        self.batches_seen += 1
         with self._gradient_sync():
             self.manual_backward(loss / self.recipe.accumulate)
+        self.batches_seen += 1
         self.samples += len(losses.per_sample) * self.trainer.world_size
         if not self.accumulating:
             self._optimizer_step(losses.sigma)
@@ -136,9 +136,10 @@ class TrainingModule(L.LightningModule, ABC):
     def _gradient_sync(self) -> AbstractContextManager[None]:
         """Let DDP average gradients over ranks only in the last backward pass of an optimizer step."""
         strategy = self.trainer.strategy
-        if self.accumulating and isinstance(strategy, ParallelStrategy):
-            return strategy.block_backward_sync()
-        return nullcontext()
+        ends_step = (self.batches_seen + 1) % self.recipe.accumulate == 0
+        if ends_step or not isinstance(strategy, ParallelStrategy):
+            return nullcontext()
+        return strategy.block_backward_sync()
 
     def _optimizer_step(self, sigma: Tensor | None) -> None:
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
