@@ -17,7 +17,7 @@ class Clean(NamedTuple):
 
     Attributes:
         clean: [N, *target_shape] targets.
-        cond: what the network may see beside the noisy target: labels [N], images [N, channels, height, width] or
+        cond: condition beside the noisy target: labels [N], images [N, channels, height, width] or
             earlier tokens [N, T].
         labels: [N] class labels, or [N, T] tokens, IGNORED where nothing is scored.
     """

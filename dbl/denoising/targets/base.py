@@ -38,7 +38,7 @@ class Target(ABC):
     """What a block denoises, for any data set.
 
     Attributes:
-        generates: what sampling gives; `values`: the decoded targets, which the commands know nothing more about.
+        generates: kind of sample; `values`: the decoded targets, which the commands know nothing more about.
         has_condition: whether the network sees anything beside the noisy target.
         in_any_order: whether text is written around given tokens, in any order, rather than from left to right.
         loss_unit: unit of the loss without its weight.
