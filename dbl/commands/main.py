@@ -8,7 +8,7 @@ import sys
 import warnings
 from importlib import import_module
 
-from dbl.utils.errors import Interrupted, TrainingFailed, UserError, as_known_error
+from dbl.utils.errors import Interrupted, TrainingFailed, UserError, as_known_error, one_line
 
 _HELP = """usage: dbl COMMAND [options]     (dbl COMMAND --help explains the options)
 
@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
         known = as_known_error(error)
         if known is None:
             raise
-        print(f"dbl: {known}", file=sys.stderr)
+        print(one_line(f"dbl: {known}"), file=sys.stderr)
         return next(code for kind, code in _EXIT_CODES.items() if isinstance(known, kind))
     return 0
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from dbl.diffusion.gaussian import euler_step
 from dbl.diffusion.noise import NoiseDistribution
 from dbl.diffusion.partition import Partition
-from dbl.utils.errors import DblWarning, UserError, check_choice
+from dbl.utils.checks import check_choice
+from dbl.utils.errors import DblWarning, UserError
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 

@@ -15,7 +15,8 @@ from typing_extensions import override
 
 from dbl.diffusion.gaussian import append_axes
 from dbl.diffusion.noise import NoiseDistribution
-from dbl.utils.errors import UserError, check_choice
+from dbl.utils.checks import check_choice
+from dbl.utils.errors import UserError
 
 MaskSchedule = Literal["linear", "cosine"]
 

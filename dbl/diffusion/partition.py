@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from dbl.diffusion.noise import Interval, NoiseDistribution
-from dbl.utils.errors import UserError, check_choice
+from dbl.utils.checks import check_choice
+from dbl.utils.errors import UserError
 
 # Relative; a boundary that was rounded to float32 still belongs to the interval that it ends.
 _TOLERANCE = 1e-6

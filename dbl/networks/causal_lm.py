@@ -27,7 +27,8 @@ from dbl.networks.llama import (
     initialise_llama,
     rotary_angles,
 )
-from dbl.utils.errors import UserError, check_choice
+from dbl.utils.checks import check_choice
+from dbl.utils.errors import UserError
 
 Streams = Literal["two", "clean"]
 

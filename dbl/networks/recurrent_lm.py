@@ -29,7 +29,8 @@ from dbl.networks.llama import (
     rms_norm,
     rotary_angles,
 )
-from dbl.utils.errors import UserError, check_choice
+from dbl.utils.checks import check_choice
+from dbl.utils.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Literal, get_args
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from dbl.utils.errors import UserError, check_choice
+from dbl.utils.checks import check_choice
+from dbl.utils.errors import UserError
 
 Decay = Literal["cosine", "constant"]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]

@@ -1,6 +1,5 @@
 """What surrounds the training of a part: its lock, its status file, and a clear error if the disk is full."""
 
-import errno
 import math
 import os
 from collections.abc import Iterator
@@ -11,10 +10,8 @@ import lightning as L
 
 from dbl.run.folder import RunFolder
 from dbl.training.callbacks.status import Status
-from dbl.utils.errors import UserError, as_known_error
+from dbl.utils.errors import FULL_DISK, UserError, as_known_error
 from dbl.utils.locks import Lock
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class StopWhenLockLost(L.Callback):
@@ -89,7 +86,7 @@ def _full_disk_as_user_error(part: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in FULL_DISK:
             raise
         hidden = error.__context__
         while hidden is not None and as_known_error(hidden) is None:

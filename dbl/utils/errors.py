@@ -1,7 +1,20 @@
 """Errors that commands report as one line instead of a traceback."""
 
+import errno
 from importlib import import_module
 from types import ModuleType
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED_PATH = (
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST),
+)
+# Parts of messages of torch: on the CPU it raises a plain RuntimeError.
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "out of memory",
+)
 
 
 class UserError(Exception):
@@ -16,12 +29,6 @@ class UserError(Exception):
             ...
         dbl.utils.errors.UserError: partition.boundaries [0.1, 10.0] must be positive and decrease strictly
     """
-
-
-def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise UserError unless `value` is one of `choices`, e.g. `get_args` of a Literal."""
-    if value not in choices:
-        raise UserError(f"{key} ({value}) must be one of {', '.join(choices)}")
 
 
 class DblWarning(UserWarning):
@@ -39,11 +46,26 @@ class Interrupted(Exception):
 def as_known_error(error: BaseException | None) -> BaseException | None:
     """Return the first error with a one-line message in a chain of causes, or None.
 
-    The config parser wraps whatever is raised while it instantiates classes, so the cause is what matters.
+    The config parser wraps whatever is raised while it instantiates classes, so the cause is what matters. What the
+    machine refuses (a full disk, a folder that cannot be written to, no memory) becomes a UserError that says so.
     """
-    while error is not None and not isinstance(error, UserError | Interrupted | TrainingFailed):
+    while error is not None:
+        known = error if isinstance(error, UserError | Interrupted | TrainingFailed) else _refusal_of_machine(error)
+        if known is not None:
+            return known
         error = error.__cause__
-    return error
+    return None
+
+
+def _refusal_of_machine(error: BaseException) -> UserError | None:
+    if isinstance(error, OSError) and error.errno in FULL_DISK + _REFUSED_PATH:
+        remedy = "free space on the disk" if error.errno in FULL_DISK else "choose a path that you may write to"
+        return UserError(f"{error.filename or 'a file'} could not be read or written ({error.strerror}): {remedy}")
+    is_torch_error = isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
+    if isinstance(error, MemoryError) or is_torch_error:
+        reason = (str(error).strip() or "MemoryError").splitlines()[0][:80]
+        return UserError(f"out of memory ({reason}): smaller data.init_args.batch_size, or more blocks; see dbl plan")
+    return None
 
 
 def optional_package(name: str, extra: str, user: str) -> ModuleType:
@@ -52,3 +74,15 @@ def optional_package(name: str, extra: str, user: str) -> ModuleType:
         return import_module(name)
     except ImportError:
         raise UserError(f"{user} needs the package `{name}`: pip install dbl[{extra}]") from None
+
+
+def one_line(message: object, width: int = 200) -> str:
+    """A message as one line of at most `width` characters.
+
+    Of a longer one, the beginning (which names the key or file) and the end (the remedy) are kept.
+    """
+    text = " ".join("".join(char if char.isprintable() else " " for char in str(message)).split())
+    if len(text) <= width:
+        return text
+    end = width // 2
+    return f"{text[: width - end - 3].rstrip()} … {text[-end:].lstrip()}"[:width]

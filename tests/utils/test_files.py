@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dbl.utils.errors import Interrupted, TrainingFailed, UserError, as_known_error
+from dbl.utils.errors import UserError
 from dbl.utils.files import (
     UnreadableFile,
     read_checkpoint,
@@ -175,13 +175,3 @@ def test_an_entry_whose_writer_died_is_filled_again(tmp_path: Path) -> None:
         write_once(entry, "last", die)
     write_once(entry, "last", lambda: write_json(entry / "last", 1))
     assert json.loads((entry / "last").read_text()) == 1
-
-
-def test_the_error_behind_others_is_found() -> None:
-    """Catches a traceback of the parser in place of the line about the user's key."""
-    for known in (UserError("key"), Interrupted("stopped"), TrainingFailed("block 1")):
-        parser, command = ValueError("parser"), TypeError("command")
-        parser.__cause__, command.__cause__ = known, parser
-        assert as_known_error(command) is as_known_error(known) is known
-    assert as_known_error(ValueError("a bug")) is None
-    assert as_known_error(None) is None

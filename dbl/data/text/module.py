@@ -15,7 +15,8 @@ from dbl.data.text.encode import EncodedText, Encoder
 from dbl.data.text.measure import declared_text, measure_text
 from dbl.data.text.tokenizer import Characters, Tokenizer
 from dbl.data.text.tokens import TextBatches, TokenSet, document_sequences, stream_sequences
-from dbl.utils.errors import UserError, check_choice
+from dbl.utils.checks import check_choice
+from dbl.utils.errors import UserError
 
 Packing = Literal["stream", "document"]
 

@@ -16,7 +16,8 @@ from dbl.denoising.targets.base import Target, TargetSpace
 from dbl.diffusion.gaussian import corrupt, edm_weight
 from dbl.diffusion.masking import MaskingNoise
 from dbl.diffusion.noise import NoiseDistribution
-from dbl.utils.errors import UserError, check_choice
+from dbl.utils.checks import check_choice
+from dbl.utils.errors import UserError
 
 Weight = Literal["edm", "uniform"]
 

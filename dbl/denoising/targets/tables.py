@@ -17,7 +17,8 @@ from dbl.data.spec import DataSpec
 from dbl.denoising.readout import Adjust, Clean, Prediction, Readout, mean_cross_entropy
 from dbl.denoising.targets.gaussian import GaussianSpace, GaussianTarget, Weight
 from dbl.diffusion.gaussian import append_axes
-from dbl.utils.errors import UserError, check_choice
+from dbl.utils.checks import check_choice
+from dbl.utils.errors import UserError
 from dbl.utils.seeding import generator_for
 
 ReadoutKind = Literal["cosine", "linear", "posterior"]

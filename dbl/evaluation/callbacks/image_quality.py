@@ -19,7 +19,8 @@ from dbl.evaluation.features.stored import cache_folder, check_writable
 from dbl.evaluation.image_metrics import ImageFeatures, check_torch_fidelity, image_metrics, least_images
 from dbl.evaluation.stack_evaluation import StackEvaluation
 from dbl.inference.stack import BlockStack
-from dbl.utils.errors import UserError, check_choice
+from dbl.utils.checks import check_choice
+from dbl.utils.errors import UserError
 
 Features = Literal["in_domain", "inception", "none"]
 
