@@ -50,25 +50,30 @@ sklearn.datasets.load_digits = functools.cache(sklearn.datasets.load_digits)
 sklearn.datasets.load_digits()  # here: the children inherit it
 
 
-def command(arguments: list[str], stage: Path) -> int:
-    """Run a command of `dbl` in a process group of its own, and keep the name of its stage in a file."""
+def command(arguments: list[str], stages: Path) -> int:
+    """Run a command of `dbl` in a process group of its own; a file lists the stages that it entered, and when."""
     os.setpgid(0, 0)
     os.environ["OMP_NUM_THREADS"] = "1"
     for name, functions in STAGES.items():
         for owner, function in functions:
-            setattr(owner, function, _noted(getattr(owner, function), name, stage))
+            setattr(owner, function, _noted(getattr(owner, function), name, stages))
     dbl.commands.launch.process.start_process = _ForkedWorker  # type: ignore[assignment]
-    return main(arguments)
+    _note("starting", stages)
+    code = main(arguments)
+    _note("ended", stages)
+    return code
 
 
-def _noted(function: Callable[..., Any], name: str, stage: Path) -> Callable[..., Any]:
+def _note(stage: str, stages: Path) -> None:
+    with stages.open("a") as file:
+        file.write(f"{stage} {time.monotonic()}\n")
+
+
+def _noted(function: Callable[..., Any], name: str, stages: Path) -> Callable[..., Any]:
     @functools.wraps(function)
     def noted(*arguments: Any, **options: Any) -> Any:
-        stage.write_text(name)
-        try:
-            return function(*arguments, **options)
-        finally:
-            stage.write_text("between")
+        _note(name, stages)
+        return function(*arguments, **options)
 
     return noted
 
@@ -108,38 +113,57 @@ class Killer:
     Args:
         folder: folder with the run.
         draw: source of the moments.
-        durations: seconds that a command took when it was left alone, by its name.
+        durations: seconds of each stage of a command that was left alone, by the name of the command.
 
     Attributes:
-        kills: number of kills by stage of the command.
+        kills: number of kills by command and stage.
     """
 
-    def __init__(self, folder: Path, draw: random.Random, durations: dict[str, float]) -> None:
+    def __init__(self, folder: Path, draw: random.Random, durations: dict[str, dict[str, float]]) -> None:
         self.folder, self.draw, self.durations = folder, draw, durations
         self.kills: Counter[str] = Counter()
         folder.mkdir(parents=True, exist_ok=True)
 
     def undisturbed(self, name: str, arguments: list[str]) -> Outcome:
         """Run a command to its end."""
-        start = time.monotonic()
-        outcome = run_forked(command, self.folder, arguments, self.folder / "stage", time_limit_s=300)
-        self.durations[name] = time.monotonic() - start
+        stages = self._new_stages()
+        outcome = run_forked(command, self.folder, arguments, stages, time_limit_s=300)
+        entered = _entered(stages)
+        ends = [start for _, start in entered[1:]]
+        self.durations[name] = {stage: end - start for (stage, start), end in zip(entered, ends, strict=False)}
         return outcome
 
     def killed(self, name: str, arguments: list[str]) -> bool:
-        """Run a command and kill it, with its workers or alone, at a random moment. Returns whether it still ran."""
-        stage = self.folder / "stage"
-        stage.write_text("starting")
-        whole_group = self.draw.random() < 0.7
-        child = Child(command, self.folder, arguments, stage)
-        child.process.join(self.draw.uniform(0, self.durations[name]))
-        code = child.process.exitcode
-        if code is None:
-            self.kills[f"{name}: {stage.read_text()}"] += 1
+        """Run a command and kill it, with its workers or alone, at a random moment. Returns whether it still ran.
+
+        Each of its stages has the same chance, however long it takes, but training has that of three.
+        """
+        durations = self.durations[name]
+        stage = self.draw.choice([*sorted(durations), *(["training"] * 2 if "training" in durations else [])])
+        delay, whole_group = self.draw.uniform(0, durations[stage]), self.draw.random() < 0.7
+        stages = self._new_stages()
+        child = Child(command, self.folder, arguments, stages)
+        while child.process.exitcode is None and stage not in dict(_entered(stages)):
+            time.sleep(0.005)
+        child.process.join(delay)
+        runs = child.process.exitcode is None
+        if runs:
+            self.kills[f"{name}: {_entered(stages)[-1][0]}"] += 1
             _kill(child.process.pid, whole_group)
         outcome = child.outcome(300)
         assert outcome.code in (0, -signal.SIGKILL), outcome
-        return code is None
+        return runs
+
+    def _new_stages(self) -> Path:
+        stages = self.folder / "stages"
+        stages.write_text("")
+        return stages
+
+
+def _entered(stages: Path) -> list[tuple[str, float]]:
+    """Stages that a command entered, and when; the last line may not be whole yet."""
+    lines = stages.read_text().split("\n")[:-1]
+    return [(stage, float(start)) for stage, start in (line.split() for line in lines)]
 
 
 def _kill(pid: int | None, whole_group: bool) -> None:
@@ -164,10 +188,6 @@ def kill_again_and_again(killer: Killer, backend: Backend, kills: int) -> None:
             was_killed = killer.killed("train again" if ended else f"train {backend}", train)
             done += was_killed
             ended += not was_killed
-        # Half of the kills are for runs that were never left alone; then one is left alone once.
-        if not ended and done >= kills / 2:
-            assert killer.undisturbed("last", train).code == 0
-            ended += 1
 
 
 def finish(killer: Killer, backend: Backend) -> list[str]:

@@ -19,11 +19,7 @@ _PER_RUN = 12
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Killer:
     """A run that was left alone, and how long each command took."""
     killer = Killer(tmp_path_factory.mktemp("undisturbed"), random.Random(0), {})
-    for name, arguments in {
-        "train inline": [*TRAIN, "--backend=inline"],
-        "train again": [*TRAIN, "--backend=inline"],
-        "assemble": ["assemble", str(RUN)],
-    }.items():
+    for name, arguments in {"train inline": TRAIN, "train again": TRAIN, "assemble": ["assemble", str(RUN)]}.items():
         assert killer.undisturbed(name, arguments).code == 0
     killer.durations["train process"] = killer.durations["train inline"]
     return killer
