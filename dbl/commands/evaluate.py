@@ -62,7 +62,11 @@ def evaluate(config: RunConfig, command: str, checkpoint: str | None = None, ver
     if command == "predict":
         _write_predictions(run, trainer.predict(model, return_predictions=True, **options) or [])
         return Evaluation(model, groups, trainer, {})
-    metrics = getattr(trainer, command)(model, verbose=verbose, **options)
+    try:
+        metrics = getattr(trainer, command)(model, verbose=verbose, **options)
+    except OSError as error:
+        error.filename = error.filename or str(run.report)  # TensorBoard's writer names no file
+        raise
     return Evaluation(model, groups, trainer, dict(metrics[0]) if metrics else {})
 
 
