@@ -99,6 +99,29 @@ def test_a_chosen_checkpoint_is_continued_and_the_last_one_kept(fit: Callable[..
     assert FILES.replaced.read_bytes() == old
 
 
+@pytest.mark.parametrize("chosen", [True, False], ids=["ckpt_path", "last.ckpt"])
+@pytest.mark.parametrize(
+    "option", ["--contract.seed=1", "--model.block=1"], ids=["of another contract", "of another block"]
+)
+def test_a_finished_checkpoint_from_elsewhere_is_not_taken_for_this_part(
+    option: str, chosen: bool, fit: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches "is trained already" about a part that was never trained: what it belongs to comes before its step."""
+    assert fit("--run.name=other", option) == 0
+    theirs = next(Path("runs/other").rglob("last.ckpt"))
+    if not chosen:
+        assert fit("--trainer.max_steps=2") == 0
+        FILES.last.write_bytes(theirs.read_bytes())
+    capsys.readouterr()
+    assert fit(*([f"--ckpt_path={theirs}"] if chosen else [])) == 2
+    printed = capsys.readouterr()
+    assert "trained already" not in printed.out
+    part = "block_1" if "block" in option else "block_0"
+    path = theirs if chosen else FILES.last
+    assert f"dbl: {path} is of {part} with contract " in printed.err
+    assert ", not of block_0 with contract " in printed.err
+
+
 def test_a_part_that_is_being_trained_is_left_alone(
     fit: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
