@@ -126,8 +126,8 @@ def assemble(run: RunFolder, weights: Weights = "ema", allow_partial: bool = Fal
     with Lock(run.model_lock, str(run.model), "assembled").acquire(_WAIT_S) as lock:
         target = _target(run.model)
         restore_folder(target)
-        for folder in {run.path, target.parent}:
-            remove_unfinished(folder)
+        run.remove_leftovers()
+        remove_unfinished(target.parent)
         # Built beside the model folder, so that a failure leaves the old model as it was.
         with temporary_folder(target) as temporary:
             _write_model(run, contract, weights, allow_partial, temporary)

@@ -18,8 +18,8 @@ from dbl.data.text.tokenizer import Tokenizer, load_tokenizer
 from dbl.run.checkpoints import Checkpoints
 from dbl.run.contract import Contract, ContractConfig
 from dbl.utils.errors import UserError
-from dbl.utils.files import read_json, read_tensors, write_json, write_tensors
-from dbl.utils.locks import Lock, held_by_another
+from dbl.utils.files import read_json, read_tensors, remove_unfinished, write_json, write_tensors
+from dbl.utils.locks import Lock, held_by_another, remove_dead_lock
 from dbl.utils.serialization import first_difference, to_plain
 
 STATUS = "status.json"
@@ -114,6 +114,13 @@ class RunFolder:
     def baseline(self) -> "RunFolder":
         """Run folder of the end-to-end baseline, inside this one."""
         return RunFolder(name="baseline", root=str(self.path))
+
+    def remove_leftovers(self) -> None:
+        """Remove temporary files and locks that killed processes of this machine left in this run."""
+        for folder in (self.path, *self.path.glob("*/"), *self.path.glob("*/checkpoints/")):
+            remove_unfinished(folder)
+            for lock in folder.glob("*lock"):
+                remove_dead_lock(lock)
 
     def load_contract(self) -> Contract:
         """Read the contract that `write_contract` wrote. Raises UserError if it is absent, damaged or edited."""
@@ -212,7 +219,7 @@ def run_tokenizer(run: RunFolder) -> Tokenizer:
             _tokenizer_in(copy, identity)
         except UserError:
             raise error from None
-        raise UserError(f"{error}; {copy} is a good copy") from None
+        raise UserError(f"{error}; {copy.relative_to(run.path)} there is a good copy") from None
 
 
 def _tokenizer_in(path: Path, identity: str | None) -> Tokenizer:

@@ -59,7 +59,7 @@ def guard(run: RunFolder, part: str, trainer: L.Trainer, status: Status) -> Iter
         return
     with Lock(run.lock(part), str(run.part(part))).acquire(_lock_wait_s()) as lock:
         remove_unfinished(run.part(part), alone=True)
-        remove_unfinished(run.path)
+        run.remove_leftovers()
         trainer.callbacks.insert(0, StopWhenLockLost(lock))  # type: ignore[attr-defined]
         try:
             with _full_disk_as_user_error(part):

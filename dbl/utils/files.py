@@ -67,11 +67,12 @@ def remove_unfinished(folder: Path, alone: bool = False) -> None:
     """
     for temporary in folder.glob(f".*{_UNFINISHED}"):
         writer = _WRITER.search(temporary.name)
-        if writer and (alone or (writer["host"] == socket.gethostname() and not _lives(int(writer["pid"])))):
+        if writer and (alone or (writer["host"] == socket.gethostname() and not process_lives(int(writer["pid"])))):
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _lives(pid: int) -> bool:
+def process_lives(pid: int) -> bool:
+    """Whether a process of this machine runs, or has ended and was not waited for."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -13,7 +13,7 @@ from typing import Self
 from filelock import SoftFileLease, Timeout
 
 from dbl.utils.errors import UserError
-from dbl.utils.files import read_json, write_json
+from dbl.utils.files import process_lives, read_json, write_json
 
 # A holder that has not refreshed its lock for this long is taken for dead: any process on any machine may take over.
 LEASE_S = 30.0
@@ -145,6 +145,14 @@ def held_by_another(path: Path) -> bool:
             return False
     except UserError:
         return True
+
+
+def remove_dead_lock(path: Path) -> None:
+    """Remove a lock whose holder died on this machine; one that may still be held is left alone."""
+    owner = SoftFileLease(path, lease_duration=LEASE_S, heartbeat_interval=_REFRESH_S).owner
+    if owner is not None and owner.hostname == socket.gethostname() and not process_lives(owner.pid):
+        with suppress(UserError), Lock(path, path.parent.name).acquire():
+            pass
 
 
 class _Holder:

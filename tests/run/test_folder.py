@@ -2,12 +2,14 @@
 
 import multiprocessing
 import re
+import socket
 import time
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+from faults.runs import left_over
 from toy import Stripes
 
 from dbl.run.contract import Contract
@@ -100,3 +102,23 @@ def _check_refused(run: RunFolder, stored: Contract, other: Contract) -> None:
         run.write_contract(other)
     assert _contents(run) == before
     run.write_contract(stored)
+
+
+def test_what_killed_processes_left_is_removed(run: RunFolder) -> None:
+    """Catches the lock of a process that was killed after the last step: no later command takes it for a training."""
+    ours, theirs = multiprocessing.Pipe()
+    locks = [run.launcher_lock, run.contract_lock, run.model_lock, run.lock("block_0"), run.lock("block_1")]
+    holders = [multiprocessing.get_context("fork").Process(target=_train, args=(lock, theirs)) for lock in locks]
+    for holder in holders:
+        holder.start()
+        assert ours.poll(60)
+        ours.recv()
+    for holder in holders[:-1]:
+        holder.kill()
+        holder.join()
+    for folder in (run.path, run.report, run.checkpoint("block_0").parent):
+        (folder / f".file.{holders[0].pid}@{socket.gethostname()}.01234567.tmp").mkdir(parents=True)
+    run.remove_leftovers()
+    assert {Path(path) for path in left_over(run.path)} == {locks[-1], locks[-1].with_name("lock.json")}
+    holders[-1].kill()
+    holders[-1].join()
