@@ -41,14 +41,14 @@ class ModelFolder:
             try:
                 self._open()
                 return
-            except UserError:
+            except (UserError, FileNotFoundError):
                 if not self._was_replaced():
                     raise
                 time.sleep(_PAUSE_S)
         self._open()
 
     def _open(self) -> None:
-        self.config: dict[str, Any] = {}
+        self._opened = self._folder()
         self.config = self._read_config()
         self._verified: dict[str, tuple[int, ...]] = {}
         for name in self.config["files"]:
@@ -63,13 +63,17 @@ class ModelFolder:
                 raise UserError(f"{path} is of another block or another contract: run dbl assemble again")
 
     def _was_replaced(self) -> bool:
-        """Whether another model took the place of this one after its `config.json` was read, or is about to."""
-        if not self.config:
-            return not self.path.is_dir() and set_aside(self.path.resolve()).is_dir()
+        """Whether another model took the place of the one that was opened, or is about to."""
+        now = self._folder()
+        return now != self._opened or (now is None and set_aside(self.path.resolve()).is_dir())
+
+    def _folder(self) -> tuple[int, int] | None:
+        """What tells this folder from one that takes its place; None if there is none at the moment."""
         try:
-            return bool(read_json(self.path / "config.json")["sha256"] != self.config["sha256"])
-        except (UserError, KeyError, TypeError):
-            return not self.path.is_dir()
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_ctime_ns  # a number alone may be that of a folder that was removed
 
     def _read_config(self) -> dict[str, Any]:
         path = self.path / "config.json"
