@@ -23,6 +23,7 @@ from dbl.training.callbacks.status import Status
 from dbl.training.guard import guard
 from dbl.training.loggers import part_loggers
 from dbl.training.noisy_data import NoisyData
+from dbl.training.restoring import refusing_what_does_not_fit
 from dbl.utils.errors import DblWarning, UserError
 
 # Options of Lightning's Trainer that manual optimization excludes: name, default, and our own.
@@ -82,12 +83,10 @@ def fit_part(config: RunConfig, from_scratch: bool = False, checkpoint: str | No
             write_config(run.config, plain)
         if built.trainer.logger is None:
             trainer.loggers = part_loggers(run.part(name), step, trainer.global_rank)
-        trainer.fit(
-            part,
-            datamodule=NoisyData(data, part) if isinstance(part, DiffusionBlock) else data,
-            ckpt_path=resumed.path if resumed else None,
-            weights_only=True,  # never run code that a checkpoint might hold
-        )
+        batches = NoisyData(data, part) if isinstance(part, DiffusionBlock) else data
+        path = resumed.path if resumed else None
+        with refusing_what_does_not_fit(path):
+            trainer.fit(part, datamodule=batches, ckpt_path=path, weights_only=True)  # never run a checkpoint's code
 
 
 def free_memory() -> None:

@@ -18,7 +18,7 @@ from dbl.data.text.tokenizer import Tokenizer, load_tokenizer
 from dbl.run.checkpoints import Checkpoints
 from dbl.run.contract import Contract, ContractConfig
 from dbl.utils.errors import UserError
-from dbl.utils.files import read_json, read_tensors, write_json, write_tensors
+from dbl.utils.files import read_json, read_tensor, write_json, write_tensors
 from dbl.utils.serialization import first_difference, to_plain
 
 STATUS = "status.json"
@@ -112,7 +112,7 @@ class RunFolder:
             )
         plain = read_json(source)
         needs_table = isinstance(plain, dict) and plain.get("table_sha256")
-        contract = Contract.from_plain(plain, read_tensors(table)["table"] if needs_table else None, str(source))
+        contract = Contract.from_plain(plain, read_tensor(table, "table") if needs_table else None, str(source))
         if plain.get("sha256") != contract.hash:
             raise UserError(f"{source} was changed after it was written: restore it, or start another run (--run.name)")
         return contract
@@ -162,6 +162,7 @@ def run_tokenizer(run: RunFolder) -> Tokenizer:
         raise UserError(f"{run.tokenizer} does not exist: copy it from the machine on which the run was trained")
     tokenizer = load_tokenizer(run.tokenizer)
     data = run.load_contract().data
-    if not isinstance(data, TextSpec) or tokenizer.identity != data.tokenizer:
+    is_ours = isinstance(data, TextSpec) and tokenizer.identity == data.tokenizer
+    if not is_ours or tokenizer.vocab_size != data.num_classes:
         raise UserError(f"{run.tokenizer} is not the tokenizer that this run was trained with: restore the file")
     return tokenizer
