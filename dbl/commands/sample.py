@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser, auto_parser
 
 from dbl.commands.sample_images import sample_images
 from dbl.commands.sample_text import sample_text
+from dbl.commands.trust import trusted_in
 from dbl.data.spec import TextSpec
 from dbl.run.folder import RunFolder
 
@@ -26,6 +27,8 @@ def main(arguments: list[str]) -> None:
     """Sample from the run that the command line names."""
     folders = (Path(argument) for argument in arguments[1:] if not argument.startswith("-"))
     run = next((RunFolder.at(folder) for folder in folders if (folder / "contract.json").is_file()), None)
+    if run is not None:
+        run.load_contract(trusted_in(arguments[1:]))  # imports what is trusted, for all that follows
     parser = build_parser(run)
     options = parser.instantiate(parser.parse_args(arguments[1:]))
     del options["config"]

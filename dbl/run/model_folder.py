@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,17 +14,22 @@ from dbl.diffusion.partition import Partition
 from dbl.run.contract import Contract, plain_hash
 from dbl.utils.errors import UserError
 from dbl.utils.files import read_json, read_metadata, read_tensors
+from dbl.utils.stored_values import brief
 
 Weights = Literal["ema", "live"]
 
 _KEYS = {"contract", "weights", "blocks", "files", "sha256"}
+_FILE_NAME = re.compile(r"block_(0|[1-9]\d{0,8})\.safetensors|table\.safetensors|tokenizer\.json", re.ASCII)
 
 
 class ModelFolder:
     """An assembled model. Raises UserError if it is incomplete, or a file is not the one that was assembled.
 
+    The folder is data: no code of its choice is run, and no file outside is read.
+
     Args:
         path: folder written by `assemble`.
+        trusted: packages of your own that its contract may import; see `BlockStack.from_pretrained`.
 
     Attributes:
         config: contents of `config.json`; see `assemble`.
@@ -31,18 +37,18 @@ class ModelFolder:
         available: indices of the blocks in the folder; a partial model lacks some.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, trusted: Collection[str] = ()) -> None:
         self.path = Path(path)
         self.config = self._read_config()
         self._verified: dict[str, tuple[int, int]] = {}
         for name in self.config["files"]:
             self._verify(name)
         plain = self.config["contract"]
-        table = read_tensors(self.path / "table.safetensors")["table"] if plain["table_sha256"] else None
-        self.contract = Contract.from_plain(plain, table, source=str(self.path / "config.json"))
+        table = read_tensors(self._file("table.safetensors"))["table"] if plain["table_sha256"] else None
+        self.contract = Contract.from_plain(plain, table, str(self.path / "config.json"), trusted)
         self.available = tuple(block for block, facts in enumerate(self.config["blocks"]) if facts is not None)
         for block in self.available:
-            path = self.path / f"block_{block}.safetensors"
+            path = self._file(f"block_{block}.safetensors")
             if read_metadata(path) != block_metadata(self.contract, block, self.config["weights"]):
                 raise UserError(f"{path} is of another block or another contract: run dbl assemble again")
 
@@ -52,6 +58,7 @@ class ModelFolder:
             raise UserError(
                 f"{self.path} is not an assembled model: it has no config.json; run dbl assemble on its run"
             )
+        self._check_inside(path)
         config = read_json(path)
         if not isinstance(config, dict) or config.keys() != _KEYS:
             raise UserError(f"{path} has no checksums of a model that was assembled: run dbl assemble again")
@@ -59,11 +66,35 @@ class ModelFolder:
             raise UserError(f"{path} was changed or is damaged (SHA-256 differs): run dbl assemble again")
         return config
 
-    def _verify(self, name: str) -> None:
-        """Compare a file with its SHA-256, skipped if its time and size are those of an earlier check."""
+    def _file(self, name: str) -> Path:
+        """Path of a file of the model. Raises UserError if it is not listed, absent, or outside the folder."""
+        if name not in self.config["files"] or not _FILE_NAME.fullmatch(name):
+            raise UserError(
+                f"{self.path / 'config.json'}: files lists no {name}"
+                if name not in self.config["files"]
+                else f"{self.path / 'config.json'}: files lists {brief(name)}, which is no file of a model"
+            )
         path = self.path / name
         if not path.is_file():
             raise UserError(f"{path} does not exist: run dbl assemble again")
+        self._check_inside(path)
+        return path
+
+    def _check_inside(self, path: Path) -> None:
+        """Raise UserError if a file is a link that leads out of the folder.
+
+        In the cache of huggingface_hub, a snapshot links to the blobs of the same repository. The folder itself may be
+        a link to another disk.
+        """
+        folder, target = self.path.resolve(), path.resolve()
+        is_snapshot = folder.parent.name == "snapshots"
+        allowed = [folder, *([folder.parents[1] / "blobs"] if is_snapshot else [])]
+        if not any(target.is_relative_to(place) for place in allowed):
+            raise UserError(f"{path} is a link to a file outside of the model's folder: put the file itself there")
+
+    def _verify(self, name: str) -> None:
+        """Compare a file with its SHA-256, skipped if its time and size are those of an earlier check."""
+        path = self._file(name)
         status = path.stat()
         seen = status.st_mtime_ns, status.st_size
         if self._verified.get(name) == seen:
@@ -77,7 +108,7 @@ class ModelFolder:
     def denoiser(self, block: int) -> Denoiser:
         """Load the denoiser of one block for inference. Raises UserError if the model lacks it."""
         require_blocks(self.contract.partition, self.available, [block], "loading")
-        path = self.path / f"block_{block}.safetensors"
+        path = self._file(f"block_{block}.safetensors")
         self._verify(path.name)  # again: blocks are loaded on demand, long after the folder was opened
         return load_into(self.contract.denoiser(block), read_tensors(path), path).eval().requires_grad_(False)
 
