@@ -5,7 +5,7 @@ from typing import get_args
 
 from jsonargparse import ArgumentParser
 
-from dbl.commands.trust import TRUST_HELP, trusted_packages
+from dbl.commands.trust import add_trust_option, import_trusted, trusted_packages
 from dbl.run.assembly import assemble
 from dbl.run.folder import RunFolder
 from dbl.run.hub import check_repo_id, hub_library, push_to_hub
@@ -27,7 +27,7 @@ def build_parser() -> ArgumentParser:
         "--push", metavar="OWNER/NAME", type=str, help="upload the model to this name on the Hugging Face hub"
     )
     parser.add_argument("--private", action="store_true", help="with --push: a model that only its owner may read")
-    parser.add_argument("--trust", metavar="PACKAGE", type=str, default="", help=TRUST_HELP)
+    add_trust_option(parser)
     return parser
 
 
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
     elif options.private:
         raise UserError("--private is for --push owner/name: give both or neither")
     run = RunFolder.at(options.run)
-    run.load_contract(trusted_packages(options.trust))  # imports what is trusted, for all that follows
+    import_trusted(run, trusted_packages(options.trust))
     model = ModelFolder(assemble(run, options.weights, options.allow_partial))
     print(f"assembled: {_summary(model)}")
     if options.push is not None:

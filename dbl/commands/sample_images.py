@@ -5,7 +5,6 @@ from typing import Literal
 
 import torch
 
-from dbl.commands.trust import trusted_packages
 from dbl.denoising.sampling import Sampler
 from dbl.denoising.targets import image_spec
 from dbl.inference.grid import image_grid, save_picture
@@ -26,7 +25,6 @@ def sample_images(
     keep_in_memory: Literal["all", "one"] = "all",
     output: Path | None = None,
     device: str | None = None,
-    trust: str = "",
 ) -> None:
     """Draw images and save them as one picture.
 
@@ -40,14 +38,14 @@ def sample_images(
         keep_in_memory: keep all blocks in memory, or one at a time.
         output: PNG file; by default samples.png in the run folder. Latents are also saved as safetensors beside it.
         device: device name, such as cpu or cuda:0; by default an accelerator if there is one.
-        trust: packages of your own whose classes the run may import, such as my_package; several with commas.
     """
     for name, number in (("num_images", num_images), ("batch_size", batch_size)):
         if number < 1:
             raise UserError(f"--{name} ({number}) must be at least 1")
     folder = RunFolder.at(run)
-    inference = InferenceConfig(sampler=sampler, keep_in_memory=keep_in_memory, seed=seed)
-    stack = BlockStack.from_pretrained(folder.model, inference, trusted=trusted_packages(trust))
+    stack = BlockStack.from_pretrained(
+        folder.model, InferenceConfig(sampler=sampler, keep_in_memory=keep_in_memory, seed=seed)
+    )
     if stack.target.generates != "images":
         raise UserError(f"{run} classifies images and draws none: use dbl test or dbl predict")
     stack.to(device_of(device)).eval()

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from dbl.commands.evaluate import load_baseline
 from dbl.commands.sample_images import device_of
-from dbl.commands.trust import trusted_packages
 from dbl.data.text.tokenizer import Tokenizer
 from dbl.denoising.decoding import Decoding
 from dbl.denoising.sampling import Sampler
@@ -41,7 +40,6 @@ def sample_text(
     seed: int = 0,
     output: Path | None = None,
     device: str | None = None,
-    trust: str = "",
 ) -> None:
     """Write text and print it; a single text from left to right is printed as it is written.
 
@@ -63,7 +61,6 @@ def sample_text(
         seed: random seed; text i is the same for any number of texts.
         output: file to write the texts to as well.
         device: device name, such as cpu or cuda:0; by default an accelerator if there is one.
-        trust: packages of your own whose classes the run may import, such as my_package; several with commas.
     """
     for name, number in (("num_tokens", num_tokens), ("num_texts", num_texts)):
         if number is not None and number < 1:
@@ -71,10 +68,9 @@ def sample_text(
     if template and (prompt or stop or num_tokens is not None):
         raise UserError("--template goes without --prompt, --stop and --num_tokens: it says by itself what to fill")
     folder, decoding = RunFolder.at(run), Decoding(temperature, top_k, top_p)
-    trusted = trusted_packages(trust)
-    tokenizer = run_tokenizer(folder, trusted)
+    tokenizer = run_tokenizer(folder)
     inference = InferenceConfig(sampler=sampler, ensemble=ensemble, seed=seed)
-    generator, place = _generator(folder, inference, decoding, device, baseline, trusted)
+    generator, place = _generator(folder, inference, decoding, device, baseline)
     indices = torch.arange(num_texts, device=place)
     if template:
         rows = list(fill_template(generator, tokenizer, template, hidden, indices))
@@ -91,12 +87,7 @@ def sample_text(
 
 
 def _generator(
-    run: RunFolder,
-    inference: InferenceConfig,
-    decoding: Decoding,
-    device: str | None,
-    baseline: bool,
-    trusted: tuple[str, ...],
+    run: RunFolder, inference: InferenceConfig, decoding: Decoding, device: str | None, baseline: bool
 ) -> tuple[TextGenerator, torch.device]:
     place, seed = device_of(device), inference.seed
     if baseline:
@@ -107,7 +98,7 @@ def _generator(
             part = load_baseline(run)
             assert isinstance(part, EndToEndCausalLM | EndToEndRecurrentLM)
             return part.to(place).eval().text_generator(decoding, inference.sampler.num_steps, seed), place
-    stack = BlockStack.from_pretrained(run.model, inference, trusted=trusted).to(place).eval()
+    stack = BlockStack.from_pretrained(run.model, inference).to(place).eval()
     return stack.text_generator(decoding, seed=seed), place
 
 

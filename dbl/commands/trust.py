@@ -1,10 +1,22 @@
 """The option `--trust` of the commands that read a run folder alone, without a config that the user names."""
 
-from argparse import ArgumentParser
+import argparse
+from collections.abc import Collection
 
+from dbl.data.text.tokenizer import load_tokenizer
+from dbl.run.folder import RunFolder
 from dbl.utils.errors import UserError
 
-TRUST_HELP = "packages of your own whose classes the run may import, such as my_package; several with commas"
+
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--trust`."""
+    parser.add_argument(
+        "--trust",
+        metavar="PACKAGE",
+        type=str,
+        default="",
+        help="packages of your own with classes that the run names, such as my_package; several with commas",
+    )
 
 
 def trusted_packages(text: str) -> tuple[str, ...]:
@@ -18,6 +30,14 @@ def trusted_packages(text: str) -> tuple[str, ...]:
 
 def trusted_in(arguments: list[str]) -> tuple[str, ...]:
     """The packages that `--trust` names in a command line whose parser depends on what the run holds."""
-    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--trust", default="", nargs="?")
     return trusted_packages(parser.parse_known_args(arguments)[0].trust or "")
+
+
+def import_trusted(run: RunFolder, trusted: Collection[str]) -> None:
+    """Import the classes that a run names, for all that follows in this process; without trust, nothing."""
+    if trusted:
+        run.load_contract(trusted)
+        if run.tokenizer.is_file():
+            load_tokenizer(run.tokenizer, trusted)

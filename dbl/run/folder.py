@@ -164,17 +164,12 @@ def _user_settings(config: ContractConfig, data: DataSpec) -> dict[str, Any]:
     return {"contract": to_plain(config)["init_args"], "data": to_plain(data)["init_args"]}
 
 
-def run_tokenizer(run: RunFolder, trusted: Collection[str] = ()) -> Tokenizer:
-    """Load the tokenizer of a run. Raises UserError if it is absent or not the one that the run was trained with.
-
-    Args:
-        run: run folder.
-        trusted: packages of your own that its files may import; see `BlockStack.from_pretrained`.
-    """
+def run_tokenizer(run: RunFolder) -> Tokenizer:
+    """Load the tokenizer of a run. Raises UserError if it is absent or not the one that the run was trained with."""
     if not run.tokenizer.is_file():
         raise UserError(f"{run.tokenizer} does not exist: copy it from the machine on which the run was trained")
-    tokenizer = load_tokenizer(run.tokenizer, trusted)
-    data = run.load_contract(trusted).data
+    tokenizer = load_tokenizer(run.tokenizer)
+    data = run.load_contract().data
     if not isinstance(data, TextSpec) or tokenizer.identity != data.tokenizer:
         raise UserError(f"{run.tokenizer} is not the tokenizer that this run was trained with: restore the file")
     return tokenizer

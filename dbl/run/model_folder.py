@@ -68,12 +68,10 @@ class ModelFolder:
 
     def _file(self, name: str) -> Path:
         """Path of a file of the model. Raises UserError if it is not listed, absent, or outside the folder."""
-        if name not in self.config["files"] or not _FILE_NAME.fullmatch(name):
-            raise UserError(
-                f"{self.path / 'config.json'}: files lists no {name}"
-                if name not in self.config["files"]
-                else f"{self.path / 'config.json'}: files lists {brief(name)}, which is no file of a model"
-            )
+        listed = self.config["files"]
+        if name not in listed or not _FILE_NAME.fullmatch(name):
+            problem = f"lists {brief(name)}, which is no file of a model" if name in listed else f"lists no {name}"
+            raise UserError(f"{self.path / 'config.json'}: files {problem}: run dbl assemble again")
         path = self.path / name
         if not path.is_file():
             raise UserError(f"{path} does not exist: run dbl assemble again")
