@@ -5,6 +5,7 @@ from typing import get_args
 
 from jsonargparse import ArgumentParser
 
+from dbl.commands.trust import add_trust_option, import_trusted, trusted_packages
 from dbl.run.assembly import assemble
 from dbl.run.folder import RunFolder
 from dbl.run.hub import check_repo_id, hub_library, push_to_hub
@@ -26,6 +27,7 @@ def build_parser() -> ArgumentParser:
         "--push", metavar="OWNER/NAME", type=str, help="upload the model to this name on the Hugging Face hub"
     )
     parser.add_argument("--private", action="store_true", help="with --push: a model that only its owner may read")
+    add_trust_option(parser)
     return parser
 
 
@@ -37,7 +39,9 @@ def main(arguments: list[str]) -> None:
         hub_library()  # raises before the work if it is not installed
     elif options.private:
         raise UserError("--private is for --push owner/name: give both or neither")
-    model = ModelFolder(assemble(RunFolder.at(options.run), options.weights, options.allow_partial))
+    run = RunFolder.at(options.run)
+    import_trusted(run, trusted_packages(options.trust))
+    model = ModelFolder(assemble(run, options.weights, options.allow_partial))
     print(f"assembled: {_summary(model)}")
     if options.push is not None:
         print(f"pushed: {push_to_hub(model.path, options.push, options.private)}")

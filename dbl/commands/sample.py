@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser, auto_parser
 
 from dbl.commands.sample_images import sample_images
 from dbl.commands.sample_text import sample_text
+from dbl.commands.trust import add_trust_option, import_trusted, trusted_in
 from dbl.data.spec import TextSpec
 from dbl.run.folder import RunFolder
 
@@ -18,17 +19,22 @@ def build_parser(run: RunFolder | None = None) -> ArgumentParser:
     Without a run: those for images, with the defaults of the code.
     """
     if run is not None and _writes_text(run):
-        return auto_parser(sample_text, as_positional=True, set_defaults=_defaults(run, "ensemble"))
-    return auto_parser(sample_images, as_positional=True, set_defaults={} if run is None else _defaults(run))
+        parser = auto_parser(sample_text, as_positional=True, set_defaults=_defaults(run, "ensemble"))
+    else:
+        parser = auto_parser(sample_images, as_positional=True, set_defaults={} if run is None else _defaults(run))
+    add_trust_option(parser)
+    return parser
 
 
 def main(arguments: list[str]) -> None:
     """Sample from the run that the command line names."""
     folders = (Path(argument) for argument in arguments[1:] if not argument.startswith("-"))
     run = next((RunFolder.at(folder) for folder in folders if (folder / "contract.json").is_file()), None)
+    if run is not None:
+        import_trusted(run, trusted_in(arguments[1:]))  # first: the parser depends on what the run holds
     parser = build_parser(run)
     options = parser.instantiate(parser.parse_args(arguments[1:]))
-    del options["config"]
+    del options["config"], options["trust"]
     (sample_text if run is not None and _writes_text(run) else sample_images)(**options)
 
 

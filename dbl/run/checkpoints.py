@@ -90,7 +90,8 @@ def read_training(path: Path, to_resume: bool = False) -> StoredTraining:
     content = read_checkpoint(path)
     try:
         stamp = Stamp.of(content)
-        step, seconds = content.get("global_step"), _seconds(content)
+        step: Any = content.get("global_step")
+        seconds = _seconds(content)
         if not _counts(step) or not _counts(seconds, whole=False):
             raise ValueError("global_step or its time is not a number")
         for key in ("state_dict", "current_model_state"):

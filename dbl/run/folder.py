@@ -8,6 +8,7 @@ report/      report.md  report.html  report.json  samples.png
 baseline/    a run folder of its own for the end-to-end network
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -103,8 +104,12 @@ class RunFolder:
         """Run folder of the end-to-end baseline, inside this one."""
         return RunFolder(name="baseline", root=str(self.path))
 
-    def load_contract(self) -> Contract:
-        """Read the contract that `write_contract` wrote. Raises UserError if it is absent, damaged or edited."""
+    def load_contract(self, trusted: Collection[str] = ()) -> Contract:
+        """Read the contract that `write_contract` wrote. Raises UserError if it is absent, damaged or edited.
+
+        Args:
+            trusted: packages of your own that the file may import; see `BlockStack.from_pretrained`.
+        """
         source, table = self.path / "contract.json", self.path / "table.safetensors"
         if not source.is_file():
             raise UserError(
@@ -112,7 +117,8 @@ class RunFolder:
             )
         plain = read_json(source)
         needs_table = isinstance(plain, dict) and plain.get("table_sha256")
-        contract = Contract.from_plain(plain, read_tensor(table, "table") if needs_table else None, str(source))
+        contents = read_tensor(table, "table") if needs_table else None
+        contract = Contract.from_plain(plain, contents, str(source), trusted)
         if plain.get("sha256") != contract.hash:
             raise UserError(f"{source} was changed after it was written: restore it, or start another run (--run.name)")
         return contract
@@ -145,6 +151,7 @@ class RunFolder:
         """Write the contract unless a part was already trained under the stored one."""
         if self._has_trained_parts():
             return
+        contract.check_storable(str(self.path / "contract.json"))
         if contract.table is not None:
             write_tensors(self.path / "table.safetensors", {"table": contract.table})
         # Last: its presence makes the folder a run.

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -14,19 +15,25 @@ from dbl.diffusion.partition import Partition
 from dbl.run.contract import Contract, plain_hash
 from dbl.utils.errors import UserError, reason_of
 from dbl.utils.files import read_json, read_metadata, read_tensor, read_tensors
+from dbl.utils.stored_values import brief
 
 Weights = Literal["ema", "live"]
 Network = TypeVar("Network", bound=nn.Module)
 
 _KEYS = {"contract", "weights", "blocks", "files", "sha256"}
 _FACTS = {"steps", "samples", "layer_passes", "seconds", "parameters"}  # of each block
+_MOST_LAYERS = 1000  # of a block with fewer tensors than layers
+_FILE_NAME = re.compile(r"block_(0|[1-9]\d{0,8})\.safetensors|table\.safetensors|tokenizer\.json", re.ASCII)
 
 
 class ModelFolder:
     """An assembled model. Raises UserError if it is incomplete, or a file is not the one that was assembled.
 
+    The folder is data: no code of its choice is run, and no file outside is read.
+
     Args:
         path: folder written by `assemble`.
+        trusted: packages of your own that its contract may import; see `BlockStack.from_pretrained`.
 
     Attributes:
         config: contents of `config.json`; see `assemble`.
@@ -34,7 +41,7 @@ class ModelFolder:
         available: indices of the blocks in the folder; a partial model lacks some.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, trusted: Collection[str] = ()) -> None:
         self.path = Path(path)
         self.config = self._read_config()
         self._verified: dict[str, tuple[int, int]] = {}
@@ -42,15 +49,13 @@ class ModelFolder:
             self._verify(name)
         plain = self.config["contract"]
         needs_table = isinstance(plain, dict) and plain.get("table_sha256")
-        table = read_tensor(self.path / "table.safetensors", "table") if needs_table else None
-        self.contract = Contract.from_plain(plain, table, source=str(self.path / "config.json"))
+        table = read_tensor(self._file("table.safetensors"), "table") if needs_table else None
+        self.contract = Contract.from_plain(plain, table, str(self.path / "config.json"), trusted)
         if len(self.config["blocks"]) != self.contract.partition.num_blocks:
             raise self._not_ours("another number of blocks than its contract")
         self.available = tuple(block for block, facts in enumerate(self.config["blocks"]) if facts is not None)
         for block in self.available:
-            path = self.path / f"block_{block}.safetensors"
-            if path.name not in self.config["files"]:
-                raise self._not_ours(f"no checksum of {path.name}")
+            path = self._file(f"block_{block}.safetensors")
             if read_metadata(path) != block_metadata(self.contract, block, self.config["weights"]):
                 raise UserError(f"{path} is of another block or another contract: run dbl assemble again")
 
@@ -60,6 +65,7 @@ class ModelFolder:
             raise UserError(
                 f"{self.path} is not an assembled model: it has no config.json; run dbl assemble on its run"
             )
+        self._check_inside(path)
         config = read_json(path)
         if not isinstance(config, dict) or config.keys() != _KEYS:
             raise self._not_ours("no checksums of a model that was assembled")
@@ -77,11 +83,33 @@ class ModelFolder:
     def _not_ours(self, found: str) -> UserError:
         return UserError(f"{self.path / 'config.json'} has {found}: run dbl assemble again")
 
-    def _verify(self, name: str) -> None:
-        """Compare a file with its SHA-256, skipped if its time and size are those of an earlier check."""
+    def _file(self, name: str) -> Path:
+        """Path of a file of the model. Raises UserError if it is not listed, absent, or outside the folder."""
+        listed = self.config["files"]
+        if name not in listed or not _FILE_NAME.fullmatch(name):
+            problem = f"lists {brief(name)}, which is no file of a model" if name in listed else f"lists no {name}"
+            raise UserError(f"{self.path / 'config.json'}: files {problem}: run dbl assemble again")
         path = self.path / name
         if not path.is_file():
             raise UserError(f"{path} does not exist: run dbl assemble again")
+        self._check_inside(path)
+        return path
+
+    def _check_inside(self, path: Path) -> None:
+        """Raise UserError if a file is a link that leads out of the folder.
+
+        In the cache of huggingface_hub, a snapshot links to the blobs of the same repository. The folder itself may be
+        a link to another disk.
+        """
+        folder, target = self.path.resolve(), path.resolve()
+        is_snapshot = folder.parent.name == "snapshots"
+        allowed = [folder, *([folder.parents[1] / "blobs"] if is_snapshot else [])]
+        if not any(target.is_relative_to(place) for place in allowed):
+            raise UserError(f"{path} is a link to a file outside of the model's folder: put the file itself there")
+
+    def _verify(self, name: str) -> None:
+        """Compare a file with its SHA-256, skipped if its time and size are those of an earlier check."""
+        path = self._file(name)
         status = path.stat()
         seen = status.st_mtime_ns, status.st_size
         if self._verified.get(name) == seen:
@@ -95,7 +123,7 @@ class ModelFolder:
     def denoiser(self, block: int) -> Denoiser:
         """Load the denoiser of one block for inference. Raises UserError if the model lacks it."""
         require_blocks(self.contract.partition, self.available, [block], "loading")
-        path = self.path / f"block_{block}.safetensors"
+        path = self._file(f"block_{block}.safetensors")
         self._verify(path.name)  # again: blocks are loaded on demand, long after the folder was opened
         return load_denoiser(self.contract, block, read_tensors(path), path).eval().requires_grad_(False)
 
@@ -123,6 +151,11 @@ def load_denoiser(contract: Contract, block: int, weights: dict[str, Tensor], pa
 
 def _check_without_memory(contract: Contract, block: int, weights: dict[str, Tensor], path: Path) -> None:
     """Compare with a network that has sizes only: sizes in a file from elsewhere could ask for all memory there is."""
+    num_layers = len(contract.partition.layer_range(block))
+    if num_layers > max(len(weights), _MOST_LAYERS):
+        raise UserError(
+            f"{path} does not fit the network of the contract: {num_layers} layers of {len(weights)} tensors"
+        )
     try:
         with torch.device("meta"):
             denoiser = contract.denoiser(block)

@@ -80,10 +80,8 @@ def _is_status(status: Any) -> bool:
     """Whether this is what `Status` writes, as far as it is shown: the file may be damaged, or from elsewhere."""
     if not isinstance(status, dict) or not isinstance(status.get("state"), str):
         return False
-    needed, optional = ("step", "max_steps", "updated"), ("loss", "steps_per_second")
-    numbers: list[Any] = [status.get(key) for key in needed] + [
-        status[key] for key in optional if status.get(key) is not None
-    ]
+    numbers: list[Any] = [status.get(key) for key in ("step", "max_steps", "updated")]
+    numbers += [status[key] for key in ("loss", "steps_per_second") if status.get(key) is not None]
     return all(type(number) in (int, float) and -(2**63) < number < 2**63 for number in numbers)
 
 
