@@ -58,9 +58,9 @@ def require_file(path: Path, largest: float = math.inf) -> None:
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path} does not exist") from None
+        raise UserError(f"{path} does not exist: restore it from a copy") from None
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise UserError(f"{path} cannot be read ({getattr(error, 'strerror', error)})") from None
+        raise UserError(f"{path} cannot be read ({reason_of(error)}): check its name and rights") from None
     if not stat.S_ISREG(found.st_mode):
         raise UserError(f"{path} is a folder, pipe or device, not a file: restore the file from a copy")
     if found.st_size > largest:
@@ -75,7 +75,7 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is damaged (not UTF-8: {error.reason}): restore it from a copy") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+        raise UserError(f"{path} cannot be read ({error.strerror}): check its rights") from None
 
 
 def read_json(path: Path) -> Any:

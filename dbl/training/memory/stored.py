@@ -35,6 +35,6 @@ def _is_memory(memory: Any) -> bool:
         if memory[key] is not None and not (isinstance(memory[key], dict) and memory[key].keys() == names):
             return False
         counts += (memory[key] or {}).values()
-    if memory["peak_bytes"] != (None if memory["bytes"] is None else sum(memory["bytes"].values())):
+    if not all(type(count) is int and 0 <= count < 2**63 for count in counts):
         return False
-    return all(type(count) is int and 0 <= count < 2**63 for count in counts)
+    return bool(memory["peak_bytes"] == (None if memory["bytes"] is None else sum(memory["bytes"].values())))
