@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from dbl.data.sources.records import RecordSource
+from dbl.data.spec import IMAGE_SIZE
+from dbl.utils.checks import check_numbers, whole
 from dbl.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,9 +37,8 @@ class ImageDecoder:
     channels: int
 
     def __post_init__(self) -> None:
-        if self.image_size < 1:
-            raise UserError(f"data.init_args.image_size ({self.image_size}) must be 1 or more")
-        if self.channels not in (1, 3):
+        check_numbers("data.init_args", self, image_size=IMAGE_SIZE, channels=whole(1, 3))
+        if self.channels == 2:
             raise UserError(f"data.init_args.channels ({self.channels}) must be 1 (grey) or 3 (colour)")
 
     @property
