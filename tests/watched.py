@@ -26,7 +26,7 @@ def watch(folder: Path, action: str, *arguments: str, imported: tuple[str, ...] 
     Args:
         folder: current folder of the child.
         action: the function, or the command.
-        arguments: its arguments.
+        arguments: options of the command; for a function, the path and the packages that are trusted.
         imported: modules that were imported before, as by a program of the user.
     """
     outcome = run_forked(_watched, folder, action, arguments, imported)
@@ -57,11 +57,14 @@ def _run(action: str, arguments: tuple[str, ...]) -> int:
     from dbl.inference.stack import BlockStack
     from dbl.utils.errors import UserError, one_line
 
-    functions = {"from_pretrained": BlockStack.from_pretrained, "load_tokenizer": load_tokenizer}
-    if action not in functions:
+    if action not in ("from_pretrained", "load_tokenizer"):
         return main([action, *arguments])
+    path, *trusted = arguments
     try:
-        functions[action](*arguments)  # type: ignore[operator]
+        if action == "from_pretrained":
+            BlockStack.from_pretrained(path, trusted=trusted)
+        else:
+            load_tokenizer(path, trusted)
     except UserError as error:
         print(one_line(f"dbl: {error}"), file=sys.stderr)
         return 2
