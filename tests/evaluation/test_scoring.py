@@ -238,7 +238,7 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     save_gpt2(tmp_path)
     torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="it cannot be loaded .*safetensors"):
+    with pytest.raises(UserError, match=r"it cannot be loaded .*safetensors"):
         HuggingFaceScoringModel(str(tmp_path))
 
 
