@@ -66,11 +66,28 @@ class StoredTraining(NamedTuple):
 
 
 class CheckpointInfo(NamedTuple):
-    """A readable checkpoint, its optimizer step, and the problem of a newer, unreadable one if there is any."""
+    """A readable checkpoint.
+
+    Attributes:
+        path: its file.
+        step: its optimizer step.
+        stamp: part and contract hash of the training that wrote it.
+        problem: what is wrong with a newer one that cannot be read, if there is any.
+    """
 
     path: Path
     step: int
+    stamp: tuple[Any, Any]
     problem: str | None = None
+
+    def check(self, part: str, contract: str) -> None:
+        """Raise UserError if it was written by a training of another part or under another contract."""
+        if self.stamp != (part, contract):
+            written_by, under = (str(value)[:12] for value in self.stamp)
+            raise UserError(
+                f"{self.path} is of {written_by} with contract {under}, not of {part} with contract {contract[:12]}: "
+                "resume it in its own run"
+            )
 
 
 def already_trained(part: str, step: int) -> str:
@@ -148,8 +165,9 @@ def _require_states(content: Mapping[str, Any]) -> None:
 
 
 def read_checkpoint_info(path: Path) -> CheckpointInfo:
-    """Path and step of a checkpoint to resume. Raises UnreadableFile (a UserError) if it is absent or damaged."""
-    return CheckpointInfo(path, read_training(path, to_resume=True).step)
+    """Path, step and stamp of one to resume. Raises UnreadableFile (a UserError) if it is absent or damaged."""
+    stored = read_training(path, to_resume=True)
+    return CheckpointInfo(path, stored.step, (stored.stamp.part, stored.stamp.contract))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from dbl.utils.files import read_json, write_json
 # A holder that has not refreshed its lock for this long is taken for dead: any process on any machine may take over.
 LEASE_S = 30.0
 _REFRESH_S = 2.0
+# Locks of this process, with its number: a forked child has those of its parent in its memory, but does not hold them.
+_HELD: set[tuple[int, Path]] = set()
 _AT_ONCE_S = 0.5  # enough for two attempts: the first clears the lock of a process that died on this machine
 
 
@@ -30,10 +32,11 @@ class Lock:
     Args:
         path: lock file; `<path>.json` beside it says who holds it since when.
         what: name of what is being trained, for messages.
+        doing: another word for messages than "trained".
     """
 
-    def __init__(self, path: Path, what: str) -> None:
-        self._path, self._what = path, what
+    def __init__(self, path: Path, what: str, doing: str = "trained") -> None:
+        self._path, self._what, self._doing = path, what, doing
         self._info = path.with_name(path.name + ".json")
         self._lease = SoftFileLease(path, lease_duration=LEASE_S, heartbeat_interval=_REFRESH_S)
         self._found_lost = False
@@ -59,6 +62,7 @@ class Lock:
         except OSError as error:
             message = f"{self._path} cannot be written ({error.strerror or error}): fix that, e.g. free space"
             raise UserError(message) from None
+        _HELD.add((os.getpid(), self._path.resolve()))
         self._write_info()
         return self
 
@@ -67,6 +71,7 @@ class Lock:
         if not self.lost:
             self._info.unlink(missing_ok=True)
         self._lease.release()
+        _HELD.discard((os.getpid(), self._path.resolve()))
 
     @property
     def lost(self) -> bool:
@@ -86,8 +91,8 @@ class Lock:
             time.sleep(0.1)
         self._found_lost = True
         raise UserError(
-            f"{self._what} stopped without saving: another process took over {self._path}, or the file was removed, "
-            "while this one gave no sign of life; the same command resumes what is saved"
+            f"{self._what} stopped without saving: another process took over its lock, or the file was removed: "
+            "repeat the command"
         )
 
     def _try_once(self) -> bool:
@@ -125,9 +130,21 @@ class Lock:
                 minutes = (datetime.now(UTC) - datetime.fromisoformat(info["since"])).total_seconds() / 60
                 holder += f" since {info['since']} ({max(minutes, 0):.0f} min)"
         return (
-            f"{self._what} is being trained by {holder}: wait for it, or stop it; if it dies, its lock ({self._path}) "
-            f"is free within {LEASE_S:.0f} s"
+            f"{self._what} is being {self._doing} by {holder}: wait for it, or stop it; if it dies, "
+            f"its lock is free within {LEASE_S:.0f} s"
         )
+
+
+def held_by_another(path: Path) -> bool:
+    """Whether a living process other than this one holds a lock; if one does, the answer takes some seconds."""
+    if (os.getpid(), path.resolve()) in _HELD:
+        return False
+    # Not by reading who holds it: a process that inspects the lock puts its own name there for some milliseconds.
+    try:
+        with Lock(path, path.parent.name).acquire():
+            return False
+    except UserError:
+        return True
 
 
 class _Holder:
