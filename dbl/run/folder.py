@@ -165,9 +165,9 @@ class RunFolder:
         Raises UserError if a part was, or is being, trained under another contract: of several processes that begin a
         run at once, one writes its contract.
         """
+        contract.check_storable(str(self._contract_file))
         if self._stored_hash() == contract.hash:
             return
-        contract.check_storable(str(self._contract_file))
         with Lock(self.contract_lock, f"{self._contract_file}", "written").acquire(_WAIT_S):
             stored = self._stored_hash()
             if stored == contract.hash:
