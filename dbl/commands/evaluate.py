@@ -25,7 +25,7 @@ from dbl.training.memory.stored import read_memory
 from dbl.training.module import TrainingModule
 from dbl.training.restoring import refusing_what_does_not_fit
 from dbl.utils.errors import UserError
-from dbl.utils.files import write_tensors
+from dbl.utils.files import remove_unfinished, write_tensors
 
 
 class Evaluation(NamedTuple):
@@ -101,6 +101,7 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
     done = evaluate(RunConfig.load(run.config), "test")
     assert isinstance(done.model, StackEvaluation)
     stack, groups = done.model.stack, done.groups
+    remove_unfinished(run.report)
     if done.model.grid is not None:
         save_picture(done.model.grid, run.report / "samples.png")
     parts = _parts(run, stack.contract.partition)

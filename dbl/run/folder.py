@@ -218,7 +218,7 @@ def run_tokenizer(run: RunFolder) -> Tokenizer:
             _tokenizer_in(copy, data)
         except UserError:
             raise error from None
-        raise UserError(f"{run.tokenizer} is absent, damaged or of another run: copy {copy} there") from None
+        raise UserError(f"{error}; {copy} is a good copy") from None
 
 
 def _tokenizer_in(path: Path, data: DataSpec) -> Tokenizer:
