@@ -160,6 +160,8 @@ def _require_states(content: Mapping[str, Any]) -> None:
         # Lightning leaves a state that is missing in the list as it was, without a word.
         if len(content[key]) != 1 or not isinstance(content[key][0], dict) or not needed <= content[key][0].keys():
             raise ValueError(f"{key} is not the state of one, so it cannot be resumed")
+    if ("current_model_state" in content) != ("averaging_state" in content):
+        raise ValueError("the average or the weights that it averages are missing, so it cannot be resumed")
     if not isinstance(content["loops"].get("fit_loop"), dict):
         raise ValueError("loops.fit_loop is missing, so it cannot be resumed")
 

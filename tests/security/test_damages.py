@@ -1,5 +1,6 @@
 """Damaged files of whole runs: each is refused in one line, or it is only informative and nothing changes."""
 
+import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from forked import Outcome, run_dbl
 from trained_runs import KINDS, copies, trained_runs
 
 from dbl.run.assembly import read_block, read_part
@@ -148,3 +150,97 @@ def test_exchanged_blocks_and_models_are_refused(runs: dict[str, RunFolder], tmp
                 read_block(image, contract, 0)
         shutil.rmtree(ours)
         kept.rename(ours)
+
+
+def _informative(run: RunFolder) -> list[Path]:
+    """The files of a run that only inform people."""
+    part = run.part("block_0")
+    names = ("metrics.csv", "status.json", "memory.json", "hparams.yaml", "config.yaml")
+    return [*(part / name for name in names), *part.glob("events.out*"), run.report / "report.json"]
+
+
+_SPOILED = {
+    "empty": b"",
+    "not UTF-8": b"\xff\xfe\0step",
+    "other text": b'step,train/loss\n"x",1,2,3\n\0',
+    "JSON of another kind": b"[[1, 2], null]",
+}
+
+
+@pytest.mark.parametrize("content", _SPOILED.values(), ids=_SPOILED.keys())
+def test_informative_files_change_no_training(
+    content: bytes, runs: dict[str, RunFolder], resumed: Any, tmp_path: Path
+) -> None:
+    """Catches a log file that stops a training, or that enters its results."""
+    run = _copy(runs["image"], tmp_path)
+    for path in _informative(run):
+        path.write_bytes(content)
+    outcome = _resume(run)
+    assert outcome.code == 0, outcome.errors
+    assert _equal(read_training(run.checkpoint("block_0")).content["state_dict"], resumed)
+
+
+@pytest.fixture(scope="module")
+def resumed(runs: dict[str, RunFolder], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The weights of a block of the undamaged run after two more steps."""
+    run = _copy(runs["image"], tmp_path_factory.mktemp("resumed"))
+    assert _resume(run).code == 0
+    return read_training(run.checkpoint("block_0")).content["state_dict"]
+
+
+def _copy(run: RunFolder, folder: Path) -> RunFolder:
+    shutil.copytree(run.path, folder / "runs" / run.name)
+    return RunFolder(run.name, str(folder / "runs"))
+
+
+def _resume(run: RunFolder) -> Outcome:
+    arguments = ("--config", f"runs/{run.name}/config.yaml", "--model.block=0", "--trainer.max_steps=6")
+    return run_dbl(run.path.parents[1], "fit", *arguments)
+
+
+def test_the_report_leaves_out_damaged_memory_with_a_word(runs: dict[str, RunFolder], tmp_path: Path) -> None:
+    """Catches a report that a file with measurements stops, or that shows other results without it."""
+    run = _copy(runs["class"], tmp_path)
+    before = json.loads((run.report / "report.json").read_text())
+    run.memory("block_1").write_text('{"peak_bytes": "many"}')
+    outcome = run_dbl(tmp_path, "train", "--config", f"runs/{run.name}/config.yaml")
+    assert outcome.code == 0, outcome.errors
+    warning = f"DblWarning: {run.memory('block_1').relative_to(tmp_path)} is damaged: the report leaves it out"
+    assert warning in outcome.errors
+    after = json.loads((run.report / "report.json").read_text())
+    assert before["sides"][0]["memory"] is not None
+    assert after["sides"][0]["memory"] is None
+    assert after["sides"][0]["test"] == before["sides"][0]["test"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "command"),
+    [
+        ("image", "contract.json", "assemble"),
+        ("image", "contract.json", "sample"),
+        ("image", "contract.json", "test"),
+        ("image", "block_1/checkpoints/last.ckpt", "assemble"),
+        ("image", "model/config.json", "sample"),
+        ("image", "model/block_2.safetensors", "test"),
+        ("class", "table.safetensors", "assemble"),
+        ("class", "model/table.safetensors", "test"),
+        ("text", "tokenizer.json", "sample"),
+        ("text", "tokenizer.json", "assemble"),
+        ("text", "model/block_0.safetensors", "sample"),
+    ],
+)
+def test_commands_refuse_damage_in_one_line(
+    kind: str, name: str, command: str, runs: dict[str, RunFolder], tmp_path: Path
+) -> None:
+    """Catches a command that meets a damaged file before or beside the reader that would refuse it."""
+    run = _copy(runs[kind], tmp_path)
+    arguments = [f"runs/{kind}"] if command != "test" else ["--config", f"runs/{kind}/config.yaml"]
+    path = run.path / name
+    whole = path.read_bytes()
+    model = {file.name: file.read_bytes() for file in run.model.iterdir()}
+    third = len(whole) // 3
+    for content in (whole[: len(whole) // 2], whole[:third] + b"\xff" + whole[third + 1 :]):
+        path.write_bytes(content)
+        assert run_dbl(tmp_path, command, *arguments).problem() is None
+        path.write_bytes(whole)
+    assert {file.name: file.read_bytes() for file in run.model.iterdir()} == model
