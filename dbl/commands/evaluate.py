@@ -63,8 +63,12 @@ def evaluate(config: RunConfig, command: str, checkpoint: str | None = None, ver
         trainer.loggers = [TensorBoardLogger(str(run.report), name="", version="")]
     options = {"datamodule": data, "ckpt_path": checkpoint, "weights_only": True}  # never run code of a checkpoint
     options |= {"return_predictions": True} if command == "predict" else {"verbose": verbose}
-    with refusing_what_does_not_fit(checkpoint):
-        results = getattr(trainer, command)(model, **options) or []
+    try:
+        with refusing_what_does_not_fit(checkpoint):
+            results = getattr(trainer, command)(model, **options) or []
+    except OSError as error:
+        error.filename = error.filename or str(run.report)  # TensorBoard's writer names no file
+        raise
     if command == "predict":
         _write_predictions(run, results)
         return Evaluation(model, groups, trainer, {})

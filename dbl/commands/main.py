@@ -5,6 +5,7 @@ Heavy packages are imported only by the command that needs them, so that `dbl --
 
 import logging
 import sys
+import threading
 import warnings
 from importlib import import_module
 
@@ -51,6 +52,13 @@ def _reduce_output() -> None:
     warnings.formatwarning = lambda message, category, *_: f"dbl: {category.__name__}: {message}\n"
     for message in _SILENCED:
         warnings.filterwarnings("ignore", message=message)
+    threading.excepthook = _print_unknown_error
+
+
+def _print_unknown_error(failure: threading.ExceptHookArgs) -> None:
+    """Print the traceback of a thread, unless it is told in one line: TensorBoard's writer raises it here again."""
+    if as_known_error(failure.exc_value) is None:
+        threading.__excepthook__(failure)
 
 
 def main(arguments: list[str] | None = None) -> int:

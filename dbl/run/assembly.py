@@ -137,7 +137,7 @@ def _target(model: Path) -> Path:
 
     Raises UserError if the link leads nowhere, or there is no folder at its end.
     """
-    target = model.resolve()
+    target = model.resolve() if model.is_symlink() else model
     if (target.exists() and not target.is_dir()) or not target.parent.is_dir() or target.is_mount():
         raise UserError(f"{model} leads to {target}, which is no folder that can be replaced: remove or correct it")
     return target

@@ -10,7 +10,7 @@ import lightning as L
 
 from dbl.run.folder import RunFolder
 from dbl.training.callbacks.status import Status
-from dbl.utils.errors import FULL_DISK, UserError, as_known_error
+from dbl.utils.errors import FULL_DISK, Interrupted, UserError
 from dbl.utils.files import remove_unfinished
 from dbl.utils.locks import Lock
 
@@ -92,7 +92,7 @@ def _full_disk_as_user_error(part: str) -> Iterator[None]:
         if error.errno not in FULL_DISK:
             raise
         hidden = error.__context__
-        while hidden is not None and as_known_error(hidden) is None:
+        while hidden is not None and not isinstance(hidden, UserError | Interrupted):
             hidden = hidden.__context__
         if hidden is not None:
             raise hidden from None

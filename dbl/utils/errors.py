@@ -1,6 +1,7 @@
 """Errors that commands report as one line instead of a traceback."""
 
 import errno
+import os
 from importlib import import_module
 from types import ModuleType
 
@@ -60,7 +61,9 @@ def as_known_error(error: BaseException | None) -> BaseException | None:
 def _refusal_of_machine(error: BaseException) -> UserError | None:
     if isinstance(error, OSError) and error.errno in FULL_DISK + _REFUSED_PATH:
         remedy = "free space on the disk" if error.errno in FULL_DISK else "choose a path that you may write to"
-        return UserError(f"{error.filename or 'a file'} could not be read or written ({error.strerror}): {remedy}")
+        return UserError(
+            f"{os.fsdecode(error.filename or 'a file')} could not be read or written ({error.strerror}): {remedy}"
+        )
     is_torch_error = isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
     if isinstance(error, MemoryError) or is_torch_error:
         reason = (str(error).strip() or "MemoryError").splitlines()[0][:80]

@@ -60,7 +60,7 @@ class Lock:
             if not self._try_once():
                 self._wait(wait_s)
         except OSError as error:
-            message = f"{self._path} cannot be written ({error.strerror or error}): fix that, e.g. free space"
+            message = f"{self._path} cannot be written ({error.strerror or error}): free space, or make it writable"
             raise UserError(message) from None
         _HELD.add((os.getpid(), self._path.resolve()))
         self._write_info()
