@@ -35,6 +35,7 @@ def main(arguments: list[str]) -> None:
     """Train what is missing of both arms and for each seed, with equal compute, and report."""
     options = parse(build_parser(), arguments[1:])
     config, launch = RunConfig(options), Launch.from_options(options)
+    launch.check_devices(options.trainer)
     with Lock(config.run.launcher_lock, f"the run in {config.run.path}").acquire():
         _compare(config, launch, options.seeds, options.from_scratch)
 

@@ -23,10 +23,7 @@ from dbl.training.callbacks.status import Status
 from dbl.training.guard import guard
 from dbl.training.loggers import part_loggers
 from dbl.training.noisy_data import NoisyData
-from dbl.utils.errors import DblWarning, UserError
-
-# Options of Lightning's Trainer that manual optimization excludes: name, default, and our own.
-_AUTOMATIC_ONLY = (("gradient_clip_val", None, "clip_norm"), ("accumulate_grad_batches", 1, "accumulate"))
+from dbl.utils.errors import DblWarning
 
 
 def build_parser() -> LightningArgumentParser:
@@ -62,6 +59,7 @@ def fit_part(config: RunConfig, from_scratch: bool = False, checkpoint: str | No
 
     Raises UserError if the training cannot start or go on because of the input, another process or the disk.
     """
+    config.check_steps()
     built = config.build()
     run, part, data, name = built.run, built.model, built.data, built.model.part
     status = Status(run.status(name), name)
@@ -98,9 +96,6 @@ def free_memory() -> None:
 
 
 def _callbacks(built: Namespace, status: Status) -> list[L.Callback]:
-    for option, default, ours in _AUTOMATIC_ONLY:
-        if built.trainer[option] != default:
-            raise UserError(f"trainer.{option} is for automatic optimization: set model.recipe.{ours} instead")
     callbacks = [
         *(built.ema, built.loss_by_level, built.memory, built.checkpoint),
         *(PartitionFigure(), Throughput(), status),

@@ -1,9 +1,11 @@
 """The schema of a config: one parser, whose groups are the arguments of classes, and the links between them."""
 
 import lightning as L
-from jsonargparse import ActionConfigFile, ArgumentError, Namespace
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
+from omegaconf.errors import OmegaConfBaseException
 
+from dbl.commands.parser_errors import explain, files_of, problem_of_file
 from dbl.data.module import ResumableDataModule
 from dbl.evaluation.callbacks.diagnostics import Diagnostics
 from dbl.evaluation.callbacks.image_quality import ImageQuality
@@ -99,12 +101,14 @@ def run_parser() -> LightningArgumentParser:
     return parser
 
 
-def parse(parser: LightningArgumentParser, arguments: list[str]) -> Namespace:
+def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
     """Parse a command line. Raises UserError if something in it is wrong; one line says what."""
     try:
         return parser.parse_args(arguments)
-    except ArgumentError as error:
-        raise UserError(" ".join(str(error).split())[:400]) from None  # the parser repeats itself after that
+    # Besides its own error, the parser lets through what reading a file and its references raises.
+    except (ArgumentError, ValueError, RecursionError, OmegaConfBaseException) as error:
+        in_file = next(filter(None, map(problem_of_file, files_of(arguments))), None)
+        raise UserError(in_file or explain(str(error), parser)) from None
 
 
 def _add_run_groups(parser: LightningArgumentParser) -> None:

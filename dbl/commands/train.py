@@ -29,6 +29,7 @@ def main(arguments: list[str]) -> None:
     options = parse(build_parser(), arguments[1:])
     config = RunConfig(options)
     run, launch = config.run, Launch.from_options(options)
+    launch.check_devices(options.trainer)
     with Lock(run.launcher_lock, f"the run in {run.path}").acquire():
         config.check_and_write()
         blocks = _chosen_blocks(str(options.blocks), config.contract.partition)
