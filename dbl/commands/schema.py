@@ -31,7 +31,7 @@ EVALUATION = {
 }
 
 # Callbacks of the training of a part: config group -> callback.
-_TRAINING = {"ema": EMA, "checkpoint": LastCheckpoint, "loss_by_level": LossByLevel, "memory": Memory}
+TRAINING = {"ema": EMA, "checkpoint": LastCheckpoint, "loss_by_level": LossByLevel, "memory": Memory}
 
 _DESCRIPTION = "Lightning Trainer command line tool"
 _TRAINER_DEFAULTS = {
@@ -77,7 +77,7 @@ def config_parser(
     parser.add_lightning_class_args(part, "model")
     parser.add_lightning_class_args(ResumableDataModule, "data", subclass_mode=True)
     _add_run_groups(parser)
-    for group, callback in _TRAINING.items():
+    for group, callback in TRAINING.items():
         parser.add_class_arguments(callback, group)
     parser.add_argument(
         "--from-scratch",

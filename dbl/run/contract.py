@@ -20,6 +20,7 @@ from dbl.denoising.targets import PixelTarget, Target, TargetSpace
 from dbl.diffusion.noise import LogNormalNoise, NoiseDistribution
 from dbl.diffusion.partition import Partition, PartitionConfig
 from dbl.networks import Architecture, DiT
+from dbl.utils.checks import SEED, check_numbers
 from dbl.utils.errors import UserError
 from dbl.utils.seeding import seeded
 from dbl.utils.serialization import from_plain, to_plain
@@ -57,6 +58,9 @@ class ContractConfig:
     noise: NoiseDistribution = field(default_factory=LogNormalNoise)
     partition: PartitionConfig = field(default_factory=PartitionConfig)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_numbers("contract", self, seed=SEED)
 
     def build(self, data: DataSpec) -> "Contract":
         """Build the contract for a data set. Raises UserError if noise, partition, target and data are incompatible."""

@@ -73,7 +73,7 @@ class TrainingModule(L.LightningModule, ABC):
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """One optimizer over all parameters, with a schedule in optimizer steps."""
-        optimizer = self.recipe.optimizer(self.parameters())
+        optimizer = self.recipe.make_optimizer(self.parameters())
         factor = partial(self.recipe.learning_rate_factor, total=self.trainer.max_steps)
         return [optimizer], [LambdaLR(optimizer, factor)]
 

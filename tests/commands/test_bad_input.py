@@ -21,7 +21,11 @@ CASES = {
     "no such block in a list": ("train", ["--blocks=0,7"], "block 7 does not exist"),
     "not a list of blocks": ("train", ["--blocks=first"], "--blocks first"),
     "not assembled": ("test", [], "dbl assemble"),
-    "patch that does not divide": ("train", ["--contract.network.init_args.patch_size=3"], "network.patch_size (3)"),
+    "patch that does not divide": (
+        "train",
+        ["--contract.network.init_args.patch_size=3"],
+        "network.init_args.patch_size (3)",
+    ),
     "no steps": ("fit", ["--trainer.max_steps=-1"], "trainer.max_steps"),
     "clipping by the trainer": ("fit", ["--trainer.gradient_clip_val=1"], "model.recipe.clip_norm"),
     "guidance of an unguided network": (

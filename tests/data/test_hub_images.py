@@ -233,6 +233,27 @@ def test_files_that_do_not_fit_are_refused(make, tmp_path, images, labels, messa
     assert "delete it" not in str(caught.value)
 
 
+def _png_of(size: tuple[int, int]) -> bytes:
+    file = io.BytesIO()
+    Image.new("1", size).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("size", "image_size", "pixels"),
+    [((20_000, 20_000), 6, r"400000000 pixels"), ((1, 60_000), 60, r"216000000 pixels when resized")],
+)
+def test_an_image_of_too_many_pixels_is_named(make, tmp_path, grey, size, image_size, pixels):
+    """Catches a traceback of Pillow, and memory exhausted by an image that is large, or long when it is resized."""
+    images, labels = grey
+    write_both(tmp_path, [*images[:19], {"bytes": _png_of(size), "path": None}], labels)
+    message = (
+        rf"^data\.init_args\.image_column: row 19 of .*train\.parquet: Image size \({pixels}\) exceeds limit of \d+"
+    )
+    with pytest.raises(UserError, match=message):
+        make(data_dir=str(tmp_path), image_size=image_size).load("train")
+
+
 def test_damaged_row_is_named(make, tmp_path, grey, monkeypatch):
     """Catches a row number that counts within a chunk, and a cache that keeps half of a split."""
     monkeypatch.setattr(records, "CHUNK_ROWS", 4)

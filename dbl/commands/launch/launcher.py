@@ -18,6 +18,7 @@ from dbl.run.assembly import read_block
 from dbl.run.checkpoints import already_trained
 from dbl.run.contract import Contract
 from dbl.run.folder import RunFolder
+from dbl.utils.checks import check_number
 from dbl.utils.errors import TrainingFailed, UserError
 
 BackendName = Literal["inline", "process", "ray", "slurm"]
@@ -60,8 +61,7 @@ class Launch:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise UserError(f"--workers {self.workers} must be at least 1")
+        check_number("--workers", self.workers, at_least=1, at_most=10_000, whole=True, optional=True)
         if self.backend == "inline" and self.workers is not None:
             raise UserError("--workers is for several at once: add --backend process, ray or slurm")
         if self.backend == "inline" and self.devices != 1:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from dbl.data.sources.records import RecordSource
+from dbl.data.spec import IMAGE_SIZE
+from dbl.utils.checks import check_numbers, whole
 from dbl.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,9 +37,8 @@ class ImageDecoder:
     channels: int
 
     def __post_init__(self) -> None:
-        if self.image_size < 1:
-            raise UserError(f"data.init_args.image_size ({self.image_size}) must be 1 or more")
-        if self.channels not in (1, 3):
+        check_numbers("data.init_args", self, image_size=IMAGE_SIZE, channels=whole(1, 3))
+        if self.channels == 2:
             raise UserError(f"data.init_args.channels ({self.channels}) must be 1 (grey) or 3 (colour)")
 
     @property
@@ -70,8 +71,12 @@ class ImageDecoder:
 
     def _decode(self, cell: Any, place: str) -> np.ndarray:
         """[H,W,C] uint8."""
+        from PIL.Image import DecompressionBombError
+
         try:
             image = self._fit(_open(cell).convert("L" if self.channels == 1 else "RGB"))
+        except DecompressionBombError as error:  # its message has the number of pixels and the limit
+            raise UserError(f"data.init_args.image_column: {place}: {str(error).partition(', could')[0]}") from None
         except (OSError, SyntaxError, TypeError, ValueError) as error:  # what Pillow raises for damaged files
             raise UserError(
                 f"data.init_args.image_column: column {self.image_column!r} holds no readable image "
@@ -81,12 +86,18 @@ class ImageDecoder:
 
     def _fit(self, image: "Image") -> "Image":
         """Resize the shorter side to `image_size` and cut the centre, as ADM and DiT do for ImageNet."""
-        from PIL.Image import Resampling
+        from PIL.Image import MAX_IMAGE_PIXELS, DecompressionBombError, Resampling
 
         if image.size == (self.image_size, self.image_size):
             return image
         scale = self.image_size / min(image.size)
         width, height = (max(self.image_size, round(side * scale)) for side in image.size)
+        if (
+            MAX_IMAGE_PIXELS is not None and width * height > 2 * MAX_IMAGE_PIXELS
+        ):  # of one row, say; Pillow's own limit
+            raise DecompressionBombError(
+                f"Image size ({width * height} pixels when resized) exceeds limit of {2 * MAX_IMAGE_PIXELS} pixels"
+            )
         image = image.resize((width, height), Resampling.BICUBIC)  # Pillow always filters against aliasing
         left, top = (width - self.image_size) // 2, (height - self.image_size) // 2
         return image.crop((left, top, left + self.image_size, top + self.image_size))
