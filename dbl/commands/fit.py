@@ -69,6 +69,8 @@ def fit_part(config: RunConfig, from_scratch: bool = False, checkpoint: str | No
         if isinstance(data, TextData):
             data.tokenizer.save(run.tokenizer)
         resumed = _checkpoint_to_resume(run.checkpoints(name), name, trainer, from_scratch, checkpoint)
+        if resumed:  # before it is taken for a finished training of this part
+            resumed.check(name, part.contract.hash)
         step = resumed.step if resumed else 0
         if step >= trainer.max_steps > 0:
             print(already_trained(name, step))

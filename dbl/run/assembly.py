@@ -1,6 +1,5 @@
 """Assembly: from the checkpoints of separately trained blocks to one checked model folder (see `model_folder`)."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,14 @@ from typing import Any
 from torch import Tensor
 
 from dbl.run.contract import Contract, plain_hash
-from dbl.run.folder import RunFolder
+from dbl.run.folder import RunFolder, run_tokenizer
 from dbl.run.model_folder import Weights, block_metadata, file_hash, load_into
 from dbl.utils.errors import UserError
-from dbl.utils.files import read_checkpoint, write_json, write_tensors
+from dbl.utils.files import read_checkpoint, remove_unfinished, temporary_folder, write_json, write_tensors
+from dbl.utils.folders import replace_folder, restore_folder
+from dbl.utils.locks import Lock
+
+_WAIT_S = 60.0  # for another process that assembles the same model
 
 
 @dataclass(frozen=True)
@@ -106,10 +109,11 @@ def assemble(run: RunFolder, weights: Weights = "ema", allow_partial: bool = Fal
     """Check the blocks of a run and write its model folder; an older one is replaced only by a complete new one.
 
     The same weights give the same bytes, so retraining a block changes only its own file and `config.json`. Raises
-    UserError if a checkpoint is absent, damaged, unfinished, or belongs to another contract or block.
+    UserError if a checkpoint is absent, damaged, unfinished, or belongs to another contract or block, if the tokenizer
+    is not that of the contract, or if another process assembles this model for long.
 
     Args:
-        run: run folder.
+        run: run folder; its `model` may be a link to a folder on another disk.
         weights: averaged (`ema`) or live weights.
         allow_partial: leave out unfinished blocks; at least one must be finished.
 
@@ -119,37 +123,46 @@ def assemble(run: RunFolder, weights: Weights = "ema", allow_partial: bool = Fal
         `files`, the SHA-256 of each other file; `sha256` of all these.
     """
     contract = run.load_contract()
-    # Built beside the model folder and renamed, so that a failure leaves the old model as it was.
-    temporary = run.path / ".model.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        blocks = [
-            _store_block(run, contract, block, weights, temporary, allow_partial)
-            for block in range(contract.partition.num_blocks)
-        ]
-        if not any(blocks):
-            raise UserError(f"{run.path} has no finished block: train one with dbl train")
-        if contract.table is not None:
-            write_tensors(temporary / "table.safetensors", {"table": contract.table})
-        if run.tokenizer.is_file():
-            shutil.copy2(run.tokenizer, temporary / run.tokenizer.name)
-        files = {path.name: file_hash(path) for path in sorted(temporary.iterdir())}
-        config = {"contract": contract.to_plain(), "weights": weights, "blocks": blocks, "files": files}
-        write_json(temporary / "config.json", config | {"sha256": plain_hash(config)})
-        _replace_folder(run.model, temporary)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with Lock(run.model_lock, str(run.model), "assembled").acquire(_WAIT_S) as lock:
+        target = _target(run.model)
+        restore_folder(target)
+        for folder in {run.path, target.parent}:
+            remove_unfinished(folder)
+        # Built beside the model folder, so that a failure leaves the old model as it was.
+        with temporary_folder(target) as temporary:
+            _write_model(run, contract, weights, allow_partial, temporary)
+            lock.check()
+            replace_folder(target, temporary)
     return run.model
 
 
-def _replace_folder(folder: Path, new: Path) -> None:
-    """Move `new` to `folder`; an existing folder is removed last."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+def _target(model: Path) -> Path:
+    """The folder that is replaced: the model folder, or the one on another disk to which it is a link.
+
+    Raises UserError if the link leads nowhere, or there is no folder at its end.
+    """
+    target = model.resolve()
+    if (target.exists() and not target.is_dir()) or not target.parent.is_dir() or target.is_mount():
+        raise UserError(f"{model} leads to {target}, which is no folder that can be replaced: remove or correct it")
+    return target
+
+
+def _write_model(run: RunFolder, contract: Contract, weights: Weights, allow_partial: bool, folder: Path) -> None:
+    """Write the files of a model into an empty folder, `config.json` with their hashes last."""
+    blocks = [
+        _store_block(run, contract, block, weights, folder, allow_partial)
+        for block in range(contract.partition.num_blocks)
+    ]
+    if not any(blocks):
+        raise UserError(f"{run.path} has no finished block: train one with dbl train")
+    if contract.table is not None:
+        write_tensors(folder / "table.safetensors", {"table": contract.table})
+    # A run that was made without the commands may have no tokenizer, but one that is lost must not be lost here too.
+    if run.tokenizer.is_file() or (run.model / run.tokenizer.name).is_file():
+        run_tokenizer(run).save(folder / run.tokenizer.name)
+    files = {path.name: file_hash(path) for path in sorted(folder.iterdir())}
+    config = {"contract": contract.to_plain(), "weights": weights, "blocks": blocks, "files": files}
+    write_json(folder / "config.json", config | {"sha256": plain_hash(config)})
 
 
 def _store_block(
@@ -168,5 +181,10 @@ def _store_block(
             "leave it out with --allow-partial"
         )
     load_into(contract.denoiser(block), checkpoint.weights, path)  # refuses wrong names, types and shapes
+    broken = next((name for name, tensor in checkpoint.weights.items() if not tensor.isfinite().all()), None)
+    if broken:
+        raise UserError(
+            f"{path}: tensor {broken} has values that are NaN or infinite: dbl train --blocks {block} --from-scratch"
+        )
     write_tensors(folder / f"block_{block}.safetensors", checkpoint.weights, block_metadata(contract, block, weights))
     return checkpoint.summary()

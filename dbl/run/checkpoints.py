@@ -3,18 +3,35 @@
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dbl.utils.errors import UserError
 from dbl.utils.files import UnreadableFile, read_checkpoint
 
 
 class CheckpointInfo(NamedTuple):
-    """A readable checkpoint, its optimizer step, and the problem of a newer, unreadable one if there is any."""
+    """A readable checkpoint.
+
+    Attributes:
+        path: its file.
+        step: its optimizer step.
+        stamp: part and contract hash of the training that wrote it.
+        problem: what is wrong with a newer one that cannot be read, if there is any.
+    """
 
     path: Path
     step: int
+    stamp: tuple[Any, Any]
     problem: str | None = None
+
+    def check(self, part: str, contract: str) -> None:
+        """Raise UserError if it was written by a training of another part or under another contract."""
+        if self.stamp != (part, contract):
+            written_by, under = (str(value)[:12] for value in self.stamp)
+            raise UserError(
+                f"{self.path} is of {written_by} with contract {under}, not of {part} with contract {contract[:12]}: "
+                "resume it in its own run"
+            )
 
 
 def already_trained(part: str, step: int) -> str:
@@ -24,10 +41,11 @@ def already_trained(part: str, step: int) -> str:
 
 def read_checkpoint_info(path: Path) -> CheckpointInfo:
     """Read path and step of a checkpoint. Raises UnreadableFile (a UserError) if it is absent or damaged."""
-    step = read_checkpoint(path).get("global_step")
-    if not isinstance(step, int):
+    checkpoint = read_checkpoint(path)
+    step, stamp = checkpoint.get("global_step"), checkpoint.get("dbl")
+    if not isinstance(step, int) or not isinstance(stamp, dict):
         raise UnreadableFile(f"{path} is not a checkpoint of dbl", "train this block anew")
-    return CheckpointInfo(path, step)
+    return CheckpointInfo(path, step, (stamp.get("part"), stamp.get("contract")))
 
 
 @dataclass(frozen=True)

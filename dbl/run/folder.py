@@ -19,10 +19,12 @@ from dbl.run.checkpoints import Checkpoints
 from dbl.run.contract import Contract, ContractConfig
 from dbl.utils.errors import UserError
 from dbl.utils.files import read_json, read_tensors, write_json, write_tensors
+from dbl.utils.locks import Lock, held_by_another
 from dbl.utils.serialization import first_difference, to_plain
 
 STATUS = "status.json"
 LOG = "train.log"
+_WAIT_S = 60.0  # for another process that writes the contract
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,16 @@ class RunFolder:
     def launcher_lock(self) -> Path:
         """Lock held by the command that trains the parts of this run."""
         return self.path / "lock"
+
+    @property
+    def contract_lock(self) -> Path:
+        """Lock held while the contract is compared or written."""
+        return self.path / ".contract.lock"
+
+    @property
+    def model_lock(self) -> Path:
+        """Lock held while the model is assembled."""
+        return self.path / ".model.lock"
 
     def part(self, name: str) -> Path:
         """Folder of a trained part: `block_<b>` or `end_to_end`."""
@@ -142,13 +154,42 @@ class RunFolder:
         return any(any(self.path.glob(f"*/checkpoints/{name}.ckpt")) for name in ("last", "previous"))
 
     def write_contract(self, contract: Contract) -> None:
-        """Write the contract unless a part was already trained under the stored one."""
-        if self._has_trained_parts():
+        """Write the contract if this run has none yet, or one under which nothing was trained.
+
+        Raises UserError if a part was, or is being, trained under another contract: of several processes that begin a
+        run at once, one writes its contract.
+        """
+        if self._stored_hash() == contract.hash:
             return
+        with Lock(self.contract_lock, f"{self._contract_file}", "written").acquire(_WAIT_S):
+            stored = self._stored_hash()
+            if stored == contract.hash:
+                return
+            if stored is not None and (self._has_trained_parts() or self._is_being_trained()):
+                raise UserError(
+                    f"{self._contract_file} has contract {stored[:12]}, this config {contract.hash[:12]}: "
+                    "start another run (--run.name)"
+                )
+            self._replace_contract(contract)
+
+    @property
+    def _contract_file(self) -> Path:
+        return self.path / "contract.json"
+
+    def _stored_hash(self) -> str | None:
+        """Hash of the stored contract; None if there is none. Raises UserError as `load_contract` does."""
+        return self.load_contract().hash if self._contract_file.is_file() or self._has_trained_parts() else None
+
+    def _is_being_trained(self) -> bool:
+        """Whether another process holds the lock of this run or of a part of it."""
+        return any(map(held_by_another, [self.launcher_lock, *self.path.glob("*/lock")]))
+
+    def _replace_contract(self, contract: Contract) -> None:
+        self._contract_file.unlink(missing_ok=True)  # first: it must not stand beside the table of another
         if contract.table is not None:
             write_tensors(self.path / "table.safetensors", {"table": contract.table})
         # Last: its presence makes the folder a run.
-        write_json(self.path / "contract.json", {**contract.to_plain(), "sha256": contract.hash})
+        write_json(self._contract_file, {**contract.to_plain(), "sha256": contract.hash})
 
 
 def _user_settings(config: ContractConfig, data: DataSpec) -> dict[str, Any]:
@@ -158,10 +199,24 @@ def _user_settings(config: ContractConfig, data: DataSpec) -> dict[str, Any]:
 
 def run_tokenizer(run: RunFolder) -> Tokenizer:
     """Load the tokenizer of a run. Raises UserError if it is absent or not the one that the run was trained with."""
-    if not run.tokenizer.is_file():
-        raise UserError(f"{run.tokenizer} does not exist: copy it from the machine on which the run was trained")
-    tokenizer = load_tokenizer(run.tokenizer)
     data = run.load_contract().data
-    if not isinstance(data, TextSpec) or tokenizer.identity != data.tokenizer:
-        raise UserError(f"{run.tokenizer} is not the tokenizer that this run was trained with: restore the file")
+    identity = data.tokenizer if isinstance(data, TextSpec) else None
+    try:
+        return _tokenizer_in(run.tokenizer, identity)
+    except UserError as error:
+        copy = run.model / run.tokenizer.name
+        try:
+            _tokenizer_in(copy, identity)
+        except UserError:
+            raise error from None
+        raise UserError(f"{run.tokenizer} is absent, damaged or of another run: copy {copy} there") from None
+
+
+def _tokenizer_in(path: Path, identity: str | None) -> Tokenizer:
+    """The tokenizer in a file. Raises UserError if it is absent, damaged, or has another identity."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: copy it from the machine on which the run was trained")
+    tokenizer = load_tokenizer(path)
+    if tokenizer.identity != identity:
+        raise UserError(f"{path} is not the tokenizer that this run was trained with: restore the file")
     return tokenizer

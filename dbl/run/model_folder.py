@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +14,12 @@ from dbl.diffusion.partition import Partition
 from dbl.run.contract import Contract, plain_hash
 from dbl.utils.errors import UserError
 from dbl.utils.files import read_json, read_metadata, read_tensors
+from dbl.utils.folders import set_aside
 
 Weights = Literal["ema", "live"]
 
+# A model that is replaced while it is read is read again.
+_ATTEMPTS, _PAUSE_S = 20, 0.05
 _KEYS = {"contract", "weights", "blocks", "files", "sha256"}
 
 
@@ -33,8 +37,20 @@ class ModelFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        for _ in range(_ATTEMPTS):
+            try:
+                self._open()
+                return
+            except UserError:
+                if not self._was_replaced():
+                    raise
+                time.sleep(_PAUSE_S)
+        self._open()
+
+    def _open(self) -> None:
+        self.config: dict[str, Any] = {}
         self.config = self._read_config()
-        self._verified: dict[str, tuple[int, int]] = {}
+        self._verified: dict[str, tuple[int, ...]] = {}
         for name in self.config["files"]:
             self._verify(name)
         plain = self.config["contract"]
@@ -45,6 +61,15 @@ class ModelFolder:
             path = self.path / f"block_{block}.safetensors"
             if read_metadata(path) != block_metadata(self.contract, block, self.config["weights"]):
                 raise UserError(f"{path} is of another block or another contract: run dbl assemble again")
+
+    def _was_replaced(self) -> bool:
+        """Whether another model took the place of this one after its `config.json` was read, or is about to."""
+        if not self.config:
+            return not self.path.is_dir() and set_aside(self.path.resolve()).is_dir()
+        try:
+            return bool(read_json(self.path / "config.json")["sha256"] != self.config["sha256"])
+        except (UserError, KeyError, TypeError):
+            return not self.path.is_dir()
 
     def _read_config(self) -> dict[str, Any]:
         path = self.path / "config.json"
@@ -60,15 +85,17 @@ class ModelFolder:
         return config
 
     def _verify(self, name: str) -> None:
-        """Compare a file with its SHA-256, skipped if its time and size are those of an earlier check."""
+        """Compare a file with its SHA-256, skipped if by inode, time and size it is that of an earlier check."""
         path = self.path / name
         if not path.is_file():
             raise UserError(f"{path} does not exist: run dbl assemble again")
         status = path.stat()
-        seen = status.st_mtime_ns, status.st_size
+        seen = status.st_ino, status.st_mtime_ns, status.st_size
         if self._verified.get(name) == seen:
             return
         if file_hash(path) != self.config["files"][name]:
+            if self._was_replaced():
+                raise UserError(f"{self.path} was assembled anew since it was opened: load it again")
             raise UserError(
                 f"{path} is damaged or was changed (its SHA-256 is not that in config.json): run dbl assemble again"
             )
@@ -79,7 +106,9 @@ class ModelFolder:
         require_blocks(self.contract.partition, self.available, [block], "loading")
         path = self.path / f"block_{block}.safetensors"
         self._verify(path.name)  # again: blocks are loaded on demand, long after the folder was opened
-        return load_into(self.contract.denoiser(block), read_tensors(path), path).eval().requires_grad_(False)
+        weights = read_tensors(path)
+        self._verify(path.name)  # that the file was not replaced in between
+        return load_into(self.contract.denoiser(block), weights, path).eval().requires_grad_(False)
 
 
 def block_metadata(contract: Contract, block: int, weights: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ import lightning as L
 from dbl.run.folder import RunFolder
 from dbl.training.callbacks.status import Status
 from dbl.utils.errors import FULL_DISK, UserError, as_known_error
+from dbl.utils.files import remove_unfinished
 from dbl.utils.locks import Lock
 
 
@@ -57,6 +58,8 @@ def guard(run: RunFolder, part: str, trainer: L.Trainer, status: Status) -> Iter
         yield
         return
     with Lock(run.lock(part), str(run.part(part))).acquire(_lock_wait_s()) as lock:
+        remove_unfinished(run.part(part), alone=True)
+        remove_unfinished(run.path)
         trainer.callbacks.insert(0, StopWhenLockLost(lock))  # type: ignore[attr-defined]
         try:
             with _full_disk_as_user_error(part):
@@ -95,5 +98,5 @@ def _full_disk_as_user_error(part: str) -> Iterator[None]:
             raise hidden from None
         raise UserError(
             f"{part} stopped because {error.filename or 'a file of it'} could not be written ({error.strerror}): free "
-            "space on the disk, and the same command resumes (without --from-scratch)"
+            "space; the same command resumes"
         ) from error

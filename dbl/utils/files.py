@@ -1,7 +1,11 @@
-"""Atomic files: written under a temporary name in the same folder, then renamed, so a file is whole or absent."""
+"""Atomic files: written under a temporary name on the same disk, then renamed, so a file is whole or absent."""
 
 import json
 import os
+import re
+import secrets
+import shutil
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,24 +20,65 @@ from torch import Tensor
 
 from dbl.utils.errors import UserError
 
+_UNFINISHED = ".tmp"
+_WRITER = re.compile(r"\.(?P<pid>\d+)@(?P<host>[^@]+)\.[0-9a-f]{8}\.tmp$")
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield a new, empty, hidden folder beside `path`, for what is to replace it; it is removed in the end.
+
+    An OSError that names a file in it, or none, as a failed write does, is raised with the name `path`.
+    """
+    # Beside it: a rename is atomic only within one file system. The name says which process to ask whether it lives.
+    writer = f"{os.getpid()}@{socket.gethostname()}.{secrets.token_hex(4)}"
+    folder = path.with_name(f".{path.name[:80]}.{writer}{_UNFINISHED}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+        yield folder
+    except OSError as error:
+        if error.errno is not None and str(error.filename or folder).startswith(str(folder)):
+            error.filename = str(path)
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path; rename it to `path` on success, remove it on failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder: a rename is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    """Yield a temporary path; rename it to `path` on success, remove it on failure.
+
+    Its folder is private, so that temporary files of libraries go with it. An OSError names `path`.
+    """
+    with temporary_folder(path) as folder:
+        temporary = folder / path.name
         yield temporary
+        temporary.chmod(folder.stat().st_mode & 0o666)  # by the umask: safetensors writes files for the owner alone
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def remove_unfinished(path: Path) -> None:
-    """Remove temporary files that killed processes left for `path`; no other process may be writing to it."""
-    for temporary in path.parent.glob(f".{path.name}.*.tmp"):
-        temporary.unlink(missing_ok=True)
+def remove_unfinished(folder: Path, alone: bool = False) -> None:
+    """Remove what killed processes left in a folder under temporary names.
+
+    Args:
+        folder: folder in which files were to be written.
+        alone: no other process writes there now, so that what processes of other machines left is removed too.
+    """
+    for temporary in folder.glob(f".*{_UNFINISHED}"):
+        writer = _WRITER.search(temporary.name)
+        if writer and (alone or (writer["host"] == socket.gethostname() and not _lives(int(writer["pid"])))):
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # of another user, or no number of a process at all
+        pass
+    return True
 
 
 def write_text(path: Path, text: str) -> None:
@@ -60,7 +105,11 @@ def read_json(path: Path) -> Any:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file atomically, with text metadata."""
     with replacing(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, dict(metadata or {}))
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, dict(metadata or {}))
+        except SafetensorError as error:  # it hides the number of the OSError in its text
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else error from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

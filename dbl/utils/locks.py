@@ -30,10 +30,11 @@ class Lock:
     Args:
         path: lock file; `<path>.json` beside it says who holds it since when.
         what: name of what is being trained, for messages.
+        doing: another word for messages than "trained".
     """
 
-    def __init__(self, path: Path, what: str) -> None:
-        self._path, self._what = path, what
+    def __init__(self, path: Path, what: str, doing: str = "trained") -> None:
+        self._path, self._what, self._doing = path, what, doing
         self._info = path.with_name(path.name + ".json")
         self._lease = SoftFileLease(path, lease_duration=LEASE_S, heartbeat_interval=_REFRESH_S)
         self._found_lost = False
@@ -86,8 +87,8 @@ class Lock:
             time.sleep(0.1)
         self._found_lost = True
         raise UserError(
-            f"{self._what} stopped without saving: another process took over {self._path}, or the file was removed, "
-            "while this one gave no sign of life; the same command resumes what is saved"
+            f"{self._what} stopped without saving: another process took over its lock, or the file was removed: "
+            "repeat the command"
         )
 
     def _try_once(self) -> bool:
@@ -125,9 +126,21 @@ class Lock:
                 minutes = (datetime.now(UTC) - datetime.fromisoformat(info["since"])).total_seconds() / 60
                 holder += f" since {info['since']} ({max(minutes, 0):.0f} min)"
         return (
-            f"{self._what} is being trained by {holder}: wait for it, or stop it; if it dies, its lock ({self._path}) "
-            f"is free within {LEASE_S:.0f} s"
+            f"{self._what} is being {self._doing} by {holder}: wait for it, or stop it; if it dies, "
+            f"its lock is free within {LEASE_S:.0f} s"
         )
+
+
+def held_by_another(path: Path) -> bool:
+    """Whether a living process other than this one holds a lock file; if one does, the answer takes some seconds."""
+    owner = SoftFileLease(path, lease_duration=LEASE_S, heartbeat_interval=_REFRESH_S).owner
+    if owner is None or (owner.pid, owner.hostname) == (os.getpid(), socket.gethostname()):
+        return False
+    try:
+        with Lock(path, path.parent.name).acquire():
+            return False
+    except UserError:
+        return True
 
 
 class _Holder:

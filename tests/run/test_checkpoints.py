@@ -206,7 +206,9 @@ def test_without_hard_links_the_previous_one_is_kept_too(files: Checkpoints, mon
 
 def test_what_a_killed_save_left_is_removed(dit_contract: Contract, files: Checkpoints, tmp_path: Path) -> None:
     """Catches half-written files, each as large as a checkpoint, that pile up with every kill."""
-    (files.last.parent / ".last.ckpt.123.tmp").write_bytes(b"half")
+    left = files.last.parent / ".last.ckpt.123@elsewhere.0123abcd.tmp"
+    left.mkdir()
+    (left / "last.ckpt").write_bytes(b"half")
     fit(DiffusionBlock(dit_contract, 0, recipe()), tmp_path, steps=7, resume=True)
     assert {path.name for path in files.last.parent.iterdir()} == {"last.ckpt", "previous.ckpt"}
 

@@ -1,9 +1,16 @@
 """Files are whole or absent, and a damaged one is refused in one line."""
 
+import errno
 import json
+import os
+import resource
+import socket
+import subprocess
+import sys
 import threading
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,7 +43,7 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     with replacing(path) as temporary:
         temporary.write_text("half")
         assert path.read_text() == "old"
-        assert temporary.parent == path.parent  # another disk could not be renamed from
+        assert temporary.parent.parent == path.parent  # another disk could not be renamed from
     assert path.read_text() == "half"
     assert _names(path.parent) == ["file"]
 
@@ -50,12 +57,71 @@ def test_a_failed_write_changes_nothing(tmp_path: Path) -> None:
     assert _names(tmp_path) == ["file"]
 
 
-def test_only_leftovers_of_this_file_are_removed(tmp_path: Path) -> None:
-    """Catches a sweep that takes another file's temporary away while it is being written."""
-    for name in ("last.ckpt", ".last.ckpt.12.tmp", ".last.ckpt.345.tmp", ".other.ckpt.12.tmp"):
-        (tmp_path / name).touch()
-    remove_unfinished(tmp_path / "last.ckpt")
-    assert _names(tmp_path) == [".other.ckpt.12.tmp", "last.ckpt"]
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    """Catches a sweep that takes away what another process, or another machine, is writing, or a user's file."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host = socket.gethostname()
+    ours, living, elsewhere = f".a.{dead.pid}@{host}", f".b.{os.getpid()}@{host}", f".c.{dead.pid}@elsewhere"
+    for name in (ours, living, elsewhere):
+        (tmp_path / f"{name}.0123abcd.tmp").mkdir()
+        (tmp_path / f"{name}.0123abcd.tmp" / "half").touch()
+    (tmp_path / ".of_the_user.tmp").touch()
+    remove_unfinished(tmp_path)
+    assert _names(tmp_path) == sorted([".of_the_user.tmp", f"{living}.0123abcd.tmp", f"{elsewhere}.0123abcd.tmp"])
+    remove_unfinished(tmp_path, alone=True)
+    assert _names(tmp_path) == [".of_the_user.tmp"]
+
+
+def test_a_link_in_the_place_of_a_temporary_folder_is_not_followed(tmp_path: Path) -> None:
+    """Catches a sweep that empties a folder elsewhere."""
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").touch()
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / ".a.1@elsewhere.0123abcd.tmp").symlink_to(tmp_path / "precious")
+    remove_unfinished(folder, alone=True)
+    assert _names(tmp_path / "precious") == ["file"]
+
+
+def test_all_files_have_the_mode_of_the_umask(tmp_path: Path) -> None:
+    """Catches weights that nobody but their owner can read, beside a config that all can."""
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a.txt", "a")
+        write_tensors(tmp_path / "a.safetensors", {"a": torch.ones(2)})
+        with replacing(tmp_path / "a.ckpt") as temporary:
+            torch.save({}, temporary)
+    finally:
+        os.umask(before)
+    assert {path.suffix: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()} == dict.fromkeys(
+        (".txt", ".safetensors", ".ckpt"), "0o640"
+    )
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: write_text(path, "x" * 4000),
+        lambda path: write_json(path, ["x" * 4000]),
+        lambda path: write_tensors(path, {"a": torch.ones(1000)}),
+    ],
+    ids=["text", "json", "tensors"],
+)
+def test_a_full_disk_names_the_file_and_leaves_the_old_one(write: Callable[[Path], None], tmp_path: Path) -> None:
+    """Catches an error of another library, one that names a temporary file or none, and what is left of the attempt."""
+    path = tmp_path / "file"
+    write_text(path, "old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            write(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
+    assert path.read_text() == "old"
+    assert _names(tmp_path) == ["file"]
 
 
 def test_json_returns_as_it_was_written(tmp_path: Path) -> None:

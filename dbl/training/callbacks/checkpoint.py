@@ -77,7 +77,7 @@ class LastCheckpoint(Checkpoint):
             return
         trainer.strategy.checkpoint_io = AtomicCheckpointIO(self._keep_previous)
         if trainer.is_global_zero:
-            remove_unfinished(self.path)
+            remove_unfinished(self.path.parent, alone=True)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Record what is resumed, and replace Lightning's signal handlers, which are installed by now."""
@@ -137,8 +137,8 @@ class LastCheckpoint(Checkpoint):
         except OSError as error:
             saved = f"step {self._saved_step} is still saved" if self._saved_step else "nothing is saved yet"
             raise UserError(
-                f"{self.path} could not be written at step {step} ({error.strerror or error}); {saved}; fix that, "
-                "e.g. free space on the disk, and the same command resumes (without --from-scratch)"
+                f"{self.path} could not be written at step {step} ({error.strerror or error}); {saved}: fix that, "
+                "e.g. free space; the same command resumes"
             ) from None
         self._saved_step = step
         self.last_saved = f"{self.path} (step {step})"
