@@ -6,7 +6,6 @@ from types import NoneType
 from typing import Any, get_args
 
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch.cli import LightningArgumentParser
 
 from dbl.utils.errors import UserError
 
@@ -45,6 +44,6 @@ def _check_nested(value: Namespace, hint: Any, prefix: str) -> None:
 
 @cache
 def _parser_of(cls: type) -> ArgumentParser:
-    parser = LightningArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, fail_untyped=False)
     return parser

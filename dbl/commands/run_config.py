@@ -13,7 +13,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from dbl.commands.null_values import check_nulls
-from dbl.commands.schema import config_parser, parse, run_parser
+from dbl.commands.parsing import parse
+from dbl.commands.schema import config_parser, run_parser
 from dbl.commands.trainer_options import check_devices, check_trainer_options
 from dbl.data import ResumableDataModule
 from dbl.data.spec import ImageSpec, TextSpec

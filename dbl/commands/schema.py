@@ -1,11 +1,9 @@
 """The schema of a config: one parser, whose groups are the arguments of classes, and the links between them."""
 
 import lightning as L
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile
 from lightning.pytorch.cli import LightningArgumentParser
-from omegaconf.errors import OmegaConfBaseException
 
-from dbl.commands.parser_errors import explain, files_of, problem_of_file
 from dbl.data.module import ResumableDataModule
 from dbl.evaluation.callbacks.diagnostics import Diagnostics
 from dbl.evaluation.callbacks.image_quality import ImageQuality
@@ -20,7 +18,6 @@ from dbl.training.callbacks.ema import EMA
 from dbl.training.callbacks.loss_by_level import LossByLevel
 from dbl.training.callbacks.memory import Memory
 from dbl.training.module import TrainingModule
-from dbl.utils.errors import UserError
 
 # Evaluation of an assembled network: config group -> callback.
 EVALUATION = {
@@ -99,16 +96,6 @@ def run_parser() -> LightningArgumentParser:
     parser.add_lightning_class_args(ResumableDataModule, "data", subclass_mode=True)
     parser.add_lightning_class_args(L.Trainer, "trainer")
     return parser
-
-
-def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
-    """Parse a command line. Raises UserError if something in it is wrong; one line says what."""
-    try:
-        return parser.parse_args(arguments)
-    # Besides its own error, the parser lets through what reading a file and its references raises.
-    except (ArgumentError, ValueError, RecursionError, OmegaConfBaseException) as error:
-        in_file = next(filter(None, map(problem_of_file, files_of(arguments))), None)
-        raise UserError(in_file or explain(str(error), parser)) from None
 
 
 def _add_run_groups(parser: LightningArgumentParser) -> None:

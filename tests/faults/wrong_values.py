@@ -24,8 +24,10 @@ MUTATIONS = {
     "empty": "[]",
     "null": "null",
 }
+# The kinds for keys that hold no number.
+_NOT_OF_NUMBERS = ("text", "nan", "empty", "null")
 # A value that takes longer than this to be refused hangs.
-TIME_LIMIT_S = 60
+_TIME_LIMIT_S = 60
 
 
 class Case(NamedTuple):
@@ -35,7 +37,7 @@ class Case(NamedTuple):
     mutation: str
 
     def arguments(self) -> list[str]:
-        """The options that give the key its wrong value; as YAML where the command line would take it for text."""
+        """The options that give the key its wrong value; in a file where the command line would take it for text."""
         if self.mutation != "null":
             return [f"--{self.key}={MUTATIONS[self.mutation]}"]
         nested: Any = None
@@ -43,6 +45,9 @@ class Case(NamedTuple):
             nested = {name: nested}
         Path("null.yaml").write_text(json.dumps(nested))
         return ["--config", "null.yaml"]
+
+    def __str__(self) -> str:
+        return f"{self.key}={MUTATIONS[self.mutation]}"
 
 
 class Answer(NamedTuple):
@@ -68,10 +73,17 @@ class Answer(NamedTuple):
 def leaves(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every key of a config that holds no further keys, dotted, with its value."""
     for key, value in plain.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict):
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
+
+
+def cases_of(key: str, value: Any) -> list[Case]:
+    """The wrong values for a key, other than the value that it has."""
+    is_number = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    own = {"null"} if value is None else {"zero"} if is_number and value == 0 else set()
+    return [Case(key, mutation) for mutation in (MUTATIONS if is_number else _NOT_OF_NUMBERS) if mutation not in own]
 
 
 def answers(cases: list[Case], config: Path, folder: Path) -> dict[Case, Answer]:
@@ -90,7 +102,7 @@ def answers(cases: list[Case], config: Path, folder: Path) -> dict[Case, Answer]
             key, mutation, code, errors = json.loads(line)
             found[Case(key, mutation)] = Answer(code, errors)
         if len(lines) < len(left):
-            found[left[len(lines)]] = Answer(outcome.code if outcome.code else -1, outcome.errors[-500:])
+            found[left[len(lines)]] = Answer(outcome.code or -1, outcome.errors[-500:])
     return found
 
 
@@ -111,7 +123,7 @@ def _answer_all(cases: list[Case], config: Path, log: Path) -> int:
     schema.config_parser = run_config.config_parser = cache(schema.config_parser)
     gc.freeze()  # launchers collect garbage, which takes long with so much imported
     for case in cases:
-        signal.alarm(TIME_LIMIT_S)  # its default action ends the process
+        signal.alarm(_TIME_LIMIT_S)  # its default action ends the process
         answer = _answer(["train", "--config", str(config), *case.arguments()])
         with log.open("a") as file:
             file.write(json.dumps([*case, *answer]) + "\n")

@@ -1,4 +1,4 @@
-"""What the config parser refuses, as one line that names the key, its value and what is allowed.
+"""Parse a command line; what is wrong with it becomes one line that names the key, its value and what is allowed.
 
 jsonargparse tells an error as a path through its own types, one line for each level and each type that it tried. The
 key and the reason are in it, on the way to the first type that was tried last.
@@ -9,27 +9,23 @@ import re
 import sys
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
+from importlib import import_module
 
 import yaml
-from jsonargparse import ArgumentParser
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from omegaconf.errors import OmegaConfBaseException
 
 import dbl
-from dbl.data.images.augment import Augmentation
-from dbl.data.module import ResumableDataModule
-from dbl.data.text.tokenizer import Tokenizer
-from dbl.denoising.targets import Target
-from dbl.diffusion.noise import NoiseDistribution
-from dbl.networks import Architecture
+from dbl.utils.errors import UserError
 
-# Config key whose value is a class -> base class.
-_BASES: dict[str, type] = {
-    "contract.network": Architecture,
-    "contract.target": Target,
-    "contract.noise": NoiseDistribution,
-    "data": ResumableDataModule,
-    "data.init_args.tokenizer": Tokenizer,
-    "data.init_args.augmentations": Augmentation,
+# Config key whose value is a class -> module and name of its base class, which is imported when it is needed.
+_BASES = {
+    "contract.network": ("dbl.networks", "Architecture"),
+    "contract.target": ("dbl.denoising.targets", "Target"),
+    "contract.noise": ("dbl.diffusion.noise", "NoiseDistribution"),
+    "data": ("dbl.data", "ResumableDataModule"),
+    "data.init_args.tokenizer": ("dbl.data.text.tokenizer", "Tokenizer"),
+    "data.init_args.augmentations": ("dbl.data.images.augment", "Augmentation"),
 }
 _TYPES = {
     "int": "a whole number",
@@ -47,6 +43,21 @@ _CLASS = re.compile(
     r"given class_path '(?P<given>[^']*)'|Import path (?P<path>\S+) does not|"
     r"(?:import path string: |Unexpected import path format: |Expected a path but )(?P<text>\S*)"
 )
+
+
+def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
+    """Parse a command line. Raises UserError if something in it is wrong; one line says what.
+
+    Args:
+        parser: parser that raises its errors (`exit_on_error=False`).
+        arguments: command line, without the name of the command.
+    """
+    try:
+        return parser.parse_args(arguments)
+    # Besides its own error, the parser lets through what reading a file and its references raises.
+    except (ArgumentError, ValueError, RecursionError, OmegaConfBaseException) as error:
+        in_file = next(filter(None, map(problem_of_file, files_of(arguments))), None)
+        raise UserError(in_file or explain(str(error), parser)) from None
 
 
 def explain(message: str, parser: ArgumentParser) -> str:
@@ -99,16 +110,6 @@ def problem_of_file(path: str) -> str | None:
     return None if isinstance(plain, dict) else f"{path} holds no keys, but {type(plain).__name__}: give a config"
 
 
-def public_classes(base: type) -> list[str]:
-    """Names, for a config, of the classes of `dbl` that can be used where a `base` is expected."""
-    classes = ((name, getattr(dbl, name)) for name in dbl.__all__)
-    return [
-        f"dbl.{name}"
-        for name, cls in classes
-        if inspect.isclass(cls) and issubclass(cls, base) and not inspect.isabstract(cls) and cls is not base
-    ]
-
-
 def _unknown_option(message: str, option: str | None, name: str | None, parser: ArgumentParser) -> str:
     if option is None:
         group = re.search(r"Group '(\S+)' does not", message)
@@ -146,7 +147,7 @@ def _arguments_of(message: str) -> list[str]:
     path = (re.findall(r"class_path[= ]'([\w.]+)'", message) or [""])[-1]
     module, _, name = path.rpartition(".")
     cls = getattr(sys.modules.get(module), name, None)
-    return list(LightningArgumentParser().add_class_arguments(cls, fail_untyped=False)) if cls else []
+    return list(ArgumentParser().add_class_arguments(cls, fail_untyped=False)) if cls else []
 
 
 def _expected(message: str) -> str:
@@ -172,7 +173,7 @@ def _wrong_class(key: str, message: str, value: str) -> str | None:
         return None
     name = given[-1] if given else value
     if key in _BASES:
-        return f"{key}.class_path ({name[:40]}) must be one of {', '.join(public_classes(_BASES[key]))}"
+        return f"{key}.class_path ({name[:40]}) must be one of {', '.join(_public_classes(*_BASES[key]))}"
     example = ", such as torch.optim.AdamW" if "optimizer" in key else ""
     return f"{key} ({name[:40]}) must be a group of keys, or class_path of a class that can be imported{example}"
 
@@ -183,3 +184,14 @@ def files_of(arguments: Iterable[str]) -> list[str]:
     pairs = zip(words, [*words[1:], ""], strict=True)
     files = [word.partition("=")[2] or following for word, following in pairs if re.match(r"(-c|--config)(=|$)", word)]
     return [file for file in files if file]
+
+
+def _public_classes(module: str, base_name: str) -> list[str]:
+    """Names, for a config, of the classes of `dbl` that can be used where that base class is expected."""
+    base = getattr(import_module(module), base_name)
+    classes = ((name, getattr(dbl, name)) for name in dir(dbl))
+    return [
+        f"dbl.{name}"
+        for name, cls in classes
+        if inspect.isclass(cls) and issubclass(cls, base) and not inspect.isabstract(cls) and cls is not base
+    ]
