@@ -15,7 +15,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
-from torch.optim import LBFGS, SGD, AdamW
+from torch.optim import LBFGS, SGD, AdamW, SparseAdam
 
 import dbl
 from dbl.commands.launch.launcher import Launch
@@ -187,7 +187,8 @@ OPTIMIZERS: dict[str, tuple[Any, str]] = {
     "betas": (partial(AdamW, betas=(0.9, math.nan)), r"betas"),
     "refused by torch": (partial(AdamW, betas=(0.9, 1.5)), "Invalid beta parameter at index 1: 1.5"),
     "no partial": (lambda parameters: SGD(parameters, lr=math.inf), r"init_args.lr \(inf\)"),
-    "another kind": (LBFGS, "LBFGS"),
+    "another kind of step": (LBFGS, "LBFGS needs many backward passes"),
+    "another kind of gradient": (SparseAdam, "SparseAdam needs sparse gradients"),
 }
 IMPOSSIBLE: dict[str, tuple[Callable[[], Any], str]] = {
     "no hidden unit": (lambda: dbl.CausalLM(mlp_width=0), "mlp_width (0) must be a whole number from 1"),

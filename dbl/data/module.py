@@ -45,8 +45,8 @@ class ResumableDataModule(LightningDataModule, ABC):
             batch_size=whole(1, 10**6),
             eval_batch_size=whole(1, 10**6),
             num_workers=whole(0, 4096),
-            seed=SEED,
         )
+        check_numbers("contract", self, seed=SEED)  # which a config links to this one
         self.bind(block=0, start=lambda: 0)
 
     @property

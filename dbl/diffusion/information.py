@@ -108,8 +108,8 @@ class InformationNoise(NoiseDistribution):
             NOISE,
             self,
             uniform_share=Number(above=0, at_most=1),
-            num_levels=whole(2, 100_000),
-            num_draws=whole(2, 10_000_000),
+            num_levels=whole(2, 10_000),
+            num_draws=whole(2, 10**6),
             seed=SEED,
         )
 

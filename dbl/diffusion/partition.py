@@ -187,6 +187,10 @@ class PartitionConfig:
         return [high, *inner[1:-1].tolist(), low]  # exact ends, which rounding in `quantile` could miss
 
     def _split(self, num_layers: int) -> list[int]:
+        if self.num_blocks > num_layers:
+            raise UserError(
+                f"contract.partition.num_blocks ({self.num_blocks}) must be at most the {num_layers} layers"
+            )
         if self.layers is None:
             if num_layers % self.num_blocks:
                 raise UserError(

@@ -37,7 +37,7 @@ class InferenceConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_numbers("inference", self, draws=whole(1, 100_000), num_images=whole(1, 10_000_000), seed=SEED)
+        check_numbers("inference", self, draws=whole(1, 10_000), num_images=whole(1, 100_000), seed=SEED)
 
     def check(self, contract: Contract) -> None:
         """Refuse what a network of this contract cannot do.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from torch import nn
-from torch.optim import LBFGS, AdamW, Optimizer
+from torch.optim import LBFGS, AdamW, Optimizer, SparseAdam
 
 from dbl.utils.checks import Number, check_choice, check_numbers, whole
 from dbl.utils.errors import UserError
@@ -66,13 +66,14 @@ class TrainingConfig:
         _check_hyperparameters(getattr(self.optimizer, "keywords", {}))  # of a `functools.partial`, as a config makes
 
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
-        """Make the optimizer. Raises UserError if it refuses its arguments, or does not fit manual optimization."""
+        """Make the optimizer. Raises UserError if it refuses its arguments, or does not fit one backward pass a step."""
         try:
             optimizer = self.optimizer(parameters)
         except ValueError as error:
             raise UserError(f"model.recipe.optimizer: {error}") from None
-        if isinstance(optimizer, LBFGS):
-            raise UserError("model.recipe.optimizer LBFGS needs many backward passes a step: choose e.g. AdamW")
+        if isinstance(optimizer, LBFGS | SparseAdam):
+            needs = "many backward passes a step" if isinstance(optimizer, LBFGS) else "sparse gradients"
+            raise UserError(f"model.recipe.optimizer {type(optimizer).__name__} needs {needs}: choose e.g. AdamW")
         _check_hyperparameters(optimizer.defaults)
         return optimizer
 

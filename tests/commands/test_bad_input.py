@@ -24,7 +24,7 @@ CASES = {
     "patch that does not divide": (
         "train",
         ["--contract.network.init_args.patch_size=3"],
-        "network.init_args.patch_size (3)",
+        "patch_size (3)",
     ),
     "no steps": ("fit", ["--trainer.max_steps=-1"], "trainer.max_steps"),
     "clipping by the trainer": ("fit", ["--trainer.gradient_clip_val=1"], "model.recipe.clip_norm"),

@@ -135,6 +135,7 @@ def test_overlap_never_changes_inference() -> None:
 @pytest.mark.parametrize(
     ("settings", "num_layers", "message"),
     [
+        ({"num_blocks": 3}, 2, r"num_blocks \(3\) must be at most the 2 layers"),
         ({"num_blocks": 3}, 10, "10 layers cannot be split evenly"),
         ({"num_blocks": 3, "layers": [3, 6, 3]}, 10, "add up to 10"),
         ({"num_blocks": 3, "layers": [6, 6]}, 12, "3 numbers"),

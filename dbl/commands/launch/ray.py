@@ -57,7 +57,7 @@ class RaySettings:
             retries=whole(0, 10**6),
         )
         if self.gpus > 1 and self.gpus != int(self.gpus):
-            raise UserError(f"--ray.gpus {self.gpus:g} must be a whole number, or a share of one GPU between 0 and 1")
+            raise UserError(f"--ray.gpus ({self.gpus}) must be a whole number, or a share of one GPU between 0 and 1")
 
 
 class RayBackend(WatchedBackend):

@@ -92,9 +92,8 @@ class ImageDecoder:
             return image
         scale = self.image_size / min(image.size)
         width, height = (max(self.image_size, round(side * scale)) for side in image.size)
-        if (
-            MAX_IMAGE_PIXELS is not None and width * height > 2 * MAX_IMAGE_PIXELS
-        ):  # of one row, say; Pillow's own limit
+        # A long image; the limit is that of Pillow for files.
+        if MAX_IMAGE_PIXELS is not None and width * height > 2 * MAX_IMAGE_PIXELS:
             raise DecompressionBombError(
                 f"Image size ({width * height} pixels when resized) exceeds limit of {2 * MAX_IMAGE_PIXELS} pixels"
             )

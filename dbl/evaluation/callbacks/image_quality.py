@@ -65,7 +65,7 @@ class ImageQuality(L.Callback):
         check_numbers(
             "image_quality",
             {"num_images": num_images, "seeds": seeds, "num_reference": num_reference, "batch_size": batch_size},
-            num_images=whole(1, 10**7),
+            num_images=whole(1, 10**6),
             seeds=whole(1, 10_000),
             num_reference=whole(1, 10**9, optional=True),
             batch_size=whole(1, 10**6),

@@ -75,7 +75,7 @@ class TextQuality(L.Callback):
         check_numbers(
             "text_quality",
             self,
-            num_texts=whole(0, 10**7),
+            num_texts=whole(0, 10**6),
             num_tokens=whole(1, 10**6),
             prompt_tokens=whole(1, 10**6),
             batch_size=whole(1, 10**6),
