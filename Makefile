@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train compare plan test lint format types docs notebooks bench tensorboard clean
+.PHONY: help setup train compare plan test soak lint format types docs notebooks bench tensorboard clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ plan: $(READY) ## plan the memory of a training step            [CONFIG=configs/
 
 test: $(READY) ## run the tests, one file per core at a time
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
+
+soak: $(READY) ## kill training, assembly and report 300 times   [DBL_SOAK_SEED=0 DBL_SOAK_KILLS=300]
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/faults -m soak --capture=no
 
 lint: $(READY) ## check style and format
 	$(BIN)/ruff check

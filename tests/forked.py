@@ -1,14 +1,17 @@
 """Commands of `dbl`, each in a child forked from one process that has imported everything (some 10 ms each)."""
 
+import itertools
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+_NUMBERS = itertools.count()
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
@@ -53,20 +56,38 @@ def run_dbl(folder: Path, *arguments: str, time_limit_s: float = 60) -> Outcome:
     return run_forked(_dbl, folder, arguments, time_limit_s=time_limit_s)
 
 
+def run_together(folder: Path, *commands: Sequence[str], time_limit_s: float = 300) -> list[Outcome]:
+    """Run commands of `dbl` in a folder, all at once: they begin when each child has started."""
+    barrier = _CONTEXT.Barrier(len(commands))
+    children = [Child(_dbl_together, folder, barrier, tuple(command)) for command in commands]
+    return [child.outcome(time_limit_s) for child in children]
+
+
 def run_forked(function: Callable[..., int], folder: Path, *arguments: object, time_limit_s: float = 60) -> Outcome:
     """Run `function(*arguments)`, which returns an exit code, in a child in a folder."""
-    logs = [folder / f".{os.getpid()}.{name}" for name in ("output", "errors")]
-    child = _CONTEXT.Process(target=_child, args=(function, folder, arguments, logs))
-    child.start()
-    child.join(time_limit_s)
-    code = child.exitcode
-    if code is None:
-        child.kill()
-        child.join()
-    texts = [log.read_text(errors="replace") if log.exists() else "" for log in logs]
-    for log in logs:
-        log.unlink(missing_ok=True)
-    return Outcome(code, *texts)
+    return Child(function, folder, *arguments).outcome(time_limit_s)
+
+
+class Child:
+    """A process that runs `function(*arguments)`, which returns an exit code, in a folder."""
+
+    def __init__(self, function: Callable[..., int], folder: Path, *arguments: object) -> None:
+        name = f".{os.getpid()}.{next(_NUMBERS)}"
+        self._logs = [folder / f"{name}.output", folder / f"{name}.errors"]
+        self.process = _CONTEXT.Process(target=_child, args=(function, folder, arguments, self._logs))
+        self.process.start()
+
+    def outcome(self, time_limit_s: float) -> Outcome:
+        """How it ended; it is killed when its time is over."""
+        self.process.join(time_limit_s)
+        code = self.process.exitcode
+        if code is None:
+            self.process.kill()
+            self.process.join()
+        texts = [log.read_text(errors="replace") if log.exists() else "" for log in self._logs]
+        for log in self._logs:
+            log.unlink(missing_ok=True)
+        return Outcome(code, *texts)
 
 
 def _child(function: Callable[..., int], folder: Path, arguments: tuple[object, ...], logs: list[Path]) -> None:
@@ -82,3 +103,8 @@ def _dbl(arguments: tuple[str, ...]) -> int:
     from dbl.commands.main import main
 
     return main(list(arguments))
+
+
+def _dbl_together(barrier: Barrier, arguments: tuple[str, ...]) -> int:
+    barrier.wait(120)
+    return _dbl(arguments)

@@ -165,7 +165,8 @@ class RunFolder:
             stored = self._stored_hash()
             if stored == contract.hash:
                 return
-            if stored is not None and (self._has_trained_parts() or self._is_being_trained()):
+            # In this order: a training that ends in between has left its checkpoint.
+            if stored is not None and (self._is_being_trained() or self._has_trained_parts()):
                 raise UserError(
                     f"{self._contract_file} has contract {stored[:12]}, this config {contract.hash[:12]}: "
                     "start another run (--run.name)"
@@ -182,7 +183,9 @@ class RunFolder:
 
     def _is_being_trained(self) -> bool:
         """Whether another process holds the lock of this run or of a part of it."""
-        return any(map(held_by_another, [self.launcher_lock, *self.path.glob("*/lock")]))
+        # By any file of a lock: the lock itself may be moved aside for some milliseconds.
+        folders = {path.parent for path in (*self.path.glob("lock*"), *self.path.glob("*/lock*"))}
+        return any(held_by_another(folder / "lock") for folder in folders)
 
     def _replace_contract(self, contract: Contract) -> None:
         self._contract_file.unlink(missing_ok=True)  # first: it must not stand beside the table of another

@@ -18,6 +18,8 @@ from dbl.utils.files import read_json, write_json
 # A holder that has not refreshed its lock for this long is taken for dead: any process on any machine may take over.
 LEASE_S = 30.0
 _REFRESH_S = 2.0
+# Locks of this process, with its number: a forked child has those of its parent in its memory, but does not hold them.
+_HELD: set[tuple[int, Path]] = set()
 _AT_ONCE_S = 0.5  # enough for two attempts: the first clears the lock of a process that died on this machine
 
 
@@ -60,6 +62,7 @@ class Lock:
         except OSError as error:
             message = f"{self._path} cannot be written ({error.strerror or error}): fix that, e.g. free space"
             raise UserError(message) from None
+        _HELD.add((os.getpid(), self._path.resolve()))
         self._write_info()
         return self
 
@@ -68,6 +71,7 @@ class Lock:
         if not self.lost:
             self._info.unlink(missing_ok=True)
         self._lease.release()
+        _HELD.discard((os.getpid(), self._path.resolve()))
 
     @property
     def lost(self) -> bool:
@@ -132,10 +136,10 @@ class Lock:
 
 
 def held_by_another(path: Path) -> bool:
-    """Whether a living process other than this one holds a lock file; if one does, the answer takes some seconds."""
-    owner = SoftFileLease(path, lease_duration=LEASE_S, heartbeat_interval=_REFRESH_S).owner
-    if owner is None or (owner.pid, owner.hostname) == (os.getpid(), socket.gethostname()):
+    """Whether a living process other than this one holds a lock; if one does, the answer takes some seconds."""
+    if (os.getpid(), path.resolve()) in _HELD:
         return False
+    # Not by reading who holds it: a process that inspects the lock puts its own name there for some milliseconds.
     try:
         with Lock(path, path.parent.name).acquire():
             return False
