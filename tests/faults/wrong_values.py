@@ -24,8 +24,9 @@ MUTATIONS = {
     "empty": "[]",
     "null": "null",
 }
-# The kinds for keys that hold no number.
+# The kinds for keys that hold no number, and for those that hold any text.
 _NOT_OF_NUMBERS = ("text", "nan", "empty", "null")
+_NOT_OF_TEXTS = ("text", "null")
 # A value that takes longer than this to be refused hangs.
 _TIME_LIMIT_S = 60
 
@@ -65,7 +66,8 @@ class Answer(NamedTuple):
             return f"exit code {self.code}: {lines[-1] if lines else ''}"
         if len(lines) != 1 or not lines[0].startswith("dbl: ") or len(lines[0]) > 200:
             return f"not one line: {lines}"
-        if case.key.rpartition(".")[2] not in lines[0]:
+        name = case.key.rpartition(".")[2]
+        if name not in lines[0] and name.replace("_", " ") not in lines[0]:
             return f"does not name the key: {lines[0]}"
         return None
 
@@ -79,11 +81,18 @@ def leaves(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield prefix + key, value
 
 
-def cases_of(key: str, value: Any) -> list[Case]:
-    """The wrong values for a key, other than the value that it has."""
+def cases_of(key: str, value: Any, takes_text: bool) -> list[Case]:
+    """The wrong values for a key, other than the value that it has.
+
+    Args:
+        key: the key.
+        value: its value.
+        takes_text: whether any text is a value of it, such as a path.
+    """
     is_number = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-    own = {"null"} if value is None else {"zero"} if is_number and value == 0 else set()
-    return [Case(key, mutation) for mutation in (MUTATIONS if is_number else _NOT_OF_NUMBERS) if mutation not in own]
+    kinds = _NOT_OF_TEXTS if takes_text else MUTATIONS if is_number else _NOT_OF_NUMBERS
+    own = "null" if value is None else "zero" if is_number and value == 0 else None
+    return [Case(key, mutation) for mutation in kinds if mutation != own]
 
 
 def answers(cases: list[Case], config: Path, folder: Path) -> dict[Case, Answer]:
@@ -115,16 +124,20 @@ def _start(*arguments: Any, **options: Any) -> None:
 
 
 def _answer_all(cases: list[Case], config: Path, log: Path) -> int:
+    import huggingface_hub.constants
+
     import dbl.commands.train
     from dbl.commands import run_config, schema
 
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
+
     L.Trainer.fit = _start  # type: ignore[method-assign]
     dbl.commands.train.build_parser = cache(dbl.commands.train.build_parser)
-    schema.config_parser = run_config.config_parser = cache(schema.config_parser)
+    run_config.config_parser, run_config.run_parser = cache(schema.config_parser), cache(schema.run_parser)
     gc.freeze()  # launchers collect garbage, which takes long with so much imported
     for case in cases:
         signal.alarm(_TIME_LIMIT_S)  # its default action ends the process
-        answer = _answer(["train", "--config", str(config), *case.arguments()])
+        answer = _answer(["train", "--config", str(config), "--blocks=0", *case.arguments()])
         with log.open("a") as file:
             file.write(json.dumps([*case, *answer]) + "\n")
     return 0
