@@ -15,11 +15,11 @@ def check_output(path: Path, suffix: str | None = None) -> Path:
 
     Raises UserError if the name has another ending, a folder or device is there, or its folder cannot be written.
     """
-    if suffix is not None and path.suffix.lower() != suffix:
-        raise UserError(f"--output {path} must end in {suffix}")
     if path.is_dir() or (path.exists() and not path.is_file()):
         kind = "a folder" if path.is_dir() else "no ordinary file"
         raise UserError(f"--output {path} is {kind}: give the path of a file, which will be replaced")
+    if suffix is not None and path.suffix.lower() != suffix:
+        raise UserError(f"--output {path} must end in {suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:

@@ -78,7 +78,7 @@ def explain(message: str, parser: ArgumentParser) -> str:
         return f"{key} ({text[1][:40]}) must be a group of keys, or a file that holds them"
     option = re.search(r"Option '(\S+)' is not accepted", message)
     if option:
-        return f"{key}: there is no {option[1]!r}{_suggestion(option[1], _arguments_of(message))}"
+        return f"{key}: there is no {option[1]!r}{suggestion(option[1], _arguments_of(message))}"
     missing = re.search(r"the following arguments are required: (.*)", message)
     if missing:
         return f"{key}.init_args: required but not given: {missing[1]}"
@@ -110,6 +110,14 @@ def problem_of_file(path: str) -> str | None:
     return None if isinstance(plain, dict) else f"{path} holds no keys, but {type(plain).__name__}: give a config"
 
 
+def suggestion(name: str, known: Collection[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, or all if they are few."""
+    close = get_close_matches(name, known, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f": choose {', '.join(known)}" if 0 < len(known) < 12 else ""
+
+
 def _unknown_option(message: str, option: str | None, name: str | None, parser: ArgumentParser) -> str:
     if option is None:
         group = re.search(r"Group '(\S+)' does not", message)
@@ -117,14 +125,7 @@ def _unknown_option(message: str, option: str | None, name: str | None, parser: 
     elif not option.startswith("-"):
         return f"{option} is not an option: options begin with --"
     known = [text for action in parser._actions for text in (*action.option_strings, action.dest)]
-    return f"{option} is not known{_suggestion(option.partition('=')[0], known)}"
-
-
-def _suggestion(name: str, known: Collection[str]) -> str:
-    close = get_close_matches(name, known, n=1)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f": choose {', '.join(known)}" if 0 < len(known) < 12 else ""
+    return f"{option} is not known{suggestion(option.partition('=')[0], known)}"
 
 
 def _key(message: str) -> str:
@@ -181,7 +182,7 @@ def _wrong_class(key: str, message: str, value: str) -> str | None:
 def files_of(arguments: Iterable[str]) -> list[str]:
     """The files that a command line gives with `--config`."""
     words = list(arguments)
-    pairs = zip(words, [*words[1:], ""], strict=True)
+    pairs = zip(words, [*words, ""][1:], strict=True)
     files = [word.partition("=")[2] or following for word, following in pairs if re.match(r"(-c|--config)(=|$)", word)]
     return [file for file in files if file]
 

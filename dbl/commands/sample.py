@@ -1,6 +1,7 @@
 """`dbl sample`: draw images or write text with an assembled network."""
 
 import warnings
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,10 +9,11 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, auto_parser
 
 from dbl.commands.null_values import check_nulls
-from dbl.commands.parsing import explain, parse, problem_of_file
+from dbl.commands.parsing import explain, parse, problem_of_file, suggestion
 from dbl.commands.sample_images import sample_images
 from dbl.commands.sample_text import sample_text
 from dbl.data.spec import TextSpec
+from dbl.denoising.sampling import Sampler
 from dbl.inference.settings import InferenceConfig
 from dbl.run.folder import RunFolder
 from dbl.utils.errors import DblWarning, UserError
@@ -64,12 +66,14 @@ def _defaults(run: RunFolder, *options: str) -> dict[str, Any]:
 def _inference(config: Path) -> InferenceConfig:
     """The group `inference` of a config; its other groups may be of another version of `dbl`."""
     group = yaml.safe_load(config.read_text(encoding="utf-8")).get("inference")
-    # A sampler that is text would be opened as a file.
     if not isinstance(group, dict) or not isinstance(group.get("sampler", {}), dict):
         raise UserError(f"{config} has no group `inference`: restore the file, or remove it to use the defaults of dbl")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(InferenceConfig, "inference")
     try:
+        # First: the parser would import a class that is named among them.
+        _check_keys("inference", group, InferenceConfig)
+        _check_keys("inference.sampler", group.get("sampler", {}), Sampler)
         values = parser.parse_object({"inference": group})
         check_nulls(parser, values)
         return cast(InferenceConfig, parser.instantiate(values).inference)
@@ -77,3 +81,13 @@ def _inference(config: Path) -> InferenceConfig:
         raise UserError(f"{config}: {explain(str(error), parser)}") from None
     except UserError as error:
         raise UserError(f"{config}: {error}") from None
+
+
+def _check_keys(key: str, group: dict[Any, Any], cls: type) -> None:
+    """Raise UserError unless a group has keys of a dataclass alone, and under each a single value or its own group."""
+    known = [field.name for field in fields(cls)]
+    for name, value in group.items():
+        if name not in known:
+            raise UserError(f"{key}: there is no {str(name)[:40]!r}{suggestion(str(name), known)}")
+        if isinstance(value, list | dict) and name != "sampler":
+            raise UserError(f"{key}.{name} must be a single value")

@@ -41,7 +41,7 @@ def _count(least: int, *others: Any) -> Allows:
 
 def _batches(value: Any) -> bool:
     """A number of batches, or a share of them."""
-    return value is None or (_is_number(value) and value >= 0 and (value <= 1 or value == int(value)))
+    return value is None or (_is_number(value) and 0 <= value <= _MANY and (value <= 1 or value == int(value)))
 
 
 def _some_batches(value: Any) -> bool:
@@ -62,7 +62,7 @@ def _duration(value: Any) -> bool:
 
 
 def _interval(value: Any) -> bool:
-    return value is None or (_some_batches(value) and value <= _MANY) or _duration(value)
+    return value is None or _some_batches(value) or _duration(value)
 
 
 def _one_of(*choices: str) -> Allows:

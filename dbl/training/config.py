@@ -66,7 +66,7 @@ class TrainingConfig:
         _check_hyperparameters(getattr(self.optimizer, "keywords", {}))  # of a `functools.partial`, as a config makes
 
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
-        """Make the optimizer. Raises UserError if it refuses its arguments, or does not fit one backward pass a step."""
+        """Make the optimizer. Raises UserError if it refuses its arguments, or needs more than one backward pass."""
         try:
             optimizer = self.optimizer(parameters)
         except ValueError as error:
@@ -94,7 +94,7 @@ def _check_hyperparameters(values: Mapping[str, Any]) -> None:
     """
     for name, value in values.items():
         key = f"model.recipe.optimizer.init_args.{name}"
-        known = Number(at_least=0, at_most=1000) if name in ("lr", "weight_decay") else Number()
+        known = Number(at_least=0, at_most=1000) if name in ("lr", "weight_decay", "eps") else Number()
         # Other kinds of values, such as a learning rate that is a tensor, are the optimizer's business.
         items = value if isinstance(value, tuple | list) else [value]
         for item in items:

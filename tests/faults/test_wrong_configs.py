@@ -40,8 +40,6 @@ MEANT = {
         *("contract.noise.init_args.p_mean", "inference.sampler.guidance_scale", "inference.sampler.temperature"),
         *("diagnostics.num_samples", "text_quality.num_texts", "likelihood.levels_per_block"),
     },
-    "huge": {"trainer.limit_train_batches", "trainer.limit_val_batches", "trainer.limit_predict_batches"}  # all
-    | {"trainer.overfit_batches", "model.recipe.optimizer.init_args.eps"},
     "null": {
         *("trainer.max_epochs", "trainer.val_check_interval", "trainer.num_sanity_val_steps"),
         *("trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.enable_model_summary"),
