@@ -66,7 +66,7 @@ class TrainingConfig:
         _check_hyperparameters(getattr(self.optimizer, "keywords", {}))  # of a `functools.partial`, as a config makes
 
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
-        """Make the optimizer. Raises UserError if it refuses its arguments, or needs more than one backward pass."""
+        """Make the optimizer. Raises UserError if it refuses its arguments or needs another kind of step."""
         try:
             optimizer = self.optimizer(parameters)
         except ValueError as error:

@@ -57,7 +57,7 @@ CONFIGS = {
     "null for a number": (_with(sampler={"num_steps": None}), "inference.sampler.num_steps is null"),
     "an unknown key": (
         _with(sampler={"num_step": 3}),
-        "inference.sampler: there is no 'num_step'; did you mean num_steps?",
+        "no 'num_step'; did you mean num_steps?",
     ),
 }
 
