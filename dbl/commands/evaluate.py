@@ -22,7 +22,7 @@ from dbl.training.baselines import baseline_of
 from dbl.training.block import DiffusionBlock
 from dbl.training.module import TrainingModule
 from dbl.utils.errors import UserError
-from dbl.utils.files import read_json, write_tensors
+from dbl.utils.files import read_json, remove_unfinished, write_tensors
 
 
 class Evaluation(NamedTuple):
@@ -96,6 +96,7 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
     done = evaluate(RunConfig.load(run.config), "test")
     assert isinstance(done.model, StackEvaluation)
     stack, groups = done.model.stack, done.groups
+    remove_unfinished(run.report)
     if done.model.grid is not None:
         save_picture(done.model.grid, run.report / "samples.png")
     parts = _parts(run, stack.contract.partition)

@@ -212,7 +212,7 @@ def run_tokenizer(run: RunFolder) -> Tokenizer:
             _tokenizer_in(copy, identity)
         except UserError:
             raise error from None
-        raise UserError(f"{run.tokenizer} is absent, damaged or of another run: copy {copy} there") from None
+        raise UserError(f"{error}; {copy} is a good copy") from None
 
 
 def _tokenizer_in(path: Path, identity: str | None) -> Tokenizer:

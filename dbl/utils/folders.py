@@ -38,7 +38,7 @@ def set_aside(folder: Path) -> Path:
 def restore_folder(folder: Path) -> None:
     """Undo, or finish, what a process began that was killed in `replace_folder`; no other may be in it now."""
     old = set_aside(folder)
-    if old.is_dir() and not folder.exists():
+    if old.is_dir() and not old.is_symlink() and not folder.exists():
         old.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
 

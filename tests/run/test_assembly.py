@@ -1,7 +1,12 @@
 """From checkpoints to a model folder that can be trusted: checksums, partial models, copied and retrained blocks."""
 
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +14,11 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from faults.runs import left_over
 from toy import Stripes, fit, recipe
-from toy_text import known_denoiser, text_contract, text_sampler
+from toy_text import ChainText, fit_text, known_denoiser, text_contract, text_sampler
 
+from dbl.data import Characters
 from dbl.denoising.decoding import Decoding
 from dbl.denoising.sampling import Sampler
 from dbl.evaluation.stack_evaluation import StackEvaluation
@@ -19,11 +26,12 @@ from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.run.assembly import assemble
 from dbl.run.contract import Contract, plain_hash
-from dbl.run.folder import RunFolder
-from dbl.run.model_folder import ModelFolder
+from dbl.run.folder import RunFolder, run_tokenizer
+from dbl.run.model_folder import ModelFolder, file_hash
 from dbl.training.block import DiffusionBlock
 from dbl.utils.errors import UserError
 from dbl.utils.files import read_tensors
+from dbl.utils.locks import Lock
 
 Change = Callable[[dict[str, torch.Tensor], str], None]
 # A weight of every block of the toy network.
@@ -349,3 +357,194 @@ def test_a_retrained_block_changes_its_own_file_alone(run: RunFolder, dit_contra
     assert {name for name in after if after[name] != before[name]} == {"block_1.safetensors", "config.json"}
     old, new = (json.loads(content["config.json"])["files"] for content in (before, after))
     assert {name for name in new if new[name] != old[name]} == {"block_1.safetensors"}
+
+
+def test_weights_that_are_not_finite_are_refused(run: RunFolder) -> None:
+    """Catches a model that answers NaN, with valid checksums; one value of one tensor is enough."""
+    before = _contents(run.model)
+    path = run.checkpoint("block_1")
+    stored = torch.load(path, weights_only=True)
+    for value in (torch.nan, -torch.inf):
+        stored["state_dict"][f"denoiser.{WEIGHT}"][3, 0] = value
+        torch.save(stored, path)
+        with pytest.raises(UserError, match=rf"{path}: tensor {WEIGHT} has .* NaN .*--blocks 1 --from-scratch$"):
+            assemble(run)
+    assert _contents(run.model) == before
+
+
+# The tokenizer
+
+
+@pytest.fixture(scope="module")
+def text_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a trained and assembled run of text, `text`."""
+    root = tmp_path_factory.mktemp("text_runs")
+    run, contract = RunFolder("text", str(root)), text_contract("clean")
+    run.write_contract(contract)
+    ChainText().tokenizer.save(run.tokenizer)
+    for block in range(3):
+        fit_text(DiffusionBlock(contract, block), run.path, steps=1)
+    assemble(run)
+    return root
+
+
+@pytest.fixture
+def text_run(text_runs: Path, tmp_path: Path) -> RunFolder:
+    """A copy of the run of text that a test may damage."""
+    shutil.copytree(text_runs / "text", tmp_path / "text")
+    return RunFolder("text", str(tmp_path))
+
+
+@pytest.mark.parametrize("change", ["absent", "another", "edited", "no JSON"])
+def test_a_tokenizer_that_is_not_that_of_the_contract_is_not_taken_in(change: str, text_run: RunFolder) -> None:
+    """Catches a damaged file that replaces the last good copy under a fresh checksum."""
+    before = _contents(text_run.model)
+    if change == "another":
+        Characters("abödx").save(text_run.tokenizer)
+    elif change == "edited":
+        text_run.tokenizer.write_text(text_run.tokenizer.read_text().replace('"ab', '"ba'))
+    elif change == "no JSON":
+        text_run.tokenizer.write_text(text_run.tokenizer.read_text()[:-9])
+    else:
+        text_run.tokenizer.unlink()
+    with pytest.raises(UserError, match=r"tokenizer\.json .*; \S+model/tokenizer\.json is a good copy$"):
+        assemble(text_run)
+    assert _contents(text_run.model) == before
+
+
+def test_every_flipped_bit_of_a_tokenizer_is_refused_or_changes_nothing(text_run: RunFolder) -> None:
+    """Catches a part of the file that no hash covers; white space may change, but it is not taken over."""
+    good = text_run.tokenizer.read_bytes()
+    refused = 0
+    bits = range(0, 8 * len(good), 7)  # every bit of a byte comes in turn
+    for bit in bits:
+        content = bytearray(good)
+        content[bit // 8] ^= 1 << bit % 8
+        text_run.tokenizer.write_bytes(content)
+        try:
+            run_tokenizer(text_run).save(text_run.path / "copy.json")
+        except UserError:
+            refused += 1
+        else:
+            assert (text_run.path / "copy.json").read_bytes() == good
+    assert refused > 0.9 * len(bits)
+
+
+# Where the model is, and who else writes or reads it
+
+
+def test_a_model_on_another_disk_is_replaced_there(run: RunFolder, tmp_path: Path) -> None:
+    """Catches a link that is replaced by a folder, and a rename from one disk to another."""
+    disk = tmp_path / "disk" / "weights"
+    disk.parent.mkdir()
+    run.model.rename(disk)
+    run.model.symlink_to(disk)
+    assemble(run, weights="live")
+    assert run.model.is_symlink()
+    assert ModelFolder(run.model).config["weights"] == "live"
+    assert [path.name for path in disk.parent.iterdir()] == ["weights"]
+    assert left_over(run.path) == []
+
+
+@pytest.mark.parametrize("target", ["absent/model", "file"])
+def test_a_link_to_no_folder_is_refused(target: str, run: RunFolder, tmp_path: Path) -> None:
+    """Catches a disk that is not mounted and gets a model beneath its mount point, and a file that is replaced."""
+    (tmp_path / "file").write_text("precious")
+    shutil.rmtree(run.model)
+    run.model.symlink_to(tmp_path / target)
+    with pytest.raises(UserError, match=r"dit/model leads to .*, which is no folder that can be replaced: remove"):
+        assemble(run)
+    assert (tmp_path / "file").read_text() == "precious"
+    assert not (tmp_path / "absent").exists()
+
+
+def test_a_planted_link_is_not_followed(run: RunFolder, tmp_path: Path) -> None:
+    """Catches weights that are written, or files that are deleted, where a link in the run folder leads."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "file").touch()
+    for name in (".model.tmp", ".model.old", ".model.1@elsewhere.01234567.tmp"):
+        (run.path / name).symlink_to(elsewhere)
+    assemble(run)
+    assert [path.name for path in elsewhere.iterdir()] == ["file"]
+
+
+def test_what_a_killed_assembly_left_is_removed(run: RunFolder) -> None:
+    """Catches folders as large as the model that pile up, and that of a living process which is taken away."""
+    host = socket.gethostname()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = {pid: run.path / f".model.{pid}@{host}.01234567.tmp" for pid in (dead.pid, os.getpid())}
+    for folder in left.values():
+        folder.mkdir()
+        (folder / "block_0.safetensors").touch()
+    assemble(run)
+    assert {pid: folder.exists() for pid, folder in left.items()} == {dead.pid: False, os.getpid(): True}
+
+
+def test_without_an_exchange_of_names_the_model_is_replaced_too(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a model that is lost on file systems such as NFS if the process is killed between two renames."""
+    monkeypatch.setattr("dbl.utils.folders._exchange", lambda *_: False)
+    assemble(run, weights="live")
+    assert ModelFolder(run.model).config["weights"] == "live"
+    assert left_over(run.path) == []
+    run.model.rename(run.path / ".model.old")  # killed here
+    run.checkpoint("block_1").unlink()
+    with pytest.raises(UserError, match="does not exist"):
+        assemble(run)
+    assert ModelFolder(run.model).config["weights"] == "live"
+    assert left_over(run.path) == []
+
+
+def test_a_model_that_is_assembled_by_another_process_is_left_alone(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches two processes that write one model, and a refusal that speaks of a training."""
+    before = _contents(run.model)
+    monkeypatch.setattr("dbl.run.assembly._WAIT_S", 0)
+    with Lock(run.model_lock, "it").acquire():
+        with pytest.raises(UserError, match=rf"dit/model is being assembled by process {os.getpid()} "):
+            assemble(run)
+        assert _contents(run.model) == before
+    assemble(run)
+
+
+def test_a_model_that_is_replaced_while_it_is_opened_is_opened_anew(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a reader that takes half of each of two models, or calls a whole one damaged."""
+    hashed = []
+
+    def replace_first(path: Path) -> str:
+        hashed.append(path)
+        if len(hashed) == 1:
+            assemble(run, weights="live")
+        return file_hash(path)
+
+    monkeypatch.setattr("dbl.run.model_folder.file_hash", replace_first)
+    model = ModelFolder(run.model)
+    assert model.config["weights"] == "live"
+    assert all(torch.isfinite(value).all() for value in model.denoiser(2).state_dict().values())
+
+
+def test_a_model_that_is_about_to_be_replaced_is_waited_for(run: RunFolder) -> None:
+    """Catches "not an assembled model" in the moment between two renames."""
+    aside = run.path / ".model.old"
+    run.model.rename(aside)
+    timer = threading.Timer(0.2, lambda: aside.rename(run.model))
+    timer.start()
+    assert ModelFolder(run.model).available == (0, 1, 2)
+    timer.join()
+
+
+def test_blocks_of_two_assemblies_are_not_mixed(run: RunFolder) -> None:
+    """Catches a stack with one block in memory that goes on with the weights of a later assembly."""
+    stack = BlockStack.from_pretrained(run.model, InferenceConfig(Sampler(num_steps=7), keep_in_memory="one"))
+    stack.denoiser(0)
+    assemble(run)
+    stack.denoiser(1)  # the same weights
+    assemble(run, weights="live")
+    with pytest.raises(UserError, match=r"dit/model was assembled anew since it was opened: load it again"):
+        stack.denoiser(2)

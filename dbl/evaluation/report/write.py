@@ -10,7 +10,7 @@ from dbl.evaluation.report.pictures import draw_pictures
 from dbl.evaluation.report.render import html, markdown, words_of
 from dbl.run.contract import Contract
 from dbl.run.folder import RunFolder
-from dbl.utils.files import read_json, write_json, write_text
+from dbl.utils.files import read_json, remove_unfinished, write_json, write_text
 from dbl.utils.serialization import to_plain
 
 
@@ -35,6 +35,7 @@ def write_report(
     Returns:
         The content of `report.json`; docs/report.md explains the keys.
     """
+    remove_unfinished(run.report)
     report = {
         "run": run.name,
         "contract": contract.hash,
