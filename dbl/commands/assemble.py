@@ -5,6 +5,7 @@ from typing import get_args
 
 from jsonargparse import ArgumentParser
 
+from dbl.commands.parsing import parse
 from dbl.commands.trust import add_trust_option, import_trusted, trusted_packages
 from dbl.run.assembly import assemble
 from dbl.run.folder import RunFolder
@@ -15,7 +16,8 @@ from dbl.utils.errors import UserError
 
 def build_parser() -> ArgumentParser:
     """The parser of `dbl assemble`."""
-    parser = ArgumentParser(prog="dbl assemble", description="Check the blocks of a run and merge them into a model.")
+    description = "Check the blocks of a run and merge them into a model."
+    parser = ArgumentParser(prog="dbl assemble", description=description, exit_on_error=False)
     parser.add_argument("run", type=Path, help="run folder, such as runs/digits_dit")
     parser.add_argument(
         "--weights", choices=get_args(Weights), default="ema", help="the moving average or the live weights"
@@ -33,7 +35,7 @@ def build_parser() -> ArgumentParser:
 
 def main(arguments: list[str]) -> None:
     """Check the blocks of a run, merge them into its model folder, print what was made, and upload it if asked to."""
-    options = build_parser().parse_args(arguments[1:])
+    options = parse(build_parser(), arguments[1:])
     if options.push is not None:
         check_repo_id(options.push)
         hub_library()  # raises before the work if it is not installed

@@ -77,13 +77,13 @@ def evaluate(config: RunConfig, command: str, checkpoint: str | None = None, ver
 
 def _load_stack(config: RunConfig, command: str, checkpoint: str | None) -> StackEvaluation:
     run = config.run
+    if checkpoint:
+        raise UserError(f"--ckpt_path is for dbl fit: the assembled network is read from {run.model}")
     stack = BlockStack.from_pretrained(run.model, config.inference)
     if stack.contract.hash != config.contract.hash:
         raise UserError(f"{run.model} was assembled under another contract: run dbl assemble {run.path}")
     evaluation = StackEvaluation(stack)
     evaluation.setup(command)  # refuses a model without all of its blocks before any data is read
-    if checkpoint:
-        raise UserError(f"--ckpt_path is for dbl fit: the assembled network is read from {run.model}")
     return evaluation
 
 

@@ -94,7 +94,7 @@ def _check_hyperparameters(values: Mapping[str, Any]) -> None:
     """
     for name, value in values.items():
         key = f"model.recipe.optimizer.init_args.{name}"
-        known = Number(at_least=0, at_most=1000) if name in ("lr", "weight_decay") else Number()
+        known = Number(at_least=0, at_most=1000) if name in ("lr", "weight_decay", "eps") else Number()
         # Other kinds of values, such as a learning rate that is a tensor, are the optimizer's business.
         items = value if isinstance(value, tuple | list) else [value]
         for item in items:

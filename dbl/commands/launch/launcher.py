@@ -13,6 +13,7 @@ from dbl.commands.launch.job import Job
 from dbl.commands.launch.process import ProcessBackend
 from dbl.commands.launch.ray import RayBackend, RaySettings
 from dbl.commands.launch.slurm import SlurmBackend, SlurmSettings
+from dbl.commands.trainer_options import check_devices
 from dbl.run.assembly import read_block
 from dbl.run.checkpoints import already_trained
 from dbl.run.contract import Contract
@@ -83,6 +84,11 @@ class Launch:
             slurm=SlurmSettings(**vars(parsed.slurm)),
             dry_run=parsed.get("dry_run", False),
         )
+
+    def check_devices(self, trainer: Namespace) -> None:
+        """Raise UserError if blocks are trained on this machine and it lacks the devices of the trainer's options."""
+        if self.backend in ("inline", "process"):
+            check_devices(vars(trainer))
 
     def make_backend(self) -> Backend:
         """Make the backend; UserError if it cannot be used here."""

@@ -97,8 +97,8 @@ def _load(name: str) -> tuple[Any, Any]:
     except Exception as error:  # transformers raises many kinds for what is missing, damaged or unreachable
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"scoring model {name}: it cannot be loaded ({reason[:160]}); name a folder with a causal language model "
-            "of Hugging Face, or a model of its hub that can be reached or was downloaded before"
+            f"scoring model {name}: it cannot be loaded ({reason[:50]}); name a folder, or a model of the hub, "
+            "with a causal language model"
         ) from None
     network, facts = loaded
     absent = sorted(facts["missing_keys"]) + sorted(map(str, facts["mismatched_keys"]))
