@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
+from dbl.commands.parsing import parse
 from dbl.commands.run_config import RunConfig
-from dbl.commands.schema import config_parser, parse
+from dbl.commands.schema import config_parser
 from dbl.data import ResumableDataModule
 from dbl.data.spec import ImageSpec, TextSpec
 from dbl.denoising.decoding import Decoding

@@ -17,8 +17,9 @@ import lightning as L
 import torch
 
 from dbl.commands.launch.launcher import Launch
+from dbl.commands.parsing import parse
 from dbl.commands.run_config import RunConfig
-from dbl.commands.schema import config_parser, parse
+from dbl.commands.schema import config_parser
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 REAL = ["--contract.partition.num_blocks=4", "--trainer.val_check_interval=100000"]

@@ -3,6 +3,7 @@
 import itertools
 import multiprocessing
 import os
+import resource
 import sys
 from collections.abc import Callable, Sequence
 from multiprocessing.synchronize import Barrier
@@ -51,9 +52,9 @@ class Outcome(NamedTuple):
         return None
 
 
-def run_dbl(folder: Path, *arguments: str, time_limit_s: float = 60) -> Outcome:
-    """Run a command of `dbl` in a folder, on one thread."""
-    return run_forked(_dbl, folder, arguments, time_limit_s=time_limit_s)
+def run_dbl(folder: Path, *arguments: str, time_limit_s: float = 60, spare_bytes: int | None = None) -> Outcome:
+    """Run a command of `dbl` in a folder, on one thread, with no more memory than it begins with and `spare_bytes`."""
+    return run_forked(_dbl, folder, arguments, spare_bytes, time_limit_s=time_limit_s)
 
 
 def run_together(folder: Path, *commands: Sequence[str], time_limit_s: float = 300) -> list[Outcome]:
@@ -99,9 +100,12 @@ def _child(function: Callable[..., int], folder: Path, arguments: tuple[object, 
     sys.exit(function(*arguments))
 
 
-def _dbl(arguments: tuple[str, ...]) -> int:
+def _dbl(arguments: tuple[str, ...], spare_bytes: int | None) -> int:
     from dbl.commands.main import main
 
+    if spare_bytes is not None:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + spare_bytes, used + spare_bytes))
     return main(list(arguments))
 
 

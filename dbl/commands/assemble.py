@@ -5,6 +5,8 @@ from typing import get_args
 
 from jsonargparse import ArgumentParser
 
+from dbl.commands.parsing import parse
+from dbl.commands.trust import add_trust_option, import_trusted, trusted_packages
 from dbl.run.assembly import assemble
 from dbl.run.folder import RunFolder
 from dbl.run.hub import check_repo_id, hub_library, push_to_hub
@@ -14,7 +16,8 @@ from dbl.utils.errors import UserError
 
 def build_parser() -> ArgumentParser:
     """The parser of `dbl assemble`."""
-    parser = ArgumentParser(prog="dbl assemble", description="Check the blocks of a run and merge them into a model.")
+    description = "Check the blocks of a run and merge them into a model."
+    parser = ArgumentParser(prog="dbl assemble", description=description, exit_on_error=False)
     parser.add_argument("run", type=Path, help="run folder, such as runs/digits_dit")
     parser.add_argument(
         "--weights", choices=get_args(Weights), default="ema", help="the moving average or the live weights"
@@ -26,18 +29,21 @@ def build_parser() -> ArgumentParser:
         "--push", metavar="OWNER/NAME", type=str, help="upload the model to this name on the Hugging Face hub"
     )
     parser.add_argument("--private", action="store_true", help="with --push: a model that only its owner may read")
+    add_trust_option(parser)
     return parser
 
 
 def main(arguments: list[str]) -> None:
     """Check the blocks of a run, merge them into its model folder, print what was made, and upload it if asked to."""
-    options = build_parser().parse_args(arguments[1:])
+    options = parse(build_parser(), arguments[1:])
     if options.push is not None:
         check_repo_id(options.push)
         hub_library()  # raises before the work if it is not installed
     elif options.private:
         raise UserError("--private is for --push owner/name: give both or neither")
-    model = ModelFolder(assemble(RunFolder.at(options.run), options.weights, options.allow_partial))
+    run = RunFolder.at(options.run)
+    import_trusted(run, trusted_packages(options.trust))
+    model = ModelFolder(assemble(run, options.weights, options.allow_partial))
     print(f"assembled: {_summary(model)}")
     if options.push is not None:
         print(f"pushed: {push_to_hub(model.path, options.push, options.private)}")

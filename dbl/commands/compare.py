@@ -8,8 +8,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 from dbl.commands.evaluate import evaluate_baseline, evaluate_stack
 from dbl.commands.fit import fit_part, free_memory
 from dbl.commands.launch.launcher import Launch, add_launch_options
+from dbl.commands.parsing import parse
 from dbl.commands.run_config import RunConfig, write_config
-from dbl.commands.schema import config_parser, parse
+from dbl.commands.schema import config_parser
 from dbl.evaluation.quality_by_steps import step_numbers
 from dbl.evaluation.report import Arm, write_report
 from dbl.run.assembly import assemble
@@ -35,6 +36,7 @@ def main(arguments: list[str]) -> None:
     """Train what is missing of both arms and for each seed, with equal compute, and report."""
     options = parse(build_parser(), arguments[1:])
     config, launch = RunConfig(options), Launch.from_options(options)
+    launch.check_devices(options.trainer)
     with Lock(config.run.launcher_lock, f"the run in {config.run.path}").acquire():
         _compare(config, launch, options.seeds, options.from_scratch)
 

@@ -15,14 +15,17 @@ from dbl.evaluation.report import Arm
 from dbl.evaluation.stack_evaluation import StackEvaluation
 from dbl.inference.grid import save_picture
 from dbl.inference.stack import BlockStack
-from dbl.run.assembly import read_part
+from dbl.run.assembly import PartCheckpoint, read_part
+from dbl.run.contract import Contract
 from dbl.run.folder import RunFolder
-from dbl.run.model_folder import ModelFolder
+from dbl.run.model_folder import ModelFolder, load_into
 from dbl.training.baselines import baseline_of
 from dbl.training.block import DiffusionBlock
+from dbl.training.memory.stored import read_memory
 from dbl.training.module import TrainingModule
+from dbl.training.restoring import refusing_what_does_not_fit
 from dbl.utils.errors import UserError
-from dbl.utils.files import read_json, write_tensors
+from dbl.utils.files import write_tensors
 
 
 class Evaluation(NamedTuple):
@@ -59,26 +62,28 @@ def evaluate(config: RunConfig, command: str, checkpoint: str | None = None, ver
     if groups.trainer.logger is None:
         trainer.loggers = [TensorBoardLogger(str(run.report), name="", version="")]
     options = {"datamodule": data, "ckpt_path": checkpoint, "weights_only": True}  # never run code of a checkpoint
-    if command == "predict":
-        _write_predictions(run, trainer.predict(model, return_predictions=True, **options) or [])
-        return Evaluation(model, groups, trainer, {})
+    options |= {"return_predictions": True} if command == "predict" else {"verbose": verbose}
     try:
-        metrics = getattr(trainer, command)(model, verbose=verbose, **options)
+        with refusing_what_does_not_fit(checkpoint):
+            results = getattr(trainer, command)(model, **options) or []
     except OSError as error:
         error.filename = error.filename or str(run.report)  # TensorBoard's writer names no file
         raise
-    return Evaluation(model, groups, trainer, dict(metrics[0]) if metrics else {})
+    if command == "predict":
+        _write_predictions(run, results)
+        return Evaluation(model, groups, trainer, {})
+    return Evaluation(model, groups, trainer, dict(results[0]) if results else {})
 
 
 def _load_stack(config: RunConfig, command: str, checkpoint: str | None) -> StackEvaluation:
     run = config.run
+    if checkpoint:
+        raise UserError(f"--ckpt_path is for dbl fit: the assembled network is read from {run.model}")
     stack = BlockStack.from_pretrained(run.model, config.inference)
     if stack.contract.hash != config.contract.hash:
         raise UserError(f"{run.model} was assembled under another contract: run dbl assemble {run.path}")
     evaluation = StackEvaluation(stack)
     evaluation.setup(command)  # refuses a model without all of its blocks before any data is read
-    if checkpoint:
-        raise UserError(f"--ckpt_path is for dbl fit: the assembled network is read from {run.model}")
     return evaluation
 
 
@@ -108,7 +113,7 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
         parts=parts,
         calls=_calls(stack),
         test=done.metrics,
-        memory=[measured_memory(run, part["part"]) for part in parts],
+        memory=[read_memory(run.memory(part["part"])) for part in parts],
         weights=stack.weights,
         **{callback: groups[callback].result for callback in EVALUATION},
     )
@@ -122,34 +127,37 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
 def evaluate_baseline(run: RunFolder) -> Arm:
     """Test an end-to-end network that is no denoiser, in its own run folder, with the weights of its checkpoint."""
     contract, checkpoint = run.load_contract(), run.checkpoint("end_to_end")
-    kind = baseline_of(contract.config.network)
-    assert kind is not None
+    kind = type(load_baseline(run))  # refuses weights that Lightning would take, such as NaN
     done = evaluate(RunConfig.load(run.config, kind), "test", str(checkpoint))
     part = {
         "part": "end_to_end",
         "layers": contract.config.network.num_layers,
         "sigma_high": None,
         "sigma_low": None,
-        **read_part(checkpoint, "end_to_end", contract, "network.").summary(),
+        **_read_baseline(run, contract).summary(),
     }
     return Arm(
         "end_to_end",
         [part],
         calls=[1],
         test=done.metrics,
-        memory=[measured_memory(run, "end_to_end")],
+        memory=[read_memory(run.memory("end_to_end"))],
         **{callback: done.groups[callback].result for callback in EVALUATION},
     )
 
 
 def load_baseline(run: RunFolder) -> TrainingModule:
     """An end-to-end network that is no denoiser, with its trained weights; UserError if it was not trained."""
-    contract, checkpoint = run.load_contract(), run.checkpoint("end_to_end")
+    contract = run.load_contract()
     kind = baseline_of(contract.config.network)
     assert kind is not None
     part: TrainingModule = kind(contract)  # type: ignore[call-arg, arg-type]
-    part.get_submodule("network").load_state_dict(read_part(checkpoint, "end_to_end", contract, "network.").weights)
+    load_into(part.get_submodule("network"), _read_baseline(run, contract).weights, run.checkpoint(part.part))
     return part
+
+
+def _read_baseline(run: RunFolder, contract: Contract) -> PartCheckpoint:
+    return read_part(run.checkpoint("end_to_end"), "end_to_end", contract, "network.")
 
 
 def _parts(run: RunFolder, partition: Partition) -> list[dict[str, Any]]:
@@ -171,9 +179,3 @@ def _calls(stack: BlockStack) -> list[int]:
     contract, sampler = stack.contract, stack.inference.sampler
     factor = 1 if sampler.guidance_scale == 1 else 2
     return [factor * calls for calls in sampler.calls_per_block(contract.noise, contract.partition)]
-
-
-def measured_memory(run: RunFolder, part: str) -> dict[str, Any] | None:
-    """`memory.json` of a part, if there is one: a training of fewer steps has not been measured."""
-    path = run.memory(part)
-    return read_json(path) if path.is_file() else None

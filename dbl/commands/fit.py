@@ -12,8 +12,9 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from dbl.commands.evaluate import evaluate
+from dbl.commands.parsing import parse
 from dbl.commands.run_config import RunConfig, make_trainer, write_config
-from dbl.commands.schema import config_parser, new_parser, parse
+from dbl.commands.schema import config_parser, new_parser
 from dbl.data.text.module import TextData
 from dbl.run.checkpoints import CheckpointInfo, Checkpoints, already_trained, read_checkpoint_info
 from dbl.training.block import DiffusionBlock
@@ -23,10 +24,8 @@ from dbl.training.callbacks.status import Status
 from dbl.training.guard import guard
 from dbl.training.loggers import part_loggers
 from dbl.training.noisy_data import NoisyData
-from dbl.utils.errors import DblWarning, UserError
-
-# Options of Lightning's Trainer that manual optimization excludes: name, default, and our own.
-_AUTOMATIC_ONLY = (("gradient_clip_val", None, "clip_norm"), ("accumulate_grad_batches", 1, "accumulate"))
+from dbl.training.restoring import refusing_what_does_not_fit
+from dbl.utils.errors import DblWarning
 
 
 def build_parser() -> LightningArgumentParser:
@@ -62,15 +61,20 @@ def fit_part(config: RunConfig, from_scratch: bool = False, checkpoint: str | No
 
     Raises UserError if the training cannot start or go on because of the input, another process or the disk.
     """
+    config.check_steps()
     built = config.build()
     run, part, data, name = built.run, built.model, built.data, built.model.part
+    part.recipe.make_optimizer(part.parameters())  # refuses its arguments before anything is written
+    chosen = read_checkpoint_info(Path(checkpoint)) if checkpoint else None
+    if chosen:
+        chosen.check(name, part.contract.hash)
     status = Status(run.status(name), name)
     trainer = make_trainer(built, _callbacks(built, status), training=True)
     with guard(run, name, trainer, status):
         run.write_contract(part.contract)
         if isinstance(data, TextData):
             data.tokenizer.save(run.tokenizer)
-        resumed = _checkpoint_to_resume(run.checkpoints(name), name, trainer, from_scratch, checkpoint)
+        resumed = chosen or _checkpoint_to_resume(run.checkpoints(name), name, trainer, from_scratch)
         if resumed:  # before it is taken for a finished training of this part
             resumed.check(name, part.contract.hash)
         step = resumed.step if resumed else 0
@@ -84,12 +88,10 @@ def fit_part(config: RunConfig, from_scratch: bool = False, checkpoint: str | No
             write_config(run.config, plain)
         if built.trainer.logger is None:
             trainer.loggers = part_loggers(run.part(name), step, trainer.global_rank)
-        trainer.fit(
-            part,
-            datamodule=NoisyData(data, part) if isinstance(part, DiffusionBlock) else data,
-            ckpt_path=resumed.path if resumed else None,
-            weights_only=True,  # never run code that a checkpoint might hold
-        )
+        batches = NoisyData(data, part) if isinstance(part, DiffusionBlock) else data
+        path = resumed.path if resumed else None
+        with refusing_what_does_not_fit(path):
+            trainer.fit(part, datamodule=batches, ckpt_path=path, weights_only=True)  # never run a checkpoint's code
 
 
 def free_memory() -> None:
@@ -100,9 +102,6 @@ def free_memory() -> None:
 
 
 def _callbacks(built: Namespace, status: Status) -> list[L.Callback]:
-    for option, default, ours in _AUTOMATIC_ONLY:
-        if built.trainer[option] != default:
-            raise UserError(f"trainer.{option} is for automatic optimization: set model.recipe.{ours} instead")
     callbacks = [
         *(built.ema, built.loss_by_level, built.memory, built.checkpoint),
         *(PartitionFigure(), Throughput(), status),
@@ -113,10 +112,8 @@ def _callbacks(built: Namespace, status: Status) -> list[L.Callback]:
 
 
 def _checkpoint_to_resume(
-    files: Checkpoints, part: str, trainer: L.Trainer, from_scratch: bool, chosen: str | None
+    files: Checkpoints, part: str, trainer: L.Trainer, from_scratch: bool
 ) -> CheckpointInfo | None:
-    if chosen:
-        return read_checkpoint_info(Path(chosen))
     if from_scratch:
         kept = files.set_aside() if trainer.is_global_zero else None
         if kept:

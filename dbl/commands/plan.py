@@ -1,7 +1,6 @@
 """`dbl plan`: memory of a training step by category before any training, without allocating it."""
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,10 @@ from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 from rich.table import Table
 
+from dbl.commands.outputs import check_output
+from dbl.commands.parsing import parse
 from dbl.commands.run_config import RunConfig
-from dbl.commands.schema import config_parser, parse
+from dbl.commands.schema import config_parser
 from dbl.evaluation.figures import memory_figure, readable_bytes
 from dbl.run.contract import ContractConfig
 from dbl.training.memory.planner import Planner, plan_rows
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> None:
     """Plan every row; print the table or JSON; write `plan.json` and the picture."""
     options = parse(build_parser(), arguments[1:])
     config = RunConfig(options)
-    picture = _check_picture(options.output or config.run.path / "plan.png")
+    picture = check_output(options.output or config.run.path / "plan.png", ".png")
     planner = make_planner(config, options.device)
     limit = None if options.fit is None else parse_bytes(options.fit)
     numbers = _numbers_of_blocks(config.contract_config, options.num_blocks)
@@ -90,19 +91,6 @@ def _numbers_of_blocks(config: ContractConfig, text: str | None) -> list[int]:
         return [int(number) for number in str(text).split(",")]
     except ValueError:
         raise UserError(f"--num-blocks {text} must be numbers such as 2,3,4,6") from None
-
-
-def _check_picture(path: Path) -> Path:
-    """The path, whose folder is made; UserError if no picture can be written there."""
-    if path.suffix != ".png":
-        raise UserError(f"--output {path} must end in .png: the figures go beside it as .json")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {path}: cannot make its folder ({error})") from None
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"--output {path}: its folder cannot be written")
-    return path
 
 
 def parse_bytes(text: str) -> int:

@@ -10,8 +10,12 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from dbl.commands.schema import config_parser, parse, run_parser
+from dbl.commands.null_values import check_nulls
+from dbl.commands.parsing import parse
+from dbl.commands.schema import config_parser, run_parser
+from dbl.commands.trainer_options import check_devices, check_trainer_options
 from dbl.data import ResumableDataModule
 from dbl.data.spec import ImageSpec, TextSpec
 from dbl.inference.settings import InferenceConfig
@@ -21,8 +25,12 @@ from dbl.training.block import DiffusionBlock
 from dbl.training.config import TrainingConfig, check_precision
 from dbl.training.distributed import check_strategy
 from dbl.training.module import TrainingModule
+from dbl.utils.checks import check_number
 from dbl.utils.errors import UserError
 from dbl.utils.files import write_text
+
+# File systems allow 255; temporary files beside it have longer names.
+_MAX_NAME_BYTES = 200
 
 
 class RunConfig:
@@ -32,13 +40,15 @@ class RunConfig:
         parsed: result of a parser made by `config_parser`; options that say what one call does are left out.
         part: class under `model`.
 
-    Raises UserError when a group is first built, if its values do not fit together.
+    Raises UserError for single values that cannot be meant, and, when a group is first built, if its values do not fit
+    together.
     """
 
     def __init__(self, parsed: Namespace, part: type[TrainingModule] = DiffusionBlock) -> None:
         self.part = part
         self._parser = config_parser(part)
         self.values = _only_keys_of(self._parser, parsed)  # the parsed keys
+        self._check_values()
         seed = self.values.seed_everything
         if seed is not False:
             self.values.seed_everything = L.seed_everything(None if seed is True else seed, workers=True)
@@ -46,10 +56,16 @@ class RunConfig:
     @classmethod
     def load(cls, path: Path, part: type[TrainingModule] = DiffusionBlock) -> Self:
         """The config in a file that `write_config` wrote. Raises UserError if it is absent or damaged."""
-        try:
-            return cls(parse(config_parser(part), ["--config", str(path)]), part)
-        except UnicodeDecodeError as error:  # the parser knows no other encoding, and does not catch this
-            raise UserError(f"{path} is not UTF-8 text ({error.reason}): restore the file") from None
+        return cls(parse(config_parser(part), ["--config", str(path)]), part)
+
+    def _check_values(self) -> None:
+        check_nulls(self._parser, self.values)
+        check_trainer_options(self.values.trainer)
+        check_run_name(self.values.run.name)
+        check_root(self.values.run.root)
+        seed = self.values.seed_everything
+        if not isinstance(seed, bool):
+            check_number("seed_everything", seed, at_least=0, below=2**32)
 
     @cached_property
     def groups(self) -> Namespace:
@@ -111,17 +127,26 @@ class RunConfig:
                 "on for these alone: use dbl fit for each block, then dbl assemble and dbl test"
             )
 
+    def check_steps(self) -> None:
+        """Raise UserError if the length of the training is not set."""
+        if self.values.trainer.max_steps < 1:
+            raise UserError("trainer.max_steps must be set: the number of optimizer steps of each block")
+
     def check_and_write(self) -> None:
         """Check what would otherwise fail only after training, and write `contract.json` and `config.yaml`.
 
         Raises UserError if the assembled network could not be used as `inference` asks.
         """
         self.check_task()
+        self.check_steps()
         limit = self.values.trainer.limit_test_batches
         if limit is not None and not (isinstance(limit, float) and limit == 1):  # the number 1 is one batch
             message = "trainer.limit_test_batches would leave test samples out of the report: use it with dbl test"
             raise UserError(message)
         self.inference.check(self.contract)
+        self.recipe.make_optimizer([torch.nn.Parameter(torch.zeros(1, 1))])  # refuses its arguments
+        if "block" in self.values.model:
+            self.contract.partition.check_block(self.values.model.block)
         self.groups.image_quality.prepare(self.data, self.contract_config.target.generates == "images")
         self.groups.text_quality.prepare(self.data)
         self.inference.sampler.calls_per_block(self.contract.noise, self.contract.partition)  # warns
@@ -138,6 +163,25 @@ def write_config(path: Path, plain: dict[str, Any]) -> None:
     write_text(path, yaml.safe_dump(plain, sort_keys=False))
 
 
+def check_run_name(name: str) -> None:
+    """Raise UserError unless the name is that of one folder: files outside it would be written."""
+    is_folder = name not in ("", ".", "..") and not set(name) & set("/\\\0") and name.isprintable()
+    if not is_folder or len(name.encode()) > _MAX_NAME_BYTES:
+        raise UserError(
+            f"run.name ({name[:40]!r}) must be the name of one folder, of 1 to {_MAX_NAME_BYTES} bytes and without /: "
+            "give its place by run.root"
+        )
+
+
+def check_root(root: str) -> None:
+    """Raise UserError if no folder can be made there."""
+    if not root or not root.isprintable():
+        raise UserError(f"run.root ({root[:40]!r}) must be a folder, such as runs")
+    nearest = next((path for path in (Path(root), *Path(root).parents) if path.exists()), Path())
+    if not nearest.is_dir():
+        raise UserError(f"run.root ({root}) must be a folder, and {nearest} is a file: give another one")
+
+
 def make_trainer(groups: Namespace, callbacks: Sequence[L.Callback], training: bool) -> L.Trainer:
     """The Trainer that the built groups of a config describe; the given callbacks come before those of the config."""
     options = dict(groups.trainer)
@@ -146,7 +190,11 @@ def make_trainer(groups: Namespace, callbacks: Sequence[L.Callback], training: b
     options["logger"] = False if options["logger"] is None else options["logger"]
     options["default_root_dir"] = options["default_root_dir"] or str(groups.run.path)
     check_strategy(options["strategy"], training=training)
-    return L.Trainer(**options)
+    check_devices(options)
+    try:
+        return L.Trainer(**options)
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise UserError(f"trainer: {error}") from error
 
 
 def _only_keys_of(parser: LightningArgumentParser, values: Namespace) -> Namespace:

@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 
+from dbl.commands.outputs import check_output
 from dbl.denoising.sampling import Sampler
 from dbl.denoising.targets import image_spec
 from dbl.inference.grid import image_grid, save_picture
@@ -43,6 +44,7 @@ def sample_images(
         if number < 1:
             raise UserError(f"--{name} ({number}) must be at least 1")
     folder = RunFolder.at(run)
+    path = check_output(output or folder.path / "samples.png", ".png")
     stack = BlockStack.from_pretrained(
         folder.model, InferenceConfig(sampler=sampler, keep_in_memory=keep_in_memory, seed=seed)
     )
@@ -56,7 +58,6 @@ def sample_images(
         labels.split(batch_size), torch.arange(num_images, device=stack.device).split(batch_size), strict=True
     )
     images = torch.cat([stack.generate(part, numbers).cpu() for part, numbers in batches])
-    path = output or folder.path / "samples.png"
     save_picture(
         image_grid(images, image_spec(stack.contract.data, "PixelTarget"), num_columns=min(len(labels.unique()), 16)),
         path,

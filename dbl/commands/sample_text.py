@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dbl.commands.evaluate import load_baseline
+from dbl.commands.outputs import check_output
 from dbl.commands.sample_images import device_of
 from dbl.data.text.tokenizer import Tokenizer
 from dbl.denoising.decoding import Decoding
@@ -67,6 +68,8 @@ def sample_text(
             raise UserError(f"--{name} ({number}) must be at least 1")
     if template and (prompt or stop or num_tokens is not None):
         raise UserError("--template goes without --prompt, --stop and --num_tokens: it says by itself what to fill")
+    if output is not None:
+        check_output(output)
     folder, decoding = RunFolder.at(run), Decoding(temperature, top_k, top_p)
     tokenizer = run_tokenizer(folder)
     inference = InferenceConfig(sampler=sampler, ensemble=ensemble, seed=seed)

@@ -1,7 +1,7 @@
 """The schema of a config: one parser, whose groups are the arguments of classes, and the links between them."""
 
 import lightning as L
-from jsonargparse import ActionConfigFile, ArgumentError, Namespace
+from jsonargparse import ActionConfigFile
 from lightning.pytorch.cli import LightningArgumentParser
 
 from dbl.data.module import ResumableDataModule
@@ -18,7 +18,6 @@ from dbl.training.callbacks.ema import EMA
 from dbl.training.callbacks.loss_by_level import LossByLevel
 from dbl.training.callbacks.memory import Memory
 from dbl.training.module import TrainingModule
-from dbl.utils.errors import UserError
 
 # Evaluation of an assembled network: config group -> callback.
 EVALUATION = {
@@ -29,7 +28,7 @@ EVALUATION = {
 }
 
 # Callbacks of the training of a part: config group -> callback.
-_TRAINING = {"ema": EMA, "checkpoint": LastCheckpoint, "loss_by_level": LossByLevel, "memory": Memory}
+TRAINING = {"ema": EMA, "checkpoint": LastCheckpoint, "loss_by_level": LossByLevel, "memory": Memory}
 
 _DESCRIPTION = "Lightning Trainer command line tool"
 _TRAINER_DEFAULTS = {
@@ -75,7 +74,7 @@ def config_parser(
     parser.add_lightning_class_args(part, "model")
     parser.add_lightning_class_args(ResumableDataModule, "data", subclass_mode=True)
     _add_run_groups(parser)
-    for group, callback in _TRAINING.items():
+    for group, callback in TRAINING.items():
         parser.add_class_arguments(callback, group)
     parser.add_argument(
         "--from-scratch",
@@ -97,14 +96,6 @@ def run_parser() -> LightningArgumentParser:
     parser.add_lightning_class_args(ResumableDataModule, "data", subclass_mode=True)
     parser.add_lightning_class_args(L.Trainer, "trainer")
     return parser
-
-
-def parse(parser: LightningArgumentParser, arguments: list[str]) -> Namespace:
-    """Parse a command line. Raises UserError if something in it is wrong; one line says what."""
-    try:
-        return parser.parse_args(arguments)
-    except ArgumentError as error:
-        raise UserError(" ".join(str(error).split())[:400]) from None  # the parser repeats itself after that
 
 
 def _add_run_groups(parser: LightningArgumentParser) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from dbl.commands.outputs import check_output
+from dbl.commands.parsing import parse
 from dbl.data.sources.local_files import find_files
 from dbl.data.text.documents import FileDocuments
 from dbl.data.text.tokenizer_file import TokenizerFile, tokenizers_library
@@ -18,7 +20,7 @@ _NUM_BYTES = 256
 def build_parser() -> ArgumentParser:
     """The parser of `dbl tokenizer`."""
     description = "Train byte pairs on text files; dbl.data.TokenizerFile reads the result."
-    parser = ArgumentParser(prog="dbl tokenizer", description=description)
+    parser = ArgumentParser(prog="dbl tokenizer", description=description, exit_on_error=False)
     parser.add_argument("--files", type=str, nargs="+", required=True, help="text or parquet files, or globs")
     parser.add_argument("--vocab_size", type=int, default=4096, help="tokens: 256 bytes, the end token and pairs")
     parser.add_argument("--output", type=str, required=True, help="JSON file to write")
@@ -34,8 +36,8 @@ def main(arguments: list[str]) -> None:
 
     Raises UserError if a file is absent or the vocabulary is too small for all bytes.
     """
-    options = build_parser().parse_args(arguments[1:])
-    vocab_size, output = options.vocab_size, Path(options.output)
+    options = parse(build_parser(), arguments[1:])
+    vocab_size, output = options.vocab_size, check_output(Path(options.output))
     if vocab_size <= _NUM_BYTES:
         raise UserError(f"--vocab_size ({vocab_size}) must be at least {_NUM_BYTES + 1}: all bytes and the end token")
     library = tokenizers_library()

@@ -6,8 +6,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from dbl.commands.evaluate import evaluate_stack
 from dbl.commands.launch.launcher import Launch, add_launch_options
+from dbl.commands.parsing import parse
 from dbl.commands.run_config import RunConfig
-from dbl.commands.schema import config_parser, parse
+from dbl.commands.schema import config_parser
 from dbl.diffusion.partition import Partition
 from dbl.evaluation.report import write_report
 from dbl.run.assembly import assemble, unfinished_blocks
@@ -29,6 +30,7 @@ def main(arguments: list[str]) -> None:
     options = parse(build_parser(), arguments[1:])
     config = RunConfig(options)
     run, launch = config.run, Launch.from_options(options)
+    launch.check_devices(options.trainer)
     with Lock(run.launcher_lock, f"the run in {run.path}").acquire():
         config.check_and_write()
         blocks = _chosen_blocks(str(options.blocks), config.contract.partition)

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from dbl.data.order import BatchIndex, EvaluationOrder, TrainingOrder
 from dbl.data.spec import DataSpec
+from dbl.utils.checks import SEED, check_numbers, whole
 
 Split = Literal["train", "validation", "test"]
 
@@ -38,6 +39,14 @@ class ResumableDataModule(LightningDataModule, ABC):
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.seed = seed
+        check_numbers(
+            "data.init_args",
+            self,
+            batch_size=whole(1, 10**6),
+            eval_batch_size=whole(1, 10**6),
+            num_workers=whole(0, 4096),
+        )
+        check_numbers("contract", self, seed=SEED)  # which a config links to this one
         self.bind(block=0, start=lambda: 0)
 
     @property

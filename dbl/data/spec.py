@@ -2,10 +2,15 @@
 
 from dataclasses import dataclass
 
+from dbl.utils.checks import Number, check_items, check_numbers, whole
 from dbl.utils.errors import UserError
 
 # Label of a position that is not scored, such as padding; torch's own convention.
 IGNORED = -100
+# What sizes of data may be: the largest ones fit no machine.
+NUM_CLASSES = whole(1, 10**7)
+IMAGE_SIZE = whole(1, 65_536)
+SEQ_LEN = whole(1, 10**7)
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,8 @@ class DataSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_frequencies", tuple(self.class_frequencies))
+        check_numbers("data", self, num_classes=NUM_CLASSES)
+        check_items("data.class_frequencies", self.class_frequencies, Number(at_least=0, at_most=1))
         if len(self.class_frequencies) != self.num_classes:
             raise UserError(f"data: {len(self.class_frequencies)} class frequencies for {self.num_classes} classes")
 
@@ -53,6 +60,11 @@ class ImageSpec(DataSpec):
         super().__post_init__()
         for name in ("shape", "mean", "std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_items("data.shape", self.shape, IMAGE_SIZE)
+        check_items("data.mean", self.mean, Number(at_least=-1e30, at_most=1e30))
+        check_items("data.std", self.std, Number(at_least=0, at_most=1e30))
+        if len(self.shape) != 3:
+            raise UserError(f"data: the shape {list(self.shape)} of an image must be [channels, height, width]")
         if not len(self.mean) == len(self.std) == self.shape[0]:
             raise UserError(f"data: mean and std must have one value for each of {self.shape[0]} channels")
         if min(self.std) <= 0:
@@ -81,5 +93,4 @@ class TextSpec(DataSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.seq_len < 1:
-            raise UserError(f"data.init_args.seq_len ({self.seq_len}) must be at least 1")
+        check_numbers("data.init_args", self, seq_len=SEQ_LEN)

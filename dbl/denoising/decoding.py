@@ -10,8 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dbl.utils.errors import UserError
+from dbl.utils.checks import Number, check_numbers, whole
 from dbl.utils.seeding import SampleDraws
+
+# What the settings of `Decoding` may be.
+DECODING = {
+    "temperature": Number(at_least=1e-6, at_most=1e6, remedy="top_k=1 takes the best token"),
+    "top_k": whole(1, 2**31, optional=True),
+    "top_p": Number(above=0, at_most=1),
+}
 
 
 @dataclass(frozen=True)
@@ -34,12 +41,7 @@ class Decoding:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
-            raise UserError(f"decoding.temperature ({self.temperature}) must be positive; top_k=1 takes the best token")
-        if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"decoding.top_k ({self.top_k}) must be at least 1, or null for all tokens")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"decoding.top_p ({self.top_p}) must lie in (0, 1]")
+        check_numbers("decoding", self, **DECODING)
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Changed logits [..., C]; -inf for excluded tokens."""

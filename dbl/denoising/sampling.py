@@ -17,8 +17,8 @@ from torch import Tensor
 from dbl.diffusion.gaussian import euler_step
 from dbl.diffusion.noise import NoiseDistribution
 from dbl.diffusion.partition import Partition
-from dbl.utils.checks import check_choice
-from dbl.utils.errors import DblWarning, UserError
+from dbl.utils.checks import Number, check_choice, check_numbers, whole
+from dbl.utils.errors import DblWarning
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
@@ -137,12 +137,14 @@ class Sampler:
     def __post_init__(self) -> None:
         check_choice("sampler.method", self.method, get_args(Method))
         check_choice("sampler.schedule", self.schedule, get_args(Schedule))
-        if self.num_steps < 1:
-            raise UserError(f"sampler.num_steps ({self.num_steps}) must be at least 1")
-        if self.rho <= 0:
-            raise UserError(f"sampler.rho ({self.rho}) must be positive")
-        if self.temperature < 0:
-            raise UserError(f"sampler.temperature ({self.temperature}) must be 0 or more")
+        check_numbers(
+            "sampler",
+            self,
+            num_steps=whole(1, 100_000),
+            rho=Number(at_least=0.1, at_most=1000),
+            guidance_scale=Number(at_least=0, at_most=1000),
+            temperature=Number(at_least=0, at_most=1000),
+        )
 
     def levels(self, noise: NoiseDistribution) -> Tensor:
         """[K+1] decreasing levels for a training distribution; the last is 0."""

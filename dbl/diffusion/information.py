@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from dbl.diffusion.noise import NoiseDistribution, TabulatedNoise
+from dbl.diffusion.noise import NOISE, NoiseDistribution, TabulatedNoise
+from dbl.utils.checks import SEED, Number, check_numbers, whole
 from dbl.utils.errors import UserError
 from dbl.utils.seeding import generator_for
 
@@ -103,8 +104,14 @@ class InformationNoise(NoiseDistribution):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.uniform_share <= 1:
-            raise UserError(f"noise: uniform_share ({self.uniform_share}) must lie in (0, 1]")
+        check_numbers(
+            NOISE,
+            self,
+            uniform_share=Number(above=0, at_most=1),
+            num_levels=whole(2, 10_000),
+            num_draws=whole(2, 10**6),
+            seed=SEED,
+        )
 
     @override
     def fit(self, table: Tensor | None, frequencies: Tensor) -> TabulatedNoise:

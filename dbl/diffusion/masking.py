@@ -14,9 +14,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from dbl.diffusion.gaussian import append_axes
-from dbl.diffusion.noise import NoiseDistribution
-from dbl.utils.checks import check_choice
-from dbl.utils.errors import UserError
+from dbl.diffusion.noise import NOISE, NoiseDistribution
+from dbl.utils.checks import Number, check_choice, check_numbers
 
 MaskSchedule = Literal["linear", "cosine"]
 
@@ -71,9 +70,8 @@ class MaskingNoise(NoiseDistribution):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("noise.schedule", self.schedule, get_args(MaskSchedule))
-        if self.sigma_max > 1:
-            raise UserError(f"noise.sigma_max ({self.sigma_max}) is a probability here and must be at most 1")
+        check_choice(f"{NOISE}.schedule", self.schedule, get_args(MaskSchedule))
+        check_numbers(NOISE, self, sigma_max=Number(at_most=1, remedy="it is a probability here"))
 
     @override
     def cdf(self, sigma: Tensor) -> Tensor:

@@ -15,7 +15,15 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from dbl.utils.checks import Number, check_items, check_numbers
 from dbl.utils.errors import UserError
+
+# Key of a distribution in a config.
+NOISE = "contract.noise.init_args"
+# Levels and their squares are float32 numbers.
+_LEVEL = Number(at_least=1e-9, at_most=1e9)
+# Share of ln sigma that must lie in the range: below, quantiles are rounding errors.
+_LEAST_MASS = 1e-9
 
 
 def even_fractions(index: Tensor) -> Tensor:
@@ -45,9 +53,10 @@ class NoiseDistribution(ABC):
     sigma_max: float = 80.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+        check_numbers(NOISE, self, sigma_min=_LEVEL, sigma_max=_LEVEL)
+        if self.sigma_min >= self.sigma_max:
             raise UserError(
-                f"noise: sigma_min ({self.sigma_min}) must be positive and below sigma_max ({self.sigma_max})"
+                f"{NOISE}.sigma_min ({self.sigma_min}) must be positive and below sigma_max ({self.sigma_max})"
             )
 
     @abstractmethod
@@ -99,8 +108,13 @@ class LogNormalNoise(NoiseDistribution):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.p_std > 0:
-            raise UserError(f"noise: p_std ({self.p_std}) must be positive")
+        check_numbers(NOISE, self, p_mean=Number(), p_std=Number(at_least=1e-3, at_most=1e3))
+        low, high = self._ends(torch.zeros(()))
+        if not high - low > _LEAST_MASS:
+            raise UserError(
+                f"{NOISE}.p_mean ({self.p_mean:g}) is ln of a level so far outside sigma_min ({self.sigma_min:g}) to "
+                f"sigma_max ({self.sigma_max:g}) that none would be drawn"
+            )
 
     @override
     def cdf(self, sigma: Tensor) -> Tensor:
@@ -188,13 +202,15 @@ class TabulatedNoise(NoiseDistribution):
         super().__post_init__()
         object.__setattr__(self, "sigmas", tuple(self.sigmas))
         object.__setattr__(self, "cdf_values", tuple(self.cdf_values))
+        check_items(f"{NOISE}.sigmas", self.sigmas, _LEVEL)
+        check_items(f"{NOISE}.cdf_values", self.cdf_values, Number(at_least=0, at_most=1))
         if len(self.sigmas) != len(self.cdf_values) or len(self.sigmas) < 2:
-            raise UserError("noise: sigmas and cdf_values must have the same length, at least 2")
+            raise UserError(f"{NOISE}: sigmas and cdf_values must have the same length, at least 2")
         for name, values in (("sigmas", self.sigmas), ("cdf_values", self.cdf_values)):
             if any(first <= second for first, second in pairwise(values)):
-                raise UserError(f"noise: {name} must decrease strictly")
+                raise UserError(f"{NOISE}.{name} must decrease strictly")
         if (self.sigmas[0], self.sigmas[-1], self.cdf_values[0], self.cdf_values[-1]) != (*reversed(self.range), 1, 0):
-            raise UserError("noise: sigmas must run from sigma_max to sigma_min and cdf_values from 1 to 0")
+            raise UserError(f"{NOISE}: sigmas must run from sigma_max to sigma_min and cdf_values from 1 to 0")
 
     @classmethod
     def from_density(cls, sigmas: Tensor, density: Tensor) -> Self:

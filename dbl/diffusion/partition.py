@@ -3,7 +3,6 @@
 It is the only map from noise level to block. Block 0 has the highest noise and the first layers, and runs first.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -13,9 +12,13 @@ import torch
 from torch import Tensor
 
 from dbl.diffusion.noise import Interval, NoiseDistribution
-from dbl.utils.checks import check_choice
+from dbl.utils.checks import Number, check_choice, check_items, check_numbers, shown, whole
 from dbl.utils.errors import UserError
 
+_LEVEL = Number(above=0, at_most=1e9)
+_NUM_LAYERS = whole(1, 10_000)
+# A block that is widened ten times its width on each side sees all levels of any partition in use.
+_OVERLAP = Number(at_least=0, at_most=10)
 # Relative; a boundary that was rounded to float32 still belongs to the interval that it ends.
 _TOLERANCE = 1e-6
 
@@ -50,17 +53,18 @@ class Partition:
     def __post_init__(self) -> None:
         object.__setattr__(self, "boundaries", tuple(self.boundaries))
         object.__setattr__(self, "layers", tuple(self.layers))
+        check_items("partition.boundaries", self.boundaries, _LEVEL)
+        check_items("partition.layers", self.layers, _NUM_LAYERS)
+        check_numbers("partition", self, overlap=_OVERLAP)
         if len(self.boundaries) < 2:
             raise UserError(f"partition.boundaries {list(self.boundaries)} must have at least 2 levels")
-        if any(high <= low for high, low in pairwise(self.boundaries)) or self.boundaries[-1] <= 0:
+        if any(high <= low for high, low in pairwise(self.boundaries)):
             raise UserError(f"partition.boundaries {list(self.boundaries)} must be positive and decrease strictly")
-        if len(self.layers) != len(self.boundaries) - 1 or min(self.layers) < 1:
+        if len(self.layers) != len(self.boundaries) - 1:
             raise UserError(
                 f"partition.layers {list(self.layers)} must give at least one layer to each of "
                 f"{len(self.boundaries) - 1} blocks"
             )
-        if not 0 <= self.overlap < math.inf:
-            raise UserError(f"partition.overlap ({self.overlap}) must be 0 or more")
 
     @property
     def num_blocks(self) -> int:
@@ -110,8 +114,8 @@ class Partition:
 
     def check_block(self, block: int) -> None:
         """Raise UserError unless `block` is a block index."""
-        if not 0 <= block < self.num_blocks:
-            raise UserError(f"block {block} does not exist: this run has blocks 0 to {self.num_blocks - 1}")
+        if not whole(0, self.num_blocks - 1).allows(block):
+            raise UserError(f"block {shown(block)} does not exist: this run has blocks 0 to {self.num_blocks - 1}")
 
 
 @dataclass(frozen=True)
@@ -142,14 +146,17 @@ class PartitionConfig:
     overlap: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.num_blocks < 1:
-            raise UserError(f"partition.num_blocks ({self.num_blocks}) must be at least 1")
-        check_choice("partition.scheme", self.scheme, get_args(Scheme))
+        check_choice("contract.partition.scheme", self.scheme, get_args(Scheme))
+        check_numbers("contract.partition", self, num_blocks=whole(1, 10_000), overlap=_OVERLAP)
+        check_items("contract.partition.boundaries", self.boundaries or [], _LEVEL)
+        check_items("contract.partition.layers", self.layers or [], _NUM_LAYERS)
         if (self.scheme == "explicit") != (self.boundaries is not None):
-            raise UserError("partition.boundaries and partition.scheme=explicit go together: give both or neither")
+            raise UserError(
+                "contract.partition.boundaries and contract.partition.scheme=explicit go together: give both or neither"
+            )
         if self.boundaries is not None and len(self.boundaries) != self.num_blocks + 1:
             raise UserError(
-                f"partition.boundaries has {len(self.boundaries)} levels: {self.num_blocks} blocks need "
+                f"contract.partition.boundaries has {len(self.boundaries)} levels: {self.num_blocks} blocks need "
                 f"{self.num_blocks + 1}"
             )
 
@@ -161,8 +168,8 @@ class PartitionConfig:
         boundaries = self._levels(noise)
         if (boundaries[0], boundaries[-1]) != (noise.sigma_max, noise.sigma_min):
             raise UserError(
-                f"partition.boundaries must run from noise.sigma_max ({noise.sigma_max}) to noise.sigma_min "
-                f"({noise.sigma_min})"
+                f"contract.partition.boundaries must run from sigma_max of the noise ({noise.sigma_max}) to its "
+                f"sigma_min ({noise.sigma_min})"
             )
         return Partition(tuple(boundaries), tuple(self._split(num_layers)), self.overlap)
 
@@ -180,15 +187,19 @@ class PartitionConfig:
         return [high, *inner[1:-1].tolist(), low]  # exact ends, which rounding in `quantile` could miss
 
     def _split(self, num_layers: int) -> list[int]:
+        if self.num_blocks > num_layers:
+            raise UserError(
+                f"contract.partition.num_blocks ({self.num_blocks}) must be at most the {num_layers} layers"
+            )
         if self.layers is None:
             if num_layers % self.num_blocks:
                 raise UserError(
                     f"{num_layers} layers cannot be split evenly into partition.num_blocks={self.num_blocks}: give "
-                    f"partition.layers, a list of {self.num_blocks} numbers that add up to {num_layers}"
+                    f"contract.partition.layers, {self.num_blocks} numbers that add up to {num_layers}"
                 )
             return [num_layers // self.num_blocks] * self.num_blocks
         if len(self.layers) != self.num_blocks or sum(self.layers) != num_layers:
             raise UserError(
-                f"partition.layers {self.layers} must be {self.num_blocks} numbers that add up to {num_layers}"
+                f"contract.partition.layers {self.layers} must be {self.num_blocks} numbers that add up to {num_layers}"
             )
         return list(self.layers)

@@ -5,6 +5,7 @@ from typing import Literal
 
 from dbl.denoising.sampling import Sampler
 from dbl.run.contract import Contract
+from dbl.utils.checks import SEED, check_numbers, whole
 from dbl.utils.errors import UserError
 
 
@@ -36,9 +37,7 @@ class InferenceConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("draws", "num_images"):
-            if getattr(self, name) < 1:
-                raise UserError(f"inference.{name} ({getattr(self, name)}) must be at least 1")
+        check_numbers("inference", self, draws=whole(1, 10_000), num_images=whole(1, 100_000), seed=SEED)
 
     def check(self, contract: Contract) -> None:
         """Refuse what a network of this contract cannot do.

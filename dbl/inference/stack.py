@@ -1,6 +1,6 @@
 """The assembled network: at each noise level, the block that owns it denoises."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Self, cast
@@ -68,18 +68,28 @@ class BlockStack(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, name_or_folder: str | Path, inference: InferenceConfig | None = None, revision: str | None = None
+        cls,
+        name_or_folder: str | Path,
+        inference: InferenceConfig | None = None,
+        revision: str | None = None,
+        trusted: Collection[str] = (),
     ) -> Self:
         """The stack in a model folder written by `dbl assemble`, or in a copy of one on the Hugging Face hub.
 
-        Raises UserError if there is no such model, it is damaged, or its parts do not belong together.
+        A model is data: no code of its choice is run, and no file outside its folder is read. Its classes are those of
+        `dbl`, and those of yours that are already imported or whose package you trust.
+
+        Raises UserError if there is no such model, it is damaged, its parts do not belong together, or it names a class
+        of a module that is neither imported nor trusted.
 
         Args:
             name_or_folder: folder; if there is none, a string `owner/name` is looked up on the hub.
             inference: settings of sampling.
             revision: branch, tag or commit on the hub; by default its main branch.
+            trusted: packages with classes of your own that the model may import, e.g. ["my_package"]: this one and the
+                modules inside it. Their code is run.
         """
-        model = ModelFolder(find_model(name_or_folder, revision))
+        model = ModelFolder(find_model(name_or_folder, revision), trusted)
         return cls(model.contract, model.denoiser, inference, model.config["weights"], model.available)
 
     @property

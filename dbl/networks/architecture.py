@@ -6,7 +6,19 @@ from typing import ClassVar, TypeVar
 from torch import Tensor, nn
 
 from dbl.data.spec import DataSpec, ImageSpec
+from dbl.utils.checks import check_numbers, whole
 from dbl.utils.errors import UserError
+
+# Key of a network in a config.
+NETWORK = "contract.network.init_args"
+# What the sizes of a network may be: the largest ones fit no machine.
+SIZES = {
+    "num_layers": whole(1, 10_000),
+    "width": whole(1, 2**20),
+    "num_heads": whole(1, 2**20),
+    "mlp_width": whole(1, 2**24),
+    "patch_size": whole(1, 2**16),
+}
 
 Spec = TypeVar("Spec", bound=DataSpec)
 
@@ -78,12 +90,17 @@ class Architecture(ABC):
 def count_patches(data: ImageSpec, patch_size: int) -> int:
     """Count the patches of one image. Raises UserError if they do not tile it."""
     _, height, width = data.shape
-    if patch_size < 1 or height % patch_size or width % patch_size:
-        raise UserError(f"network.patch_size ({patch_size}) must divide the image size {height} x {width}")
+    if height % patch_size or width % patch_size:
+        raise UserError(f"{NETWORK}.patch_size ({patch_size}) must divide the image size {height} x {width}")
     return (height // patch_size) * (width // patch_size)
+
+
+def check_sizes(network: Architecture) -> None:
+    """Raise UserError unless those sizes of `SIZES` that a network has are possible."""
+    check_numbers(NETWORK, network, **{name: number for name, number in SIZES.items() if hasattr(network, name)})
 
 
 def check_heads(width: int, num_heads: int) -> None:
     """Raise UserError unless the width splits into heads and into the four parts of `sincos_positions`."""
-    if num_heads < 1 or width < 1 or width % num_heads or width % 4:
-        raise UserError(f"network.width ({width}) must be a multiple of 4 and of network.num_heads ({num_heads})")
+    if width % num_heads or width % 4:
+        raise UserError(f"{NETWORK}.width ({width}) must be a multiple of 4 and of num_heads ({num_heads})")

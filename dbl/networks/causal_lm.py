@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dbl.data.spec import DataSpec, TextSpec
+from dbl.networks.architecture import NETWORK
 from dbl.networks.layers import NoiseEmbedding
 from dbl.networks.llama import (
     Embedding,
@@ -59,8 +60,8 @@ class CausalLM(LanguageModel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("network.streams", self.streams, get_args(Streams))
-        check_choice("network.embedding", self.embedding, get_args(Embedding))
+        check_choice(f"{NETWORK}.streams", self.streams, get_args(Streams))
+        check_choice(f"{NETWORK}.embedding", self.embedding, get_args(Embedding))
 
     @property
     @override

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dbl.data.spec import DataSpec, ImageSpec
-from dbl.networks.architecture import Architecture, check_heads, count_patches
+from dbl.networks.architecture import NETWORK, Architecture, check_heads, check_sizes, count_patches
 from dbl.networks.layers import (
     Layer,
     ModulatedHead,
@@ -18,6 +18,7 @@ from dbl.networks.layers import (
     sincos_positions,
     unpatchify,
 )
+from dbl.utils.checks import Number, check_numbers
 from dbl.utils.errors import UserError
 
 # Layers, width, heads (DiT, Table 1).
@@ -54,9 +55,11 @@ class DiT(Architecture):
     cond_dropout: float = 0.1
 
     def __post_init__(self) -> None:
+        check_sizes(self)
         check_heads(self.width, self.num_heads)
-        if not 0 <= self.cond_dropout < 1:
-            raise UserError(f"network.cond_dropout ({self.cond_dropout}) must lie in [0, 1)")
+        # At least one hidden unit.
+        mlp_ratio = Number(at_least=1 / self.width, at_most=1000)
+        check_numbers(NETWORK, self, mlp_ratio=mlp_ratio, cond_dropout=Number(at_least=0, below=1))
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "DiT":

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dbl.networks.architecture import Architecture
+from dbl.networks.architecture import NETWORK, Architecture, check_sizes
 from dbl.networks.layers import Modulation, modulate
 from dbl.utils.errors import UserError
 
@@ -45,13 +45,12 @@ class LanguageModel(Architecture):
     mlp_width: int = 2048
 
     def __post_init__(self) -> None:
-        if self.num_heads < 1 or self.width < 1 or self.width % (2 * self.num_heads):
+        check_sizes(self)
+        if self.width % (2 * self.num_heads):
             raise UserError(
-                f"network.width ({self.width}) must be an even multiple of network.num_heads ({self.num_heads}): "
+                f"{NETWORK}.width ({self.width}) must be an even multiple of num_heads ({self.num_heads}): "
                 "rotary positions turn pairs of coordinates of a head"
             )
-        if self.mlp_width < 1:
-            raise UserError(f"network.mlp_width ({self.mlp_width}) must be at least 1")
 
     @property
     def head_dim(self) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dbl.data.spec import DataSpec, TextSpec
+from dbl.networks.architecture import NETWORK
 from dbl.networks.layers import NoiseEmbedding
 from dbl.networks.llama import (
     Angles,
@@ -29,7 +30,7 @@ from dbl.networks.llama import (
     rms_norm,
     rotary_angles,
 )
-from dbl.utils.checks import check_choice
+from dbl.utils.checks import check_choice, check_numbers, whole
 from dbl.utils.errors import UserError
 
 
@@ -70,16 +71,15 @@ class RecurrentLM(LanguageModel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("network.embedding", self.embedding, get_args(Embedding))
-        if min(self.prelude, self.coda) < 0 or self.num_layers - self.prelude - self.coda < 1:
+        check_choice(f"{NETWORK}.embedding", self.embedding, get_args(Embedding))
+        outside = whole(0, self.num_layers - 1)
+        iterations = whole(1, 10_000)
+        check_numbers(NETWORK, self, prelude=outside, coda=outside)
+        check_numbers(NETWORK, self, mean_iterations=iterations, backprop_iterations=iterations)
+        if self.prelude + self.coda >= self.num_layers:
             raise UserError(
-                f"network.num_layers ({self.num_layers}) must leave a layer for the core beside network.prelude "
-                f"({self.prelude}) and network.coda ({self.coda})"
-            )
-        if min(self.mean_iterations, self.backprop_iterations) < 1:
-            raise UserError(
-                f"network.mean_iterations ({self.mean_iterations}) and network.backprop_iterations "
-                f"({self.backprop_iterations}) must be at least 1"
+                f"{NETWORK}.num_layers ({self.num_layers}) must leave a layer for the core beside prelude "
+                f"({self.prelude}) and coda ({self.coda})"
             )
 
     @override

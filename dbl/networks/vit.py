@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dbl.data.spec import DataSpec, ImageSpec
-from dbl.networks.architecture import Architecture, check_heads, count_patches
+from dbl.networks.architecture import NETWORK, Architecture, check_heads, check_sizes, count_patches
 from dbl.networks.layers import Layer, ModulatedHead, NoiseEmbedding, PatchEmbedding, initialise
+from dbl.utils.checks import Number, check_numbers
 from dbl.utils.errors import UserError
 
 
@@ -40,9 +41,9 @@ class ViT(Architecture):
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
+        check_sizes(self)
         check_heads(self.width, self.num_heads)
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"network.dropout ({self.dropout}) must lie in [0, 1)")
+        check_numbers(NETWORK, self, dropout=Number(at_least=0, below=1))
 
     @override
     def build(

@@ -6,11 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
+from dbl.run.checkpoints import read_training
 from dbl.run.contract import Contract, plain_hash
 from dbl.run.folder import RunFolder, run_tokenizer
-from dbl.run.model_folder import Weights, block_metadata, file_hash, load_into
+from dbl.run.model_folder import Weights, block_metadata, file_hash, load_denoiser
 from dbl.utils.errors import UserError
-from dbl.utils.files import read_checkpoint, remove_unfinished, temporary_folder, write_json, write_tensors
+from dbl.utils.files import remove_unfinished, temporary_folder, write_json, write_tensors
 from dbl.utils.folders import replace_folder, restore_folder
 from dbl.utils.locks import Lock
 
@@ -63,29 +64,24 @@ def read_part(path: Path, part: str, contract: Contract, prefix: str, weights: W
         prefix: prefix of the trained module's parameter names, such as `denoiser.`.
         weights: averaged (`ema`) or live weights.
     """
-    checkpoint = read_checkpoint(path)
-    stamp = checkpoint.get("dbl")
-    if not isinstance(stamp, dict) or "layer_passes" not in stamp or "state_dict" not in checkpoint:
-        raise UserError(f"{path} is not a checkpoint of dbl")
-    if stamp["part"] != part:
+    stored = read_training(path)
+    stamp = stored.stamp
+    if stamp.part != part:
+        raise UserError(f"{path} holds {stamp.part}, not {part}: put each checkpoint into the folder of its own block")
+    if stamp.contract != contract.hash:
         raise UserError(
-            f"{path} holds {stamp['part']}, not {part}: put each checkpoint into the folder of its own block"
-        )
-    if stamp["contract"] != contract.hash:
-        raise UserError(
-            f"{path} was trained under another contract ({stamp['contract'][:12]}, this run has {contract.hash[:12]}): "
+            f"{path} was trained under another contract ({stamp.contract[:12]}, this run has {contract.hash[:12]}): "
             f"train {part} in this run"
         )
-    state = checkpoint["state_dict"]
+    state = stored.content["state_dict"]
     if weights == "live":  # only a training with EMA keeps them apart
-        state = checkpoint.get("current_model_state", state)
-    timer = checkpoint.get("callbacks", {}).get("Timer", {})
+        state = stored.content.get("current_model_state", state)
     return PartCheckpoint(
-        step=checkpoint["global_step"],
-        max_steps=stamp["max_steps"],
-        samples=stamp["samples"],
-        layer_passes=stamp["layer_passes"],
-        seconds=float(timer.get("time_elapsed", {}).get("train", 0.0)),
+        step=stored.step,
+        max_steps=stamp.max_steps,
+        samples=stamp.samples,
+        layer_passes=stamp.layer_passes,
+        seconds=stored.seconds,
         weights={name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)},
     )
 
@@ -180,11 +176,6 @@ def _store_block(
             f"{path} is at step {checkpoint.step} of {checkpoint.max_steps}: finish this block with dbl train, or "
             "leave it out with --allow-partial"
         )
-    load_into(contract.denoiser(block), checkpoint.weights, path)  # refuses wrong names, types and shapes
-    broken = next((name for name, tensor in checkpoint.weights.items() if not tensor.isfinite().all()), None)
-    if broken:
-        raise UserError(
-            f"{path}: tensor {broken} has values that are NaN or infinite: dbl train --blocks {block} --from-scratch"
-        )
+    load_denoiser(contract, block, checkpoint.weights, path)  # refuses wrong names, types and shapes
     write_tensors(folder / f"block_{block}.safetensors", checkpoint.weights, block_metadata(contract, block, weights))
     return checkpoint.summary()

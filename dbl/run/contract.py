@@ -6,7 +6,7 @@ noise distribution, boundaries) and returns the `Contract`. Every block checkpoi
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,12 +20,15 @@ from dbl.denoising.targets import PixelTarget, Target, TargetSpace
 from dbl.diffusion.noise import LogNormalNoise, NoiseDistribution
 from dbl.diffusion.partition import Partition, PartitionConfig
 from dbl.networks import Architecture, DiT
+from dbl.utils.checks import SEED, check_numbers
 from dbl.utils.errors import UserError
 from dbl.utils.seeding import seeded
 from dbl.utils.serialization import from_plain, to_plain
 
 # Incremented whenever the meaning of a stored contract changes; other versions are refused.
 VERSION = 3
+
+_KEYS = {"version", "config", "data", "noise", "partition", "table_sha256"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,9 @@ class ContractConfig:
     noise: NoiseDistribution = field(default_factory=LogNormalNoise)
     partition: PartitionConfig = field(default_factory=PartitionConfig)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_numbers("contract", self, seed=SEED)
 
     def build(self, data: DataSpec) -> "Contract":
         """Build the contract for a data set. Raises UserError if noise, partition, target and data are incompatible."""
@@ -116,10 +122,17 @@ class Contract:
         }
 
     @classmethod
-    def from_plain(cls, plain: Any, table: Tensor | None, source: str) -> "Contract":
-        """Restore what `to_plain` converted, and the table stored beside it; messages name the file `source`.
+    def from_plain(cls, plain: Any, table: Tensor | None, source: str, trusted: Collection[str] = ()) -> "Contract":
+        """Restore what `to_plain` converted, and the table stored beside it.
 
-        Raises UserError on another version, a missing field, or another table.
+        Raises UserError on another version, a class that may not be imported, an unknown, missing or wrong field, or
+        another table.
+
+        Args:
+            plain: the JSON values; the hash that a file holds as well is left to the caller.
+            table: target table.
+            source: file that messages name.
+            trusted: packages of your own that the file may import; see `BlockStack.from_pretrained`.
         """
         version = plain.get("version") if isinstance(plain, Mapping) else None
         if version != VERSION:
@@ -127,22 +140,45 @@ class Contract:
                 f"{source} has contract version {version}, this dbl reads version {VERSION}: train the "
                 "run again in a new folder (--run.name), or use the dbl that wrote it"
             )
+        if plain.keys() - {"sha256"} != _KEYS:
+            odd = min(map(str, (plain.keys() - {"sha256"}) ^ _KEYS))[:40]
+            raise UserError(f"{source} is not a contract ({odd}): restore the file or start a new run")
         try:
             contract = cls(
-                config=from_plain(plain["config"], ContractConfig),
-                data=from_plain(plain["data"], DataSpec),
-                noise=from_plain(plain["noise"], NoiseDistribution),  # type: ignore[type-abstract]
-                partition=from_plain(plain["partition"], Partition),
+                config=from_plain(plain["config"], ContractConfig, trusted, "config"),
+                data=from_plain(plain["data"], DataSpec, trusted, "data"),
+                noise=from_plain(plain["noise"], NoiseDistribution, trusted, "noise"),  # type: ignore[type-abstract]
+                partition=from_plain(plain["partition"], Partition, trusted, "partition"),
                 table=table,
             )
-            stored_table = plain["table_sha256"]
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
-        except (KeyError, TypeError, AttributeError) as error:  # AttributeError: a list in place of a mapping
-            raise UserError(f"{source} is not a contract ({error}): restore the file or start a new run") from None
-        if contract.to_plain()["table_sha256"] != stored_table:
+        if contract.to_plain()["table_sha256"] != plain["table_sha256"]:
             raise UserError(f"{source} was made with another target table than the table.safetensors beside it")
+        if not contract._fits_together():
+            raise UserError(f"{source} is not a contract: its partition is not of its network and noise; restore it")
         return contract
+
+    def _fits_together(self) -> bool:
+        """Whether the partition cuts all layers and levels into as many blocks as the config says."""
+        ends = self.partition.boundaries[0], self.partition.boundaries[-1]
+        return (
+            sum(self.partition.layers) == self.config.network.num_layers
+            and self.partition.num_blocks == self.config.partition.num_blocks
+            and ends == (self.noise.sigma_max, self.noise.sigma_min)
+        )
+
+    def check_storable(self, source: str) -> None:
+        """Raise UserError if the file `source` could not be read back: better before a training than after it.
+
+        A class of the user's may have fields that JSON does not keep, or of other types than it declares.
+        """
+        try:
+            stored = json.loads(json.dumps(self.to_plain()))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{source} cannot be written ({error}): its fields must be plain values") from None
+        if Contract.from_plain(stored, self.table, source).hash != self.hash:
+            raise UserError(f"{source} would not be the same when it is read: its fields must be plain values")
 
     @cached_property
     def hash(self) -> str:

@@ -8,6 +8,7 @@ report/      report.md  report.html  report.json  samples.png
 baseline/    a run folder of its own for the end-to-end network
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -18,7 +19,7 @@ from dbl.data.text.tokenizer import Tokenizer, load_tokenizer
 from dbl.run.checkpoints import Checkpoints
 from dbl.run.contract import Contract, ContractConfig
 from dbl.utils.errors import UserError
-from dbl.utils.files import read_json, read_tensors, remove_unfinished, write_json, write_tensors
+from dbl.utils.files import read_json, read_tensor, remove_unfinished, write_json, write_tensors
 from dbl.utils.locks import Lock, held_by_another, remove_dead_lock
 from dbl.utils.serialization import first_difference, to_plain
 
@@ -122,8 +123,12 @@ class RunFolder:
             for lock in folder.glob("*lock"):
                 remove_dead_lock(lock)
 
-    def load_contract(self) -> Contract:
-        """Read the contract that `write_contract` wrote. Raises UserError if it is absent, damaged or edited."""
+    def load_contract(self, trusted: Collection[str] = ()) -> Contract:
+        """Read the contract that `write_contract` wrote. Raises UserError if it is absent, damaged or edited.
+
+        Args:
+            trusted: packages of your own that the file may import; see `BlockStack.from_pretrained`.
+        """
         source, table = self.path / "contract.json", self.path / "table.safetensors"
         if not source.is_file():
             raise UserError(
@@ -131,7 +136,8 @@ class RunFolder:
             )
         plain = read_json(source)
         needs_table = isinstance(plain, dict) and plain.get("table_sha256")
-        contract = Contract.from_plain(plain, read_tensors(table)["table"] if needs_table else None, str(source))
+        contents = read_tensor(table, "table") if needs_table else None
+        contract = Contract.from_plain(plain, contents, str(source), trusted)
         if plain.get("sha256") != contract.hash:
             raise UserError(f"{source} was changed after it was written: restore it, or start another run (--run.name)")
         return contract
@@ -166,6 +172,7 @@ class RunFolder:
         Raises UserError if a part was, or is being, trained under another contract: of several processes that begin a
         run at once, one writes its contract.
         """
+        contract.check_storable(str(self._contract_file))
         if self._stored_hash() == contract.hash:
             return
         with Lock(self.contract_lock, f"{self._contract_file}", "written").acquire(_WAIT_S):
@@ -210,23 +217,23 @@ def _user_settings(config: ContractConfig, data: DataSpec) -> dict[str, Any]:
 def run_tokenizer(run: RunFolder) -> Tokenizer:
     """Load the tokenizer of a run. Raises UserError if it is absent or not the one that the run was trained with."""
     data = run.load_contract().data
-    identity = data.tokenizer if isinstance(data, TextSpec) else None
     try:
-        return _tokenizer_in(run.tokenizer, identity)
+        return _tokenizer_in(run.tokenizer, data)
     except UserError as error:
         copy = run.model / run.tokenizer.name
         try:
-            _tokenizer_in(copy, identity)
+            _tokenizer_in(copy, data)
         except UserError:
             raise error from None
         raise UserError(f"{error}; {copy.relative_to(run.path)} there is a good copy") from None
 
 
-def _tokenizer_in(path: Path, identity: str | None) -> Tokenizer:
-    """The tokenizer in a file. Raises UserError if it is absent, damaged, or has another identity."""
+def _tokenizer_in(path: Path, data: DataSpec) -> Tokenizer:
+    """The tokenizer in a file. Raises UserError if it is absent, damaged, or not the one that made these data."""
     if not path.is_file():
         raise UserError(f"{path} does not exist: copy it from the machine on which the run was trained")
     tokenizer = load_tokenizer(path)
-    if tokenizer.identity != identity:
+    is_ours = isinstance(data, TextSpec) and tokenizer.identity == data.tokenizer
+    if not is_ours or tokenizer.vocab_size != data.num_classes:
         raise UserError(f"{path} is not the tokenizer that this run was trained with: restore the file")
     return tokenizer

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +11,7 @@ from types import ModuleType
 from dbl.denoising.sampling import Sampler
 from dbl.run.model_folder import ModelFolder
 from dbl.utils.errors import UserError, optional_package
+from dbl.utils.markdown import plain
 
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _PATTERNS = ["*.json", "*.safetensors"]
@@ -48,7 +49,7 @@ def find_model(name: str | Path, revision: str | None = None) -> Path:
         return Path(hub_library().snapshot_download(name, revision=revision, allow_patterns=_PATTERNS))
 
 
-def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
+def push_to_hub(folder: str | Path, repo_id: str, private: bool = False, trusted: Collection[str] = ()) -> str:
     """Upload a model folder and a model card.
 
     Files of an earlier upload that this model lacks are removed there; the history of the repository keeps them.
@@ -59,6 +60,7 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
         folder: model folder written by `dbl assemble`.
         repo_id: repository `owner/name`; created if it does not exist.
         private: whether only its owner may read it.
+        trusted: packages of your own that the model may import; see `BlockStack.from_pretrained`.
 
     Example:
         >>> import dbl
@@ -70,7 +72,7 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
         dbl.utils.errors.UserError: 'digits-dit' is not the name of a model on the hub: write owner/name
     """
     check_repo_id(repo_id)
-    model, library = ModelFolder(folder), hub_library()
+    model, library = ModelFolder(folder, trusted), hub_library()
     api = library.HfApi()
     with _reaching(f"{repo_id} could not be written to the hub"):
         address = str(api.create_repo(repo_id, private=private, exist_ok=True))
@@ -120,7 +122,7 @@ arXiv 2506.14202), assembled by `dbl`.
 
 - network: {type(config.network).__name__}, {sum(partition.layers)} layers
 - target: {type(config.target).__name__}
-- data: {contract.data.name}
+- data: {plain(contract.data.name)}
 - weights: {"exponential moving average" if model.config["weights"] == "ema" else "live"}
 - blocks, of {partition.num_blocks}: {partition.describe(model.available)}
 - contract: `{contract.hash}`

@@ -2,32 +2,42 @@
 
 import hashlib
 import json
+import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from dbl.denoising.denoiser import Denoiser
 from dbl.diffusion.partition import Partition
 from dbl.run.contract import Contract, plain_hash
-from dbl.utils.errors import UserError
-from dbl.utils.files import read_json, read_metadata, read_tensors
+from dbl.utils.errors import UserError, reason_of
+from dbl.utils.files import read_json, read_metadata, read_tensor, read_tensors
 from dbl.utils.folders import set_aside
+from dbl.utils.stored_values import brief
 
 Weights = Literal["ema", "live"]
+Network = TypeVar("Network", bound=nn.Module)
 
 # A model that is replaced while it is read is read again.
 _ATTEMPTS, _PAUSE_S = 20, 0.05
 _KEYS = {"contract", "weights", "blocks", "files", "sha256"}
+_FACTS = {"steps", "samples", "layer_passes", "seconds", "parameters"}  # of each block
+_MOST_LAYERS = 1000  # of a block with fewer tensors than layers
+_FILE_NAME = re.compile(r"block_(0|[1-9]\d{0,8})\.safetensors|table\.safetensors|tokenizer\.json", re.ASCII)
 
 
 class ModelFolder:
     """An assembled model. Raises UserError if it is incomplete, or a file is not the one that was assembled.
 
+    The folder is data: no code of its choice is run, and no file outside is read.
+
     Args:
         path: folder written by `assemble`.
+        trusted: packages of your own that its contract may import; see `BlockStack.from_pretrained`.
 
     Attributes:
         config: contents of `config.json`; see `assemble`.
@@ -35,30 +45,33 @@ class ModelFolder:
         available: indices of the blocks in the folder; a partial model lacks some.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, trusted: Collection[str] = ()) -> None:
         self.path = Path(path)
         for _ in range(_ATTEMPTS):
             try:
-                self._open()
+                self._open(trusted)
                 return
             except (UserError, FileNotFoundError):
                 if not self._was_replaced():
                     raise
                 time.sleep(_PAUSE_S)
-        self._open()
+        self._open(trusted)
 
-    def _open(self) -> None:
+    def _open(self, trusted: Collection[str]) -> None:
         self._opened = self._folder()
         self.config = self._read_config()
         self._verified: dict[str, tuple[int, ...]] = {}
         for name in self.config["files"]:
             self._verify(name)
         plain = self.config["contract"]
-        table = read_tensors(self.path / "table.safetensors")["table"] if plain["table_sha256"] else None
-        self.contract = Contract.from_plain(plain, table, source=str(self.path / "config.json"))
+        needs_table = isinstance(plain, dict) and plain.get("table_sha256")
+        table = read_tensor(self._file("table.safetensors"), "table") if needs_table else None
+        self.contract = Contract.from_plain(plain, table, str(self.path / "config.json"), trusted)
+        if len(self.config["blocks"]) != self.contract.partition.num_blocks:
+            raise self._not_ours("another number of blocks than its contract")
         self.available = tuple(block for block, facts in enumerate(self.config["blocks"]) if facts is not None)
         for block in self.available:
-            path = self.path / f"block_{block}.safetensors"
+            path = self._file(f"block_{block}.safetensors")
             if read_metadata(path) != block_metadata(self.contract, block, self.config["weights"]):
                 raise UserError(f"{path} is of another block or another contract: run dbl assemble again")
 
@@ -81,18 +94,51 @@ class ModelFolder:
             raise UserError(
                 f"{self.path} is not an assembled model: it has no config.json; run dbl assemble on its run"
             )
+        self._check_inside(path)
         config = read_json(path)
         if not isinstance(config, dict) or config.keys() != _KEYS:
-            raise UserError(f"{path} has no checksums of a model that was assembled: run dbl assemble again")
+            raise self._not_ours("no checksums of a model that was assembled")
         if config["sha256"] != plain_hash({key: value for key, value in config.items() if key != "sha256"}):
             raise UserError(f"{path} was changed or is damaged (SHA-256 differs): run dbl assemble again")
+        if config["weights"] not in get_args(Weights):
+            raise self._not_ours("another kind of weights than ema and live")
+        files, blocks = config["files"], config["blocks"]
+        if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
+            raise self._not_ours("no names of files with their checksums")
+        if not isinstance(blocks, list) or not any(blocks) or not all(map(_is_summary, blocks)):
+            raise self._not_ours("no summary of each block")
         return config
 
-    def _verify(self, name: str) -> None:
-        """Compare a file with its SHA-256, skipped if by inode, time and size it is that of an earlier check."""
+    def _not_ours(self, found: str) -> UserError:
+        return UserError(f"{self.path / 'config.json'} has {found}: run dbl assemble again")
+
+    def _file(self, name: str) -> Path:
+        """Path of a file of the model. Raises UserError if it is not listed, absent, or outside the folder."""
+        listed = self.config["files"]
+        if name not in listed or not _FILE_NAME.fullmatch(name):
+            problem = f"lists {brief(name)}, which is no file of a model" if name in listed else f"lists no {name}"
+            raise UserError(f"{self.path / 'config.json'}: files {problem}: run dbl assemble again")
         path = self.path / name
         if not path.is_file():
             raise UserError(f"{path} does not exist: run dbl assemble again")
+        self._check_inside(path)
+        return path
+
+    def _check_inside(self, path: Path) -> None:
+        """Raise UserError if a file is a link that leads out of the folder.
+
+        In the cache of huggingface_hub, a snapshot links to the blobs of the same repository. The folder itself may be
+        a link to another disk.
+        """
+        folder, target = self.path.resolve(), path.resolve()
+        is_snapshot = folder.parent.name == "snapshots"
+        allowed = [folder, *([folder.parents[1] / "blobs"] if is_snapshot else [])]
+        if not any(target.is_relative_to(place) for place in allowed):
+            raise UserError(f"{path} is a link to a file outside of the model's folder: put the file itself there")
+
+    def _verify(self, name: str) -> None:
+        """Compare a file with its SHA-256, skipped if by inode, time and size it is that of an earlier check."""
+        path = self._file(name)
         status = path.stat()
         seen = status.st_ino, status.st_mtime_ns, status.st_size
         if self._verified.get(name) == seen:
@@ -108,11 +154,18 @@ class ModelFolder:
     def denoiser(self, block: int) -> Denoiser:
         """Load the denoiser of one block for inference. Raises UserError if the model lacks it."""
         require_blocks(self.contract.partition, self.available, [block], "loading")
-        path = self.path / f"block_{block}.safetensors"
+        path = self._file(f"block_{block}.safetensors")
         self._verify(path.name)  # again: blocks are loaded on demand, long after the folder was opened
         weights = read_tensors(path)
         self._verify(path.name)  # that the file was not replaced in between
-        return load_into(self.contract.denoiser(block), weights, path).eval().requires_grad_(False)
+        return load_denoiser(self.contract, block, weights, path).eval().requires_grad_(False)
+
+
+def _is_summary(facts: Any) -> bool:
+    """Whether `assemble` wrote this about a block."""
+    if not isinstance(facts, dict):
+        return facts is None
+    return facts.keys() == _FACTS and all(type(value) in (int, float) and value >= 0 for value in facts.values())
 
 
 def block_metadata(contract: Contract, block: int, weights: str) -> dict[str, str]:
@@ -121,10 +174,44 @@ def block_metadata(contract: Contract, block: int, weights: str) -> dict[str, st
     return {"dbl": json.dumps({"contract": contract.hash, "block": block, "weights": weights})}
 
 
-def load_into(denoiser: Denoiser, weights: dict[str, Tensor], path: Path) -> Denoiser:
-    """Load weights into a denoiser. Raises UserError on a missing, additional or mismatched tensor."""
+def load_denoiser(contract: Contract, block: int, weights: dict[str, Tensor], path: Path) -> Denoiser:
+    """Build the denoiser of a block and load its weights; errors as in `load_into`."""
+    parts = (contract.config.network, contract.config.target)
+    if all(type(part).__module__.startswith("dbl.") for part in parts):  # others may need real tensors to be built
+        _check_without_memory(contract, block, weights, path)
+    return load_into(contract.denoiser(block), weights, path)
+
+
+def _check_without_memory(contract: Contract, block: int, weights: dict[str, Tensor], path: Path) -> None:
+    """Compare with a network that has sizes only: sizes in a file from elsewhere could ask for all memory there is."""
+    num_layers = len(contract.partition.layer_range(block))
+    if num_layers > max(len(weights), _MOST_LAYERS):
+        raise UserError(
+            f"{path} does not fit the network of the contract: {num_layers} layers of {len(weights)} tensors"
+        )
+    try:
+        with torch.device("meta"):
+            denoiser = contract.denoiser(block)
+    except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
+        raise UserError(f"{path}: its network cannot be built ({reason_of(error)}): restore the contract") from None
+    check_weights(denoiser, weights, path)
+
+
+def load_into(network: Network, weights: dict[str, Tensor], path: Path) -> Network:
+    """Load weights. Raises UserError on a missing, additional or mismatched tensor, and on NaN and infinity."""
+    check_weights(network, weights, path)
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            remedy = "train this block anew with --from-scratch"
+            raise UserError(f"{path}: tensor {name} has values that are NaN or infinite: {remedy}")
+    network.load_state_dict(weights)
+    return network
+
+
+def check_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Raise UserError unless these are the tensors of a network, of its types and shapes."""
     # Not by `load_state_dict` alone: it would convert other types in silence, and report all tensors in many lines.
-    expected = denoiser.state_dict()
+    expected = network.state_dict()
     for name in {**expected, **weights}:
         found, wanted = _type_and_shape(weights, name), _type_and_shape(expected, name)
         if found != wanted:
@@ -132,8 +219,6 @@ def load_into(denoiser: Denoiser, weights: dict[str, Tensor], path: Path) -> Den
                 f"{path} does not fit the network of the contract: tensor {name} is {found} here and {wanted} there; "
                 "train this block anew"
             )
-    denoiser.load_state_dict(weights)
-    return denoiser
 
 
 def _type_and_shape(tensors: Mapping[str, Tensor], name: str) -> str:

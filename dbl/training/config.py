@@ -1,14 +1,14 @@
 """How a block or baseline is trained: optimizer, learning-rate schedule, and what is wrapped around the network."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import LBFGS, AdamW, Optimizer, SparseAdam
 
-from dbl.utils.checks import check_choice
+from dbl.utils.checks import Number, check_choice, check_numbers, whole
 from dbl.utils.errors import UserError
 
 Decay = Literal["cosine", "constant"]
@@ -56,12 +56,26 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         check_choice("model.recipe.decay", self.decay, get_args(Decay))
-        if self.accumulate < 1:
-            raise UserError(f"model.recipe.accumulate ({self.accumulate}) must be at least 1")
-        if self.warmup_steps < 0:
-            raise UserError(f"model.recipe.warmup_steps ({self.warmup_steps}) must be 0 or more")
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise UserError(f"model.recipe.clip_norm ({self.clip_norm}) must be positive, or null for no clipping")
+        check_numbers(
+            "model.recipe",
+            self,
+            warmup_steps=whole(0, 10**9),
+            clip_norm=Number(above=0, at_most=1e9, optional=True),
+            accumulate=whole(1, 10**6),
+        )
+        _check_hyperparameters(getattr(self.optimizer, "keywords", {}))  # of a `functools.partial`, as a config makes
+
+    def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        """Make the optimizer. Raises UserError if it refuses its arguments or needs another kind of step."""
+        try:
+            optimizer = self.optimizer(parameters)
+        except ValueError as error:
+            raise UserError(f"model.recipe.optimizer: {error}") from None
+        if isinstance(optimizer, LBFGS | SparseAdam):
+            needs = "many backward passes a step" if isinstance(optimizer, LBFGS) else "sparse gradients"
+            raise UserError(f"model.recipe.optimizer {type(optimizer).__name__} needs {needs}: choose e.g. AdamW")
+        _check_hyperparameters(optimizer.defaults)
+        return optimizer
 
     def learning_rate_factor(self, step: int, total: int) -> float:
         """Factor on the learning rate at optimizer step `step`, counted from 0, out of `total`."""
@@ -71,3 +85,18 @@ class TrainingConfig:
             return 1.0
         progress = (step - self.warmup_steps) / max(total - self.warmup_steps, 1)
         return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def _check_hyperparameters(values: Mapping[str, Any]) -> None:
+    """Raise UserError if a number of an optimizer, such as the learning rate, is not finite or cannot be meant.
+
+    Optimizers refuse most negative numbers themselves; NaN and infinity pass in many of them.
+    """
+    for name, value in values.items():
+        key = f"model.recipe.optimizer.init_args.{name}"
+        known = Number(at_least=0, at_most=1000) if name in ("lr", "weight_decay", "eps") else Number()
+        # Other kinds of values, such as a learning rate that is a tensor, are the optimizer's business.
+        items = value if isinstance(value, tuple | list) else [value]
+        for item in items:
+            if isinstance(item, int | float) and not isinstance(item, bool) and not known.allows(item):
+                raise UserError(f"{key} ({value}) must be {known}")

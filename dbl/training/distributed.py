@@ -66,11 +66,13 @@ class ShardedStrategy(ModelParallelStrategy):
 
 StrategyRegistry.register("fsdp2", ShardedStrategy, description=(ShardedStrategy.__doc__ or "").splitlines()[0])
 
+_DDP = tuple(name for name in StrategyRegistry.available_strategies() if name.startswith("ddp"))
+
 
 def check_strategy(strategy: str | Strategy, training: bool = True) -> None:
     """Raise UserError unless training, or evaluation, supports this strategy of the trainer."""
     if isinstance(strategy, str):
-        sharded, known = strategy == "fsdp2", strategy == "auto" or strategy.startswith("ddp")
+        sharded, known = strategy == "fsdp2", strategy == "auto" or strategy in _DDP
     else:
         sharded = isinstance(strategy, ShardedStrategy)
         known = isinstance(strategy, SingleDeviceStrategy | DDPStrategy)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
+from dbl.utils.errors import DblWarning
+
 
 def part_loggers(folder: Path, step: int, rank: int) -> list[Logger]:
     """Create loggers for a training that starts or resumes at `step`; later entries of an earlier run are dropped."""
@@ -30,6 +32,11 @@ def _metrics_file(folder: Path, step: int, rank: int) -> CSVLogger:
 def _rows_until(path: Path, step: int) -> list[dict[str, float]]:
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
-        rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
-    return [row | {"step": int(row["step"])} for row in rows if row["step"] <= step]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+        return [row | {"step": int(row["step"])} for row in rows if row["step"] <= step]
+    except (ValueError, TypeError, KeyError, csv.Error):  # TypeError: a row with more values than names
+        kept = path.replace(path.with_name("metrics.damaged.csv"))
+        warnings.warn(f"{path} is damaged and was renamed to {kept.name}: a new one begins", DblWarning, stacklevel=2)
+        return []

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from dbl.networks.layers import checkpoint_layers, layers_of
+from dbl.run.checkpoints import Stamp
 from dbl.run.contract import Contract
 from dbl.training.config import TrainingConfig, check_precision
 from dbl.training.distributed import ShardedStrategy, check_strategy, first_message, full_tensor, shard
@@ -73,7 +75,7 @@ class TrainingModule(L.LightningModule, ABC):
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """One optimizer over all parameters, with a schedule in optimizer steps."""
-        optimizer = self.recipe.optimizer(self.parameters())
+        optimizer = self.recipe.make_optimizer(self.parameters())
         factor = partial(self.recipe.learning_rate_factor, total=self.trainer.max_steps)
         return [optimizer], [LambdaLR(optimizer, factor)]
 
@@ -182,22 +184,26 @@ class TrainingModule(L.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add this part's identity and counters."""
-        checkpoint["dbl"] = {
-            "part": self.part,
-            "contract": self.contract.hash,
-            "batches_seen": self.batches_seen,
-            "samples": self.samples,
-            "layer_passes": self.layer_passes,
-            "max_steps": self.trainer.max_steps,
-        }
+        stamp = Stamp(
+            part=self.part,
+            contract=self.contract.hash,
+            batches_seen=self.batches_seen,
+            samples=self.samples,
+            layer_passes=self.layer_passes,
+            max_steps=self.trainer.max_steps,
+        )
+        checkpoint["dbl"] = asdict(stamp)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another part or contract; restore the counters."""
-        stored = checkpoint.get("dbl", {})
-        if (stored.get("part"), stored.get("contract")) != (self.part, self.contract.hash):
+        try:
+            stored = Stamp.of(checkpoint)
+        except ValueError as error:
+            raise UserError(f"the checkpoint of {self.part} is not one of dbl ({error}): train it anew") from None
+        if (stored.part, stored.contract) != (self.part, self.contract.hash):
             raise UserError(
-                f"the checkpoint is of {stored.get('part')} with contract {str(stored.get('contract'))[:12]}, not of "
+                f"the checkpoint is of {stored.part} with contract {stored.contract[:12]}, not of "
                 f"{self.part} with contract {self.contract.hash[:12]}: resume it in its own run"
             )
-        self.batches_seen = stored["batches_seen"]
-        self.samples = stored["samples"]
+        self.batches_seen = stored.batches_seen
+        self.samples = stored.samples

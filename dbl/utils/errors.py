@@ -79,6 +79,11 @@ def optional_package(name: str, extra: str, user: str) -> ModuleType:
         raise UserError(f"{user} needs the package `{name}`: pip install dbl[{extra}]") from None
 
 
+def reason_of(error: BaseException, width: int = 80) -> str:
+    """The first line of the message of an exception, or its name, for a message that says more."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:width]
+
+
 def one_line(message: object, width: int = 200) -> str:
     """A message as one line of at most `width` characters.
 

@@ -1,16 +1,18 @@
 """Atomic files: written under a temporary name on the same disk, then renamed, so a file is whole or absent."""
 
 import json
+import math
 import os
 import re
 import secrets
 import shutil
 import socket
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import torch
 from filelock import FileLock
@@ -18,7 +20,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dbl.utils.errors import UserError
+from dbl.utils.errors import UserError, reason_of
+
+_DEEPEST = 64  # levels of lists and dicts; our own files have fewer than 10
+# Far more than the largest vocabulary takes; parsed values need several times the memory of their text.
+_LARGEST_TEXT = 2**28  # bytes
 
 _UNFINISHED = ".tmp"
 _WRITER = re.compile(r"\.(?P<pid>\d+)@(?P<host>[^@]+)\.[0-9a-f]{8}\.tmp$")
@@ -93,14 +99,68 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON values. Raises UserError if the file is absent or is not JSON."""
+def require_file(path: Path, largest: float = math.inf) -> None:
+    """Raise UserError unless `path` is a regular file of at most `largest` bytes: a pipe would block its reader."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged ({error}): restore it from a copy or start a new run") from None
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path} does not exist: restore it from a copy") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise UserError(f"{path} cannot be read ({reason_of(error)}): check its name and rights") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{path} is a folder, pipe or device, not a file: restore the file from a copy")
+    if found.st_size > largest:
+        raise UserError(f"{path} has {found.st_size} bytes, too many for its kind: restore the file from a copy")
+
+
+def read_text(path: Path) -> str:
+    """Read a text file. Raises UserError if it is absent, not UTF-8, or not a file that can be read at once."""
+    require_file(path, _LARGEST_TEXT)
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is damaged (not UTF-8: {error.reason}): restore it from a copy") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check its rights") from None
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON values. Raises UserError if the file is absent or is not JSON.
+
+    NaN, infinity and repeated keys, which Python would accept, are not JSON.
+    """
+    text = read_text(path)
+    try:
+        value = json.loads(text, parse_float=_finite, parse_constant=_finite, object_pairs_hook=_without_repeats)
+        if _is_deeper(value, _DEEPEST):
+            raise ValueError(f"nested more than {_DEEPEST} deep")
+        return value
+    except (ValueError, RecursionError) as error:  # ValueError: also of a number with thousands of digits
+        reason = str(error).partition(";")[0]  # the rest advises programmers
+        raise UserError(f"{path} is damaged ({reason}): restore it from a copy or start a new run") from None
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Whether lists and dicts are nested deeper, which recursive functions might not survive."""
+    nested = [value] if isinstance(value, dict | list) else []
+    for _ in range(depth):
+        inner = (item.values() if isinstance(item, dict) else item for item in nested)
+        nested = [item for items in inner for item in items if isinstance(item, dict | list)]
+    return bool(nested)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is not a finite number")
+    return number
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a key occurs twice in an object")
+    return values
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -114,9 +174,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file. Raises UserError if it is absent or truncated."""
+    """Read a safetensors file. Raises UserError if it is absent or damaged."""
     with _readable(path):
         return load_file(path)
+
+
+def read_tensor(path: Path, name: str) -> Tensor:
+    """Read the only tensor of a safetensors file. Raises UserError if there is not just this one, or as above."""
+    tensors = read_tensors(path)
+    if tensors.keys() != {name}:
+        raise UserError(f"{path} does not hold the tensor {name!r} alone: restore it from a copy")
+    return tensors[name]
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -127,12 +195,11 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
+    require_file(path)
     try:
         yield
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}): write it again, e.g. with dbl assemble") from None
+    except Exception as error:  # of a damaged header the library raises its own errors, KeyError and others
+        raise UserError(f"{path} is damaged ({reason_of(error)}): write it again, e.g. with dbl assemble") from None
 
 
 class UnreadableFile(UserError):
@@ -150,26 +217,30 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     anything but tensors and plain values.
     """
     if not path.is_file():
-        raise UnreadableFile(f"{path} does not exist", "train this block first")
+        problem = "is a folder, pipe or device, not a file" if path.exists() else "does not exist"
+        raise UnreadableFile(f"{path} {problem}", "train this block first")
     try:
-        _verify_checksums(path)  # torch.load does not
+        _verify_records(path)  # torch.load does not
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises pickle, zip, runtime or end-of-file errors
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UnreadableFile(
-            f"{path} is damaged or not a checkpoint of dbl ({reason[:120]})", "train this block anew"
-        ) from None
+        problem = f"{path} is damaged or not a checkpoint of dbl ({reason_of(error, 120)})"
+        raise UnreadableFile(problem, "train this block anew") from None
     if not isinstance(checkpoint, dict):
         raise UnreadableFile(f"{path} is not a checkpoint of dbl", "train this block anew")
     return checkpoint
 
 
-def _verify_checksums(path: Path) -> None:
-    """Check the CRC-32 of each record of the zip file that a checkpoint is."""
+def _verify_records(path: Path) -> None:
+    """Check the CRC-32 of each record of the zip file that a checkpoint is, and that none is larger than it seems."""
     with ZipFile(path) as archive:
+        records = archive.infolist()
+        # torch compresses nothing: what does not fit into the file would fill the memory.
+        is_compressed = any(record.compress_type != ZIP_STORED for record in records)
+        if is_compressed or sum(record.file_size for record in records) > path.stat().st_size:
+            raise BadZipFile("its records are compressed or overlap")
         damaged = archive.testzip()
         # One flipped bit can mark a record as a folder. torch never writes folders and silently reads them as empty.
-        damaged = damaged or next((record.filename for record in archive.infolist() if record.external_attr), None)
+        damaged = damaged or next((record.filename for record in records if record.external_attr), None)
     if damaged is not None:
         raise BadZipFile(f"its record {damaged} has changed")
 

@@ -1,11 +1,12 @@
 """Conversion of frozen dataclasses to plain JSON values and back, in the `class_path`/`init_args` form of configs."""
 
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
-from importlib import import_module
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar, get_type_hints
 
 from dbl.utils.errors import UserError
+from dbl.utils.stored_classes import class_path, find_class
+from dbl.utils.stored_values import typed
 
 T = TypeVar("T")
 
@@ -23,35 +24,54 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def class_path(cls: type) -> str:
-    """Name of a class in configs and stored files: `dbl.DiT` for a class of `dbl`, whatever module it is in."""
-    # Contract hashes include these names, so moving a file must not change them.
-    is_ours = cls.__module__.partition(".")[0] == "dbl"
-    return f"dbl.{cls.__qualname__}" if is_ours else f"{cls.__module__}.{cls.__qualname__}"
+def from_plain(plain: Any, base: type[T], trusted: Collection[str] = (), key: str = "") -> T:
+    """Restore the dataclass that `to_plain` described.
 
-
-def from_plain(plain: Mapping[str, Any], base: type[T]) -> T:
-    """Restore the dataclass that `to_plain` described. Raises UserError if it is not importable or not a `base`.
+    Raises UserError if the class is not to be found (see `find_class`), or an argument is unknown, absent, or of
+    another type than its field declares. Nothing but a `base` is ever constructed.
 
     Args:
         plain: dict with the keys `class_path` and `init_args`.
-        base: expected class or base class; nothing else is ever constructed.
+        base: expected class or base class.
+        trusted: packages that the file may import.
+        key: dotted key of the value in its file, for messages.
     """
-    path = str(plain.get("class_path"))
-    module, _, name = path.rpartition(".")
+    if not isinstance(plain, Mapping) or plain.keys() != {"class_path", "init_args"}:
+        raise UserError(f"{key or 'the value'} must have class_path and init_args, and nothing else")
+    cls = find_class(plain["class_path"], base, trusted)
+    arguments = _arguments(cls, plain["init_args"], trusted, key)
     try:
-        cls = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"class_path {path!r} cannot be imported ({error}): install or import its package") from None
-    if not (isinstance(cls, type) and issubclass(cls, base) and is_dataclass(cls)):
-        raise UserError(f"class_path {path!r} is not a {base.__name__}")
-    expected = get_type_hints(cls)
-    arguments = {**plain["init_args"]}
-    for key, value in arguments.items():
-        # A dataclass inside a dataclass must be of the class that its field is annotated with.
-        if isinstance(value, Mapping) and "class_path" in value and isinstance(expected.get(key), type):
-            arguments[key] = from_plain(value, expected[key])
-    return cls(**arguments)  # type: ignore[return-value]
+        return cls(**arguments)
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise UserError(f"{key or class_path(cls)} cannot be restored ({error})") from None
+
+
+def _arguments(cls: type, stored: Any, trusted: Collection[str], key: str) -> dict[str, Any]:
+    if not is_dataclass(cls):
+        raise UserError(f"class_path {class_path(cls)!r} is not a dataclass, so it cannot be stored")
+    known = {field.name: field for field in fields(cls) if field.init}
+    required = {name for name, field in known.items() if field.default is field.default_factory is MISSING}
+    if not isinstance(stored, Mapping):
+        raise UserError(f"{key or 'the value'}.init_args must be a mapping")
+    if unknown := sorted(stored.keys() - known):
+        raise UserError(f"{f'{key}.{unknown[0]}'.lstrip('.')[:80]} is no field of {cls.__name__}")
+    if absent := sorted(required - stored.keys()):
+        raise UserError(f"{f'{key}.{absent[0]}'.lstrip('.')} is missing")
+    try:
+        expected = get_type_hints(cls)
+    except NameError as error:
+        raise UserError(f"{class_path(cls)} has an annotation that cannot be read ({error})") from None
+
+    def build(plain: Any, base: type, place: str) -> Any:
+        return from_plain(plain, base, trusted, place)
+
+    values = {}
+    for name, value in stored.items():
+        place = f"{key}.{name}".lstrip(".")
+        # A default is the author's own choice, be it infinite or of another type than annotated.
+        is_default = type(value) is type(known[name].default) and value == known[name].default
+        values[name] = value if is_default else typed(value, expected[name], place, build)
+    return values
 
 
 def first_difference(ours: Any, theirs: Any, key: str = "") -> tuple[str, Any, Any] | None:

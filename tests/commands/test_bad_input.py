@@ -21,7 +21,11 @@ CASES = {
     "no such block in a list": ("train", ["--blocks=0,7"], "block 7 does not exist"),
     "not a list of blocks": ("train", ["--blocks=first"], "--blocks first"),
     "not assembled": ("test", [], "dbl assemble"),
-    "patch that does not divide": ("train", ["--contract.network.init_args.patch_size=3"], "network.patch_size (3)"),
+    "patch that does not divide": (
+        "train",
+        ["--contract.network.init_args.patch_size=3"],
+        "patch_size (3)",
+    ),
     "no steps": ("fit", ["--trainer.max_steps=-1"], "trainer.max_steps"),
     "clipping by the trainer": ("fit", ["--trainer.gradient_clip_val=1"], "model.recipe.clip_norm"),
     "guidance of an unguided network": (
@@ -31,6 +35,42 @@ CASES = {
     ),
     "several devices": ("train", ["--trainer.devices=2"], "trainer.devices=2"),
     "no such class": ("fit", ["--contract.network=dbl.networks.Nope"], "contract.network"),
+    "class of another kind": ("fit", ["--contract.network=dbl.PixelTarget"], "one of dbl.CausalLM, dbl.DiT"),
+    "misspelt option": ("fit", ["--trainer.max_step=x"], "trainer.max_steps (x) must be a whole number"),
+    "misspelt argument": ("fit", ["--contract.network.init_args.num_heds=2"], "did you mean num_heads?"),
+    "text for a number": ("fit", ["--contract.network.init_args.width=wide"], "init_args.width (wide) must be a whole"),
+    "text for a learning rate": (
+        "fit",
+        ["--model.recipe.optimizer.init_args.lr=x"],
+        "init_args.lr (x) must be a number",
+    ),
+    "a second node that is not there": ("fit", ["--trainer.num_nodes=2"], "trainer.num_nodes=2 needs a process on"),
+    "more processes than cores": ("fit", ["--trainer.devices=9999"], "trainer.devices=9999: there are"),
+    "devices that are no numbers": ("fit", ["--trainer.devices=[a]"], "trainer.devices ([a])"),
+    "accelerator of another library": ("fit", ["--trainer.accelerator=tpu"], "trainer.accelerator (tpu)"),
+    "time that is none": ("fit", ["--trainer.max_time=soon"], "trainer.max_time (soon) must be a time such as"),
+    "no time at all": ("fit", ["--trainer.max_time=00:00:00:00"], "trainer.max_time (00:00:00:00)"),
+    "share of no epoch": (
+        "fit",
+        ["--trainer.val_check_interval=0.5"],
+        "trainer.val_check_interval (0.5)",
+    ),
+    "no checkpoints": ("fit", ["--trainer.enable_checkpointing=false"], "trainer.enable_checkpointing"),
+    "no callbacks": ("fit", ["--trainer.barebones=true"], "trainer.barebones"),
+    "strategy of another kind": ("fit", ["--trainer.strategy=ddp_bogus"], "trainer.strategy=ddp_bogus"),
+    "optimizer with a closure": ("fit", ["--model.recipe.optimizer=torch.optim.LBFGS"], "model.recipe.optimizer"),
+    "optimizer that refuses": ("train", ["--model.recipe.optimizer.init_args.eps=-1"], "model.recipe.optimizer"),
+    "no name": ("fit", ["--run.name="], "run.name ('')"),
+    "name of this folder": ("fit", ["--run.name=."], "run.name ('.')"),
+    "name of the folder above": ("fit", ["--run.name=.."], "run.name ('..')"),
+    "name with a folder": ("fit", ["--run.name=a/b"], "run.name ('a/b')"),
+    "absolute name": ("fit", ["--run.name=/tmp/elsewhere"], "run.name ('/tmp/elsewhere')"),
+    "name of two lines": ("fit", ["--run.name=a\nb"], "run.name ('a\\nb')"),
+    "name that ends early": ("fit", ["--run.name=a\0b"], "run.name ('a\\x00b')"),
+    "name that is too long": ("fit", ["--run.name=" + 300 * "n"], "run.name ('nnn"),
+    "root in a file": ("fit", [f"--run.root={__file__}/runs"], "test_bad_input.py is a file"),
+    "option without a value": ("fit", ["--trainer.max_steps"], "--trainer.max_steps"),
+    "word that is no option": ("train", ["fast"], "fast is not an option"),
     "checkpoint that is absent": ("fit", ["--ckpt_path=nowhere.ckpt"], "nowhere.ckpt does not exist"),
 }
 
@@ -40,9 +80,59 @@ def test_an_error_is_one_line_and_exit_code_2(case: str, dbl: Run, capsys: pytes
     """Catches a traceback, a page of usage, another exit code, or a message that does not name the key."""
     command, options, named = CASES[case]
     assert dbl(command, "digits_dit", *options) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dbl: ")]
+    line = refusal(capsys)
+    assert named in line
+
+
+def refusal(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one short line that was printed on standard error."""
+    lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
-    assert named in lines[0]
+    assert lines[0].startswith("dbl: ")
+    assert len(lines[0]) <= 200
+    return lines[0]
+
+
+FILES = {
+    "bytes": (bytes(range(128, 256)), "bad.yaml is not UTF-8 text"),
+    "a list": (b"- 1\n", "bad.yaml holds no keys, but list"),
+    "nothing": (b"", "bad.yaml holds no keys"),
+    "an open bracket": (b"run:\n  name: [a\n", "bad.yaml, line 3: not YAML"),
+    "a tab": (b"run:\n\tname: a\n", "bad.yaml, line 2: not YAML"),
+    "depth": (1000 * b"[" + 1000 * b"]", "bad.yaml is nested too deeply"),
+    "a loop": (b"run: {name: '${run.name}'}\n", "run.name"),
+    "a reference to nothing": (b"run: {name: '${run.nam}'}\n", "run.nam"),
+    "a key that is unknown": (b"trainer: {max_step: 3}\n", "did you mean trainer.max_steps?"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_file_that_is_no_config_is_named(case: str, dbl: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a traceback of the parser, or of the library of references."""
+    content, named = FILES[case]
+    Path("bad.yaml").write_bytes(content)
+    assert dbl("train", "digits_dit", "--config", "bad.yaml") == 2
+    assert named in refusal(capsys)
+
+
+PLAIN = {
+    "assemble without a run": (["assemble"], "run"),
+    "assemble other weights": (["assemble", "a", "--weights=best"], "weights"),
+    "assemble an unknown option": (["assemble", "a", "--weihgts=ema"], "--weihgts=ema is not known"),
+    "tokenizer without files": (["tokenizer"], "files"),
+    "tokenizer of no size": (["tokenizer", "--files=a", "--output=b", "--vocab_size=many"], "vocab_size (many)"),
+    "sample without a run": (["sample"], "run"),
+    "sample no number": (["sample", "a", "--num_images=many"], "num_images (many)"),
+    "sample an unknown sampler": (["sample", "a", "--sampler.method=magic"], "sampler.method (magic) must be euler"),
+}
+
+
+@pytest.mark.parametrize("case", PLAIN)
+def test_commands_without_a_config_refuse_alike(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a page of usage from a command with a parser of its own."""
+    arguments, named = PLAIN[case]
+    assert main(arguments) == 2
+    assert named in refusal(capsys)
 
 
 def test_unknown_commands_and_config_files_are_named(dbl: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,8 @@ import io
 import os
 import pickle
 import re
+import struct
+import zlib
 
 import datasets
 import huggingface_hub.constants
@@ -231,6 +233,27 @@ def test_files_that_do_not_fit_are_refused(make, tmp_path, images, labels, messa
     with pytest.raises(UserError, match=message) as caught:
         make(data_dir=str(tmp_path)).load("train")
     assert "delete it" not in str(caught.value)
+
+
+def _png_of(width: int, height: int) -> bytes:
+    """A black PNG of any size, whose header is all that must be right of a large one."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    rows = b"IDAT" + zlib.compress(bytes(min((width + 1) * height, 10**6)))
+    chunks = [struct.pack(">I", len(one) - 4) + one + struct.pack(">I", zlib.crc32(one)) for one in (header, rows)]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize(
+    ("size", "image_size", "pixels"),
+    [((20_000, 20_000), 6, "400000000 pixels"), ((1, 60_000), 60, "216000000 pixels when resized")],
+)
+def test_an_image_of_too_many_pixels_is_named(make, tmp_path, grey, size, image_size, pixels):
+    """Catches a traceback of Pillow, and memory exhausted by an image that is large, or long when it is resized."""
+    images, labels = grey
+    write_both(tmp_path, [*images[:19], {"bytes": _png_of(*size), "path": None}], labels)
+    place = r"^data\.init_args\.image_column: row 19 of .*train\.parquet"
+    with pytest.raises(UserError, match=rf"{place}: Image size \({pixels}\) exceeds limit of \d+ pixels$"):
+        make(data_dir=str(tmp_path), image_size=image_size).load("train")
 
 
 def test_damaged_row_is_named(make, tmp_path, grey, monkeypatch):

@@ -71,7 +71,7 @@ def test_a_step_shows_the_right_share_and_keeps_what_is_known() -> None:
 
 def test_a_probability_above_one_is_refused() -> None:
     """Catches levels of Gaussian noise that are left in a config of masked text."""
-    with pytest.raises(UserError, match=r"sigma_max \(80\.0\) is a probability"):
+    with pytest.raises(UserError, match=r"sigma_max \(80\.0\) must be .*: it is a probability"):
         MaskingNoise(sigma_max=80.0)
     with pytest.raises(UserError, match="schedule"):
         MaskingNoise(schedule="square")  # type: ignore[arg-type]

@@ -206,7 +206,7 @@ def test_law_from_a_density_integrates_it() -> None:
     [
         (lambda: LogNormalNoise(sigma_min=2.0, sigma_max=2.0), "sigma_min"),
         (lambda: UniformNoise(sigma_min=3.0, sigma_max=2.0), "sigma_min"),
-        (lambda: LogUniformNoise(sigma_min=0.0, sigma_max=2.0), "positive"),
+        (lambda: LogUniformNoise(sigma_min=0.0, sigma_max=2.0), "sigma_min"),
         (lambda: LogUniformNoise(sigma_min=1.0, sigma_max=math.inf), "sigma_max"),
         (lambda: UniformNoise(sigma_min=math.nan, sigma_max=2.0), "sigma_min"),
         (lambda: LogNormalNoise(p_std=0.0), "p_std"),

@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 from statistics import NormalDist
+from typing import Any
 
 import pytest
 import torch
@@ -132,24 +133,25 @@ def test_overlap_never_changes_inference() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cut", "num_layers", "message"),
+    ("settings", "num_layers", "message"),
     [
-        (PartitionConfig(num_blocks=3), 10, "10 layers cannot be split evenly"),
-        (PartitionConfig(num_blocks=3, layers=[3, 6, 3]), 10, "add up to 10"),
-        (PartitionConfig(num_blocks=3, layers=[6, 6]), 12, "3 numbers"),
-        (PartitionConfig(num_blocks=3, layers=[0, 6, 6]), 12, "at least one layer"),
-        (PartitionConfig(num_blocks=3, overlap=-0.01), 12, "overlap"),
-        (PartitionConfig(num_blocks=3, overlap=math.nan), 12, "overlap"),
-        (PartitionConfig(num_blocks=2, scheme="explicit", boundaries=[80.0, 1.0, 0.01]), 12, "sigma_min"),
-        (PartitionConfig(num_blocks=2, scheme="explicit", boundaries=[0.002, 1.0, 80.0]), 12, "sigma_max"),
-        (PartitionConfig(num_blocks=2, scheme="explicit", boundaries=[80.0, 90.0, 0.002]), 12, "decrease"),
-        (PartitionConfig(num_blocks=3, scheme="explicit", boundaries=[80.0, 1.0, 1.0, 0.002]), 12, "decrease"),
+        ({"num_blocks": 3}, 2, r"num_blocks \(3\) must be at most the 2 layers"),
+        ({"num_blocks": 3}, 10, "10 layers cannot be split evenly"),
+        ({"num_blocks": 3, "layers": [3, 6, 3]}, 10, "add up to 10"),
+        ({"num_blocks": 3, "layers": [6, 6]}, 12, "3 numbers"),
+        ({"num_blocks": 3, "layers": [0, 6, 6]}, 12, r"layers\[0\] \(0\)"),
+        ({"num_blocks": 3, "overlap": -0.01}, 12, "overlap"),
+        ({"num_blocks": 3, "overlap": math.nan}, 12, "overlap"),
+        ({"num_blocks": 2, "scheme": "explicit", "boundaries": [80.0, 1.0, 0.01]}, 12, "sigma_min"),
+        ({"num_blocks": 2, "scheme": "explicit", "boundaries": [0.002, 1.0, 80.0]}, 12, "sigma_max"),
+        ({"num_blocks": 2, "scheme": "explicit", "boundaries": [80.0, 90.0, 0.002]}, 12, "decrease"),
+        ({"num_blocks": 3, "scheme": "explicit", "boundaries": [80.0, 1.0, 1.0, 0.002]}, 12, "decrease"),
     ],
 )
-def test_impossible_splits_are_refused(cut: PartitionConfig, num_layers: int, message: str) -> None:
+def test_impossible_splits_are_refused(settings: dict[str, Any], num_layers: int, message: str) -> None:
     """Catches a cut that drops layers, leaves a block empty or leaves levels without a block."""
     with pytest.raises(UserError, match=message):
-        cut.build(PAPER, num_layers)
+        PartitionConfig(**settings).build(PAPER, num_layers)
 
 
 def test_contradictory_cuts_are_refused() -> None:

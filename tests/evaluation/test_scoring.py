@@ -231,6 +231,17 @@ def test_files_without_all_weights_are_refused(tmp_path: Path) -> None:
         HuggingFaceScoringModel(str(tmp_path))
 
 
+def test_pickled_weights_are_refused(tmp_path: Path) -> None:
+    """Catches a scoring model from elsewhere whose weights are unpickled."""
+    from safetensors.torch import load_file
+
+    save_gpt2(tmp_path)
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"it cannot be loaded .*safetensors"):
+        HuggingFaceScoringModel(str(tmp_path))
+
+
 def test_likelihoods_that_are_not_finite_are_refused(with_start: str) -> None:
     """Catches a perplexity that JSON cannot hold."""
     scoring_model = HuggingFaceScoringModel(with_start)

@@ -327,7 +327,7 @@ def test_prepare_opens_the_scoring_model_if_it_will_be_needed(
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"num_texts": -1}, r"num_texts \(-1\) must be 0"),
+        ({"num_texts": -1}, r"num_texts \(-1\) must be a whole number from 0"),
         ({"num_tokens": 0}, r"num_tokens \(0\)"),
         ({"prompt_tokens": 0}, r"prompt_tokens \(0\)"),
         ({"batch_size": 0}, r"batch_size \(0\)"),

@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -118,6 +119,14 @@ def test_an_upload_has_the_model_and_its_card_alone(run: RunFolder, hub: Hub) ->
     card = (hub.folder("ada/dit") / "README.md").read_text()
     assert ModelFolder(run.model).contract.hash in card
     assert 'from_pretrained("ada/dit")' in card
+
+
+def test_a_name_has_no_effect_in_the_card(run: RunFolder) -> None:
+    """Catches a data set whose name puts a link, a picture or HTML into the page of the user's own model."""
+    model = ModelFolder(run.model)
+    model.contract.data = replace(model.contract.data, name="a\n# b ![c](http://d) <img src=e>")
+    card = model_card(model, "ada/dit")
+    assert "- data: a # b !\\[c\\](http://d) \\<img src=e\\>\n" in card
 
 
 def test_a_download_takes_safetensors_and_json_alone(run: RunFolder, hub: Hub) -> None:

@@ -52,8 +52,15 @@ def test_a_number_outside_its_range_is_refused(value: Any) -> None:
         check_number("lr", value, above=0, below=1.5)
 
 
+def test_a_number_of_any_length_is_refused_in_a_short_line() -> None:
+    """Catches a conversion to float or to digits, which Python refuses for ints that are too long."""
+    with pytest.raises(UserError, match=r"^a \(an int of 33220 bits\) must be a whole number from 1 to 2, or null$"):
+        check_number("a", 10**10_000, at_least=1, at_most=2, whole=True, optional=True)
+
+
 def test_a_number_within_its_range_is_accepted() -> None:
     """Catches a bound that is taken for one that must not be reached."""
     check_number("a", 0, at_least=0, at_most=0)
     check_number("a", -1e300)
+    check_number("a", None, at_least=1, optional=True)
     check_number("a", 1.0, above=0, below=2)

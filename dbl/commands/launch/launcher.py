@@ -13,10 +13,12 @@ from dbl.commands.launch.job import Job
 from dbl.commands.launch.process import ProcessBackend
 from dbl.commands.launch.ray import RayBackend, RaySettings
 from dbl.commands.launch.slurm import SlurmBackend, SlurmSettings
+from dbl.commands.trainer_options import check_devices
 from dbl.run.assembly import read_block
 from dbl.run.checkpoints import already_trained
 from dbl.run.contract import Contract
 from dbl.run.folder import RunFolder
+from dbl.utils.checks import check_number
 from dbl.utils.errors import TrainingFailed, UserError
 
 BackendName = Literal["inline", "process", "ray", "slurm"]
@@ -59,8 +61,7 @@ class Launch:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise UserError(f"--workers {self.workers} must be at least 1")
+        check_number("--workers", self.workers, at_least=1, at_most=10_000, whole=True, optional=True)
         if self.backend == "inline" and self.workers is not None:
             raise UserError("--workers is for several at once: add --backend process, ray or slurm")
         if self.backend == "inline" and self.devices != 1:
@@ -83,6 +84,11 @@ class Launch:
             slurm=SlurmSettings(**vars(parsed.slurm)),
             dry_run=parsed.get("dry_run", False),
         )
+
+    def check_devices(self, trainer: Namespace) -> None:
+        """Raise UserError if blocks are trained on this machine and it lacks the devices of the trainer's options."""
+        if self.backend in ("inline", "process"):
+            check_devices(vars(trainer))
 
     def make_backend(self) -> Backend:
         """Make the backend; UserError if it cannot be used here."""

@@ -24,6 +24,7 @@ from dbl.commands.launch.job import (
     start_process,
     write_to_log,
 )
+from dbl.utils.checks import Number, check_numbers, whole
 from dbl.utils.errors import UserError, optional_package
 
 _CONNECT_S = 10
@@ -48,12 +49,15 @@ class RaySettings:
     retries: int = 3
 
     def __post_init__(self) -> None:
-        if self.cpus <= 0:
-            raise UserError(f"--ray.cpus {self.cpus:g} must be more than 0")
-        if self.gpus < 0 or (self.gpus > 1 and self.gpus != int(self.gpus)):
-            raise UserError(f"--ray.gpus {self.gpus:g} must be a whole number, or a share of one GPU between 0 and 1")
-        if self.retries < 0:
-            raise UserError(f"--ray.retries {self.retries} must be 0 or more")
+        check_numbers(
+            "--ray",
+            self,
+            cpus=Number(above=0, at_most=100_000),
+            gpus=Number(at_least=0, at_most=100_000),
+            retries=whole(0, 10**6),
+        )
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            raise UserError(f"--ray.gpus ({self.gpus}) must be a whole number, or a share of one GPU between 0 and 1")
 
 
 class RayBackend(WatchedBackend):

@@ -14,6 +14,7 @@ from typing_extensions import override
 from dbl.commands.launch.backend import Outcome, WatchedBackend, watch
 from dbl.commands.launch.job import GRACE_S, Done, Job, first_line, job_environment, write_to_log
 from dbl.commands.launch.slurm_task import BlockTask
+from dbl.utils.checks import check_numbers, whole
 from dbl.utils.errors import UserError, optional_package
 
 # One query for all tasks, and no more often: all users of a cluster share its accounting.
@@ -116,10 +117,14 @@ class SlurmSettings:
     extra: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
-        least = {"minutes": 5, "memory_gb": 1, "cpus": 1, "gpus": 0}
-        for key, minimum in least.items():
-            if getattr(self, key) < minimum:
-                raise UserError(f"--slurm.{key} {getattr(self, key)} must be at least {minimum}")
+        check_numbers(
+            "--slurm",
+            self,
+            minutes=whole(5, 10**7),
+            memory_gb=whole(1, 10**6),
+            cpus=whole(1, 10**5),
+            gpus=whole(0, 10**5),
+        )
         for key in self.extra or {}:
             if not re.fullmatch(r"[a-z][a-z0-9-]*", key):
                 raise UserError(f"--slurm.extra: {key!r} is no option of sbatch; write e.g. constraint, without dashes")

@@ -1,6 +1,5 @@
 """Progress of the jobs: a live table in a terminal, an occasional line in a log file."""
 
-import json
 import time
 from types import TracebackType
 from typing import Any, Self
@@ -10,6 +9,8 @@ from rich.live import Live
 from rich.table import Table
 
 from dbl.commands.launch.job import Job
+from dbl.utils.errors import UserError
+from dbl.utils.files import read_json
 
 _LOG_EVERY_S = 30
 
@@ -69,10 +70,19 @@ class JobTable:
     def _status(self, job: Job) -> dict[str, Any]:
         """The last status that the worker wrote, unless it is from an earlier launch."""
         try:
-            status: dict[str, Any] = json.loads(job.status.read_text())
-        except (OSError, ValueError):
+            status = read_json(job.status)
+        except UserError:
             return {}
-        return status if status["updated"] >= self._started else {}
+        return status if _is_status(status) and status["updated"] >= self._started else {}
+
+
+def _is_status(status: Any) -> bool:
+    """Whether this is what `Status` writes, as far as it is shown: the file may be damaged, or from elsewhere."""
+    if not isinstance(status, dict) or not isinstance(status.get("state"), str):
+        return False
+    numbers: list[Any] = [status.get(key) for key in ("step", "max_steps", "updated")]
+    numbers += [status[key] for key in ("loss", "steps_per_second") if status.get(key) is not None]
+    return all(type(number) in (int, float) and -(2**63) < number < 2**63 for number in numbers)
 
 
 def _table(rows: list[dict[str, str]]) -> Table:

@@ -12,7 +12,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 from typing_extensions import override
 
+from dbl.utils.checks import Number, check_numbers, whole
 from dbl.utils.errors import UserError
+
+# Members of a list have no name of their own in a config.
+_KEY = "data.init_args.augmentations"
 
 
 class Augmentation(ABC):
@@ -39,8 +43,7 @@ class HorizontalFlip(Augmentation):
     probability: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1:
-            raise UserError(f"HorizontalFlip: probability ({self.probability}) must lie in [0, 1]")
+        check_numbers(f"{_KEY}.HorizontalFlip", self, probability=Number(at_least=0, at_most=1))
 
     @override
     def __call__(self, images: Tensor) -> Tensor:
@@ -64,8 +67,7 @@ class PaddedCrop(Augmentation):
     padding: int = 4
 
     def __post_init__(self) -> None:
-        if self.padding < 0:
-            raise UserError(f"PaddedCrop: padding ({self.padding}) must be 0 or more")
+        check_numbers(f"{_KEY}.PaddedCrop", self, padding=whole(0, 10_000))
 
     @override
     def __call__(self, images: Tensor) -> Tensor:
@@ -98,10 +100,7 @@ class RandAugment(Augmentation):
     magnitude: int = 9
 
     def __post_init__(self) -> None:
-        if self.num_ops < 0 or not 0 <= self.magnitude <= 30:
-            raise UserError(
-                f"RandAugment: num_ops ({self.num_ops}) must be 0 or more, magnitude ({self.magnitude}) in 0 to 30"
-            )
+        check_numbers(f"{_KEY}.RandAugment", self, num_ops=whole(0, 1000), magnitude=whole(0, 30))
 
     @override
     def __call__(self, images: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from dbl.data.sources.records import RecordSource
+from dbl.data.spec import IMAGE_SIZE
+from dbl.utils.checks import check_numbers, whole
 from dbl.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,9 +37,8 @@ class ImageDecoder:
     channels: int
 
     def __post_init__(self) -> None:
-        if self.image_size < 1:
-            raise UserError(f"data.init_args.image_size ({self.image_size}) must be 1 or more")
-        if self.channels not in (1, 3):
+        check_numbers("data.init_args", self, image_size=IMAGE_SIZE, channels=whole(1, 3))
+        if self.channels == 2:
             raise UserError(f"data.init_args.channels ({self.channels}) must be 1 (grey) or 3 (colour)")
 
     @property
@@ -59,19 +60,24 @@ class ImageDecoder:
                 places = [f"row {done + row} of {records.name}" for row in range(len(cells))]
                 # Many images a task: for small ones, handing over after each costs more than decoding it.
                 tasks = [slice(first, first + 128) for first in range(0, len(cells), 128)]
-                parts = pool.map(self._decode_all, [cells[task] for task in tasks], [places[task] for task in tasks])
+                decode = partial(self._decode_all, records=records)
+                parts = pool.map(decode, [cells[task] for task in tasks], [places[task] for task in tasks])
                 images = torch.from_numpy(np.concatenate(list(parts))).permute(0, 3, 1, 2).contiguous()
                 yield images, records.labels(chunk, self.label_column)
                 done += len(cells)
 
-    def _decode_all(self, cells: list[Any], places: list[str]) -> np.ndarray:
+    def _decode_all(self, cells: list[Any], places: list[str], records: RecordSource) -> np.ndarray:
         """[K,H,W,C] uint8."""
-        return np.stack([self._decode(cell, place) for cell, place in zip(cells, places, strict=True)])
+        return np.stack([self._decode(cell, place, records) for cell, place in zip(cells, places, strict=True)])
 
-    def _decode(self, cell: Any, place: str) -> np.ndarray:
+    def _decode(self, cell: Any, place: str, records: RecordSource) -> np.ndarray:
         """[H,W,C] uint8."""
+        from PIL.Image import DecompressionBombError
+
         try:
-            image = self._fit(_open(cell).convert("L" if self.channels == 1 else "RGB"))
+            image = self._fit(_open(cell, records).convert("L" if self.channels == 1 else "RGB"))
+        except DecompressionBombError as error:  # its message has the number of pixels and the limit
+            raise UserError(f"data.init_args.image_column: {place}: {str(error).partition(', could')[0]}") from None
         except (OSError, SyntaxError, TypeError, ValueError) as error:  # what Pillow raises for damaged files
             raise UserError(
                 f"data.init_args.image_column: column {self.image_column!r} holds no readable image "
@@ -81,23 +87,28 @@ class ImageDecoder:
 
     def _fit(self, image: "Image") -> "Image":
         """Resize the shorter side to `image_size` and cut the centre, as ADM and DiT do for ImageNet."""
-        from PIL.Image import Resampling
+        from PIL.Image import MAX_IMAGE_PIXELS, DecompressionBombError, Resampling
 
         if image.size == (self.image_size, self.image_size):
             return image
         scale = self.image_size / min(image.size)
         width, height = (max(self.image_size, round(side * scale)) for side in image.size)
+        # A long image; the limit is that of Pillow for files.
+        if MAX_IMAGE_PIXELS is not None and width * height > 2 * MAX_IMAGE_PIXELS:
+            raise DecompressionBombError(
+                f"Image size ({width * height} pixels when resized) exceeds limit of {2 * MAX_IMAGE_PIXELS} pixels"
+            )
         image = image.resize((width, height), Resampling.BICUBIC)  # Pillow always filters against aliasing
         left, top = (width - self.image_size) // 2, (height - self.image_size) // 2
         return image.crop((left, top, left + self.image_size, top + self.image_size))
 
 
-def _open(cell: Any) -> "Image":
-    """The image of a cell: the bytes of a file, or as `datasets` stores it, bytes or the path of a local file."""
+def _open(cell: Any, records: RecordSource) -> "Image":
+    """The image of a cell: the bytes of a file, or as `datasets` stores it, bytes or the path of a file."""
     import PIL.Image
 
     if isinstance(cell, dict):
-        cell = cell.get("bytes") or Path(cell.get("path") or "").read_bytes()
+        cell = cell.get("bytes") or records.read_file(str(cell.get("path") or ""))
     if not isinstance(cell, bytes):
         raise TypeError(f"it holds {type(cell).__name__}")
     return PIL.Image.open(io.BytesIO(cell))

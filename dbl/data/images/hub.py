@@ -14,7 +14,8 @@ from dbl.data.images.measure import declared
 from dbl.data.images.module import ImageData, Split
 from dbl.data.sources.local_files import files_of_splits, local_copies, named_splits
 from dbl.data.sources.records import HubRecords, ParquetRecords, RecordSource
-from dbl.data.spec import ImageSpec
+from dbl.data.spec import NUM_CLASSES, ImageSpec
+from dbl.utils.checks import check_numbers
 
 
 class HubImages(ImageData):
@@ -79,6 +80,7 @@ class HubImages(ImageData):
         self.memory_map = memory_map
         self._split_names = named_splits(train_split, validation_split, test_split)
         self._decoder = ImageDecoder(image_column, label_column, image_size, channels)
+        check_numbers("data.init_args", self, num_classes=NUM_CLASSES)
 
     @property
     @override

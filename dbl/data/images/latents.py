@@ -17,7 +17,8 @@ from dbl.data.images.measure import declared
 from dbl.data.images.module import ImageData, Split
 from dbl.data.sources.local_files import data_folder, files_of_splits
 from dbl.data.sources.records import ParquetRecords
-from dbl.data.spec import ImageSpec
+from dbl.data.spec import IMAGE_SIZE, NUM_CLASSES, ImageSpec
+from dbl.utils.checks import check_numbers, whole
 from dbl.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,6 +69,10 @@ class Latents(ImageData):
         self.data_dir = data_dir
         self.num_classes = num_classes
         self._shape = (channels, image_size, image_size)
+        sizes = {"channels": channels, "image_size": image_size, "num_classes": num_classes}
+        check_numbers(
+            "data.init_args", sizes, channels=whole(1, 65_536), image_size=IMAGE_SIZE, num_classes=NUM_CLASSES
+        )
 
     @property
     @override

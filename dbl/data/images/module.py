@@ -11,6 +11,7 @@ from dbl.data.images.measure import measure
 from dbl.data.module import ResumableDataModule, Split
 from dbl.data.spec import ImageSpec
 from dbl.data.splits import stratified_split
+from dbl.utils.checks import SEED, Number, check_numbers
 from dbl.utils.errors import UserError
 
 
@@ -50,11 +51,10 @@ class ImageData(ResumableDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, seed)
-        if not 0 <= validation_share < 1:
-            raise UserError(f"data.init_args.validation_share ({validation_share}) must lie in [0, 1)")
         self.augmentations = augmentations or []
         self.validation_share = validation_share
         self.split_seed = split_seed
+        check_numbers("data.init_args", self, validation_share=Number(at_least=0, below=1), split_seed=SEED)
 
     @abstractmethod
     def load(self, split: Split) -> ImageSet | None:

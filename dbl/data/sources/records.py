@@ -30,8 +30,10 @@ class RecordSource(ABC):
         name: name of the source in messages.
         columns: names of the columns.
         fingerprint: text that changes when the records do.
+        folders: folders of the records; files that a cell names must be inside, and relative paths start there.
     """
 
+    folders: list[Path]
     name: str
     columns: list[str]
     fingerprint: str
@@ -55,6 +57,14 @@ class RecordSource(ABC):
         """Raise UserError if there are no records."""
         if len(self) == 0:
             raise UserError(f"data: {self.name} has no rows")
+
+    def read_file(self, path: str) -> bytes:
+        """The content of a file that a cell names. Raises ValueError unless it is inside the folders of the records."""
+        for folder in self.folders:
+            file = (folder / path).resolve()
+            if file.is_relative_to(folder.resolve()) and file.is_file():
+                return file.read_bytes()
+        raise ValueError(f"there is no file {path[:80]!r} inside the folder of the records")
 
     def labels(self, chunk: "pyarrow.Table", column: str) -> Tensor:
         """Classes [K] int64 of the records in a chunk. Raises UserError unless the column holds whole numbers."""
@@ -89,6 +99,7 @@ class ParquetRecords(RecordSource):
 
     def __init__(self, files: list[Path]) -> None:
         self.name = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+        self.folders = list(dict.fromkeys(path.parent for path in files))
         self._files = files
         columns, counts = [], []
         for path in files:
@@ -128,9 +139,12 @@ class HubRecords(RecordSource):
 
     def __init__(self, path: str, config_name: str | None, split: str, remedy: str, streaming: bool = False) -> None:
         import datasets
+        from huggingface_hub import constants
 
         self.name = f"split {split!r} of {path}"
         self._path, self._remedy = path, remedy
+        caches = (datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH)
+        self.folders = [Path(cache) for cache in (*caches, constants.HF_HUB_CACHE)]
         with self._one_line_errors():
             if streaming:
                 builder = datasets.load_dataset_builder(path, config_name)

@@ -10,12 +10,12 @@ from typing import Literal, get_args
 from typing_extensions import override
 
 from dbl.data.module import ResumableDataModule, Split
-from dbl.data.spec import TextSpec
+from dbl.data.spec import SEQ_LEN, TextSpec
 from dbl.data.text.encode import EncodedText, Encoder
 from dbl.data.text.measure import declared_text, measure_text
 from dbl.data.text.tokenizer import Characters, Tokenizer
 from dbl.data.text.tokens import TextBatches, TokenSet, document_sequences, stream_sequences
-from dbl.utils.checks import check_choice
+from dbl.utils.checks import Number, check_choice, check_numbers, whole
 from dbl.utils.errors import UserError
 
 Packing = Literal["stream", "document"]
@@ -68,19 +68,19 @@ class TextData(ResumableDataModule):
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, seed)
         check_choice("data.init_args.packing", packing, get_args(Packing))
-        for key, value in {"seq_len": seq_len, "max_tokens": max_tokens}.items():
-            if value is not None and value < 1:
-                raise UserError(f"data.init_args.{key} ({value}) must be at least 1")
-        if min(validation_share, test_share) < 0 or validation_share + test_share >= 1:
-            raise UserError(
-                f"data.init_args.validation_share ({validation_share}) and test_share ({test_share}) must not be "
-                f"negative and must leave something to train on"
-            )
         self.seq_len = seq_len
         self.packing = packing
         self.validation_share = validation_share
         self.test_share = test_share
         self.max_tokens = max_tokens
+        share = Number(at_least=0, below=1)
+        check_numbers("data.init_args", self, validation_share=share, test_share=share)
+        check_numbers("data.init_args", self, seq_len=SEQ_LEN, max_tokens=whole(1, 10**15, optional=True))
+        if validation_share + test_share >= 1:
+            raise UserError(
+                f"data.init_args.validation_share ({validation_share}) and test_share ({test_share}) must leave "
+                f"something to train on"
+            )
         self.cache_dir = cache_dir
         self._given_tokenizer = tokenizer
         self._documents_of: dict[Split, Iterable[str] | None] = {}

@@ -6,7 +6,7 @@ A tokenizer is kept with a run as one JSON file that holds all that encoding dep
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -71,6 +71,11 @@ class Tokenizer(ABC):
         return self
 
     @property
+    def needs_file(self) -> bool:
+        """Whether encoding depends on a file beside this object."""
+        return False
+
+    @property
     def identity(self) -> str:
         """A hash of all that encoding depends on."""
         return hashlib.sha256(f"{type(self).__qualname__} {self.definition}".encode(errors="surrogatepass")).hexdigest()
@@ -80,10 +85,15 @@ class Tokenizer(ABC):
         write_json(Path(path), {**to_plain(self.standalone()), "identity": self.identity})
 
 
-def load_tokenizer(path: Path | str) -> Tokenizer:
+def load_tokenizer(path: Path | str, trusted: Collection[str] = ()) -> Tokenizer:
     """The tokenizer in a file that `Tokenizer.save` wrote, such as `tokenizer.json` in a run or in its model folder.
 
-    Raises UserError if the file is absent, was not written by `dbl`, or was changed since.
+    The file is data: no code of its choice is run and no other file is read. Raises UserError if it is absent, was not
+    written by `dbl`, was changed since, or names a class of a module that is neither imported nor trusted.
+
+    Args:
+        path: the file.
+        trusted: packages with tokenizers of your own that the file may import, e.g. ["my_package"].
 
     Example:
         >>> import dbl
@@ -92,14 +102,17 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
         3
     """
     plain = read_json(Path(path))
+    if not isinstance(plain, dict) or plain.keys() != {"class_path", "init_args", "identity"}:
+        raise UserError(f"{path} is not a tokenizer written by dbl; a file of `tokenizers` is a TokenizerFile")
+    identity = plain.pop("identity")
     try:
-        identity = plain["identity"]
-        tokenizer = from_plain(plain, Tokenizer)  # type: ignore[type-abstract]
-    except (KeyError, TypeError, AttributeError):
-        raise UserError(
-            f"{path} is not a tokenizer written by dbl; a file of `tokenizers` is a TokenizerFile"
-        ) from None
-    if tokenizer.identity != identity:
+        tokenizer = from_plain(plain, Tokenizer, trusted, "tokenizer")  # type: ignore[type-abstract]
+        if tokenizer.needs_file:
+            raise UserError("tokenizer.content is null: a stored tokenizer must hold the content of its file")
+        is_unchanged = tokenizer.identity == identity
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    if not is_unchanged:
         raise UserError(f"{path} was changed after it was written: restore it from a copy")
     return tokenizer
 

@@ -98,6 +98,11 @@ class TokenizerFile(Tokenizer):
         token = model.get("unk_token")
         return None if token is None else self._library.token_to_id(token)
 
+    @property
+    @override
+    def needs_file(self) -> bool:
+        return self.content is None
+
     @override
     def standalone(self) -> "TokenizerFile":
         return replace(self, content=self.definition)

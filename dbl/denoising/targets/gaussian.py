@@ -16,8 +16,11 @@ from dbl.denoising.targets.base import Target, TargetSpace
 from dbl.diffusion.gaussian import corrupt, edm_weight
 from dbl.diffusion.masking import MaskingNoise
 from dbl.diffusion.noise import NoiseDistribution
-from dbl.utils.checks import check_choice
+from dbl.utils.checks import Number, check_choice, check_numbers
 from dbl.utils.errors import UserError
+
+# Key of a target in a config.
+TARGET = "contract.target.init_args"
 
 Weight = Literal["edm", "uniform"]
 
@@ -44,9 +47,8 @@ class GaussianTarget(Target):
     weight: Weight = "edm"
 
     def __post_init__(self) -> None:
-        if not self.sigma_data > 0:
-            raise UserError(f"target.sigma_data ({self.sigma_data}) must be positive")
-        check_choice("target.weight", self.weight, get_args(Weight))
+        check_numbers(TARGET, self, sigma_data=Number(at_least=1e-6, at_most=1e6))
+        check_choice(f"{TARGET}.weight", self.weight, get_args(Weight))
 
     @abstractmethod
     def readout(self, table: Tensor | None) -> Readout:

@@ -14,7 +14,7 @@ from dbl.denoising.sampling import Sampler
 from dbl.denoising.targets.base import Batch, Target, TargetSpace, wrong_method
 from dbl.denoising.targets.tokens import text_spec
 from dbl.diffusion.masking import MaskingNoise, mask_tokens
-from dbl.diffusion.noise import NoiseDistribution
+from dbl.diffusion.noise import NOISE, NoiseDistribution
 from dbl.utils.errors import UserError
 
 
@@ -76,7 +76,9 @@ class MaskTarget(Target):
                 f"contract.target MaskTarget needs contract.noise dbl.MaskingNoise, not {type(noise).__name__}"
             )
         if noise.sigma_max != 1:
-            raise UserError(f"noise.sigma_max ({noise.sigma_max}) must be 1 for MaskTarget: text starts wholly hidden")
+            raise UserError(
+                f"{NOISE}.sigma_max ({noise.sigma_max}) must be 1 for MaskTarget: text starts wholly hidden"
+            )
 
     @override
     def space(self, data: DataSpec, table: Tensor | None) -> MaskSpace:

@@ -15,9 +15,9 @@ from typing_extensions import override
 
 from dbl.data.spec import DataSpec
 from dbl.denoising.readout import Adjust, Clean, Prediction, Readout, mean_cross_entropy
-from dbl.denoising.targets.gaussian import GaussianSpace, GaussianTarget, Weight
+from dbl.denoising.targets.gaussian import TARGET, GaussianSpace, GaussianTarget, Weight
 from dbl.diffusion.gaussian import append_axes
-from dbl.utils.checks import check_choice
+from dbl.utils.checks import check_choice, check_numbers, whole
 from dbl.utils.errors import UserError
 from dbl.utils.seeding import generator_for
 
@@ -141,7 +141,8 @@ class TableTarget(GaussianTarget, ABC):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("target.kind", self.kind, get_args(ReadoutKind))
+        check_numbers(TARGET, self, dim=whole(1, 2**20))
+        check_choice(f"{TARGET}.kind", self.kind, get_args(ReadoutKind))
 
     @property
     @override
@@ -161,13 +162,13 @@ class TableTarget(GaussianTarget, ABC):
 
 def _load_table(path: str, name: str, shape: tuple[int, int]) -> Tensor:
     if not Path(path).is_file():
-        raise UserError(f"target.table_file {path} does not exist")
+        raise UserError(f"{TARGET}.table_file {path} does not exist")
     try:
         table = load_file(path)[name]
     except (SafetensorError, KeyError):
-        raise UserError(f"target.table_file {path} is not a safetensors file with a tensor `{name}`") from None
+        raise UserError(f"{TARGET}.table_file {path} is not a safetensors file with a tensor `{name}`") from None
     if tuple(table.shape) != shape:
-        raise UserError(f"target.table_file {path} has shape {list(table.shape)}, but the target needs {list(shape)}")
+        raise UserError(f"{TARGET}.table_file {path} has shape {list(table.shape)}, but the target needs {list(shape)}")
     if not table.norm(dim=1).all():
-        raise UserError(f"target.table_file {path} has a row of zeros, which has no direction")
+        raise UserError(f"{TARGET}.table_file {path} has a row of zeros, which has no direction")
     return table.float()

@@ -12,7 +12,9 @@ from typing_extensions import override
 from dbl.data.spec import DataSpec, TextSpec
 from dbl.denoising.readout import Clean
 from dbl.denoising.targets.base import Batch
+from dbl.denoising.targets.gaussian import TARGET
 from dbl.denoising.targets.tables import ReadoutKind, TableReadout, TableSpace, TableTarget
+from dbl.utils.checks import Number, check_numbers
 from dbl.utils.errors import UserError
 
 
@@ -60,10 +62,9 @@ class TokenTarget(TableTarget):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.context_share <= 1:
-            raise UserError(f"target.context_share ({self.context_share}) must lie in [0, 1]")
+        check_numbers(TARGET, self, context_share=Number(at_least=0, at_most=1))
         if self.context_share and self.kind != "posterior":
-            raise UserError(f"target.context_share needs target.kind posterior, not {self.kind}: it omits evidence")
+            raise UserError(f"{TARGET}.context_share needs kind posterior, not {self.kind}: it omits evidence")
 
     @override
     def shape(self, data: DataSpec) -> tuple[int, ...]:

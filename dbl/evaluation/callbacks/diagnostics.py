@@ -9,6 +9,7 @@ from dbl.data import ResumableDataModule
 from dbl.evaluation.diagnostics import diagnose
 from dbl.evaluation.figures import loss_figure, trajectory_figure
 from dbl.evaluation.stack_evaluation import StackEvaluation
+from dbl.utils.checks import SEED, check_numbers, whole
 from dbl.utils.errors import UserError
 
 
@@ -29,18 +30,13 @@ class Diagnostics(L.Callback):
     """
 
     def __init__(self, num_samples: int = 256, levels_per_block: int = 8, seed: int = 0) -> None:
-        if num_samples < 0 or num_samples == 1:
-            raise UserError(
-                f"diagnostics.num_samples ({num_samples}) must be 0 (off) or at least 2: a sample needs another one"
-            )
-        if levels_per_block < 1:
-            raise UserError(
-                f"diagnostics.levels_per_block ({levels_per_block}) must be at least 1; "
-                "diagnostics.num_samples=0 turns the diagnostics off"
-            )
         self.num_samples = num_samples
         self.levels_per_block = levels_per_block
         self.seed = seed
+        levels = whole(1, 10_000, remedy="num_samples=0 turns them off")
+        check_numbers("diagnostics", self, num_samples=whole(0, 10**9), levels_per_block=levels, seed=SEED)
+        if num_samples == 1:
+            raise UserError("diagnostics.num_samples (1) must be 0 (off) or at least 2: a sample needs another one")
         self.result: dict[str, Any] | None = None
 
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -19,7 +19,7 @@ from dbl.evaluation.features.stored import cache_folder, check_writable
 from dbl.evaluation.image_metrics import ImageFeatures, check_torch_fidelity, image_metrics, least_images
 from dbl.evaluation.stack_evaluation import StackEvaluation
 from dbl.inference.stack import BlockStack
-from dbl.utils.checks import check_choice
+from dbl.utils.checks import check_choice, check_numbers, whole
 from dbl.utils.errors import UserError
 
 Features = Literal["in_domain", "inception", "none"]
@@ -62,10 +62,14 @@ class ImageQuality(L.Callback):
     ) -> None:
         check_choice("image_quality.features", features, get_args(Features))
         check_choice("image_quality.split", split, ("train", "test"))
-        counts = {"num_images": num_images, "seeds": seeds, "num_reference": num_reference, "batch_size": batch_size}
-        for name, value in counts.items():
-            if value is not None and value < 1:
-                raise UserError(f"image_quality.{name} ({value}) must be at least 1")
+        check_numbers(
+            "image_quality",
+            {"num_images": num_images, "seeds": seeds, "num_reference": num_reference, "batch_size": batch_size},
+            num_images=whole(1, 10**6),
+            seeds=whole(1, 10_000),
+            num_reference=whole(1, 10**9, optional=True),
+            batch_size=whole(1, 10**6),
+        )
         self.features = features
         self.num_images = num_images
         self.seeds = seeds

@@ -17,7 +17,7 @@ from dbl.denoising.targets import Batch
 from dbl.evaluation.figures import likelihood_figure
 from dbl.evaluation.stack_evaluation import StackEvaluation
 from dbl.inference.stack import BlockStack
-from dbl.utils.errors import UserError
+from dbl.utils.checks import SEED, check_numbers, whole
 
 
 class Likelihood(L.Callback):
@@ -43,10 +43,9 @@ class Likelihood(L.Callback):
     """
 
     def __init__(self, levels_per_block: int = 8, seed: int = 0) -> None:
-        if levels_per_block < 0:
-            raise UserError(f"likelihood.levels_per_block ({levels_per_block}) must be 0 (off) or more")
         self.levels_per_block = levels_per_block
         self.seed = seed
+        check_numbers("likelihood", self, levels_per_block=whole(0, 10_000), seed=SEED)
         self.result: dict[str, Any] | None = None
         self._estimator: BoundEstimator | ExactNats | None = None
         self._own: BoundEstimator | None = None

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from dbl.data.splits import evenly_spaced
-from dbl.denoising.decoding import Decoding
+from dbl.denoising.decoding import DECODING, Decoding
 from dbl.evaluation.scoring import ScoringModel, open_scoring_model
 from dbl.evaluation.stack_evaluation import StackEvaluation
 from dbl.evaluation.text_metrics import LEAST_TEXTS, check_mauve, distinct_n, mauve_score, unigram_entropy, words
+from dbl.utils.checks import SEED, check_numbers, whole
 from dbl.utils.errors import UserError
 
 _NUM_SHOWN = 4
@@ -64,25 +65,30 @@ class TextQuality(L.Callback):
         num_steps: int | None = None,
         seed: int = 0,
     ) -> None:
-        if num_texts < 0:
-            raise UserError(f"text_quality.num_texts ({num_texts}) must be 0 (off) or more")
-        counts = {"num_tokens": num_tokens, "prompt_tokens": prompt_tokens, "batch_size": batch_size}
-        for name, value in {**counts, "num_steps": num_steps}.items():
-            if value is not None and value < 1:
-                raise UserError(f"text_quality.{name} ({value}) must be at least 1")
-        if mauve and scoring_model is None:
-            raise UserError("text_quality.mauve needs features: set text_quality.scoring_model, e.g. to gpt2-large")
-        if mauve and 0 < num_texts < LEAST_TEXTS:
-            raise UserError(f"text_quality.num_texts ({num_texts}) must be at least {LEAST_TEXTS} for MAUVE")
+        check_numbers("text_quality", {"temperature": temperature, "top_k": top_k, "top_p": top_p}, **DECODING)
         self.num_texts = num_texts
         self.num_tokens = num_tokens
         self.prompt_tokens = prompt_tokens
         self.batch_size = batch_size
+        self.num_steps = num_steps
+        self.seed = seed
+        check_numbers(
+            "text_quality",
+            self,
+            num_texts=whole(0, 10**6),
+            num_tokens=whole(1, 10**6),
+            prompt_tokens=whole(1, 10**6),
+            batch_size=whole(1, 10**6),
+            num_steps=whole(1, 100_000, optional=True),
+            seed=SEED,
+        )
+        if mauve and scoring_model is None:
+            raise UserError("text_quality.mauve needs features: set text_quality.scoring_model, e.g. to gpt2-large")
+        if mauve and 0 < num_texts < LEAST_TEXTS:
+            raise UserError(f"text_quality.num_texts ({num_texts}) must be at least {LEAST_TEXTS} for MAUVE")
         self.scoring_model = scoring_model
         self.mauve = mauve
         self.decoding = Decoding(temperature, top_k, top_p)
-        self.num_steps = num_steps
-        self.seed = seed
         self.result: dict[str, Any] | None = None
 
     def prepare(self, data: Any) -> None:

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from dbl.evaluation.figures import readable_bytes
+from dbl.utils.markdown import plain
 
 # Characters of a generated text that are shown.
 _MOST_SHOWN = 1200
@@ -38,11 +39,6 @@ def rise(control: Mapping[str, Any]) -> str:
         return number(control["loss_shuffled"])
     change = (control["loss_shuffled"] - control["loss"]) / control["loss"]
     return f"{change:+.1%} ± {control['standard_error'] / control['loss']:.1%}"
-
-
-def plain(name: str) -> str:
-    """A name from a config or a file, without effect as Markdown; underscores inside words have none anyway."""
-    return re.sub(r"([\\`*\[\]<>|&]|\b_|_\b)", r"\\\1", " ".join(name.split()))
 
 
 def fenced(text: str) -> str:

@@ -3,14 +3,14 @@
 from typing import Any
 
 from dbl.data.spec import DataSpec, ImageSpec, TextSpec
+from dbl.data.text.tokenizer import load_tokenizer
 from dbl.denoising.sampling import Sampler
 from dbl.evaluation.report.arm import Arm, summarise
-from dbl.evaluation.report.facts import class_name
 from dbl.evaluation.report.pictures import draw_pictures
 from dbl.evaluation.report.render import html, markdown, words_of
 from dbl.run.contract import Contract
 from dbl.run.folder import RunFolder
-from dbl.utils.files import read_json, write_json, write_text
+from dbl.utils.files import write_json, write_text
 from dbl.utils.serialization import to_plain
 
 
@@ -76,5 +76,5 @@ def _tokenizer(run: RunFolder, data: DataSpec, seeds: list[int]) -> str | None:
     path = next((run.tokenizer for run in runs if run.tokenizer.is_file()), None)
     if path is None or not isinstance(data, TextSpec):
         return None
-    stored = read_json(path)
-    return class_name(stored) if stored.get("identity") == data.tokenizer else None
+    tokenizer = load_tokenizer(path)
+    return type(tokenizer).__qualname__ if tokenizer.identity == data.tokenizer else None

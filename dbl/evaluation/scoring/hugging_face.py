@@ -15,7 +15,7 @@ _MAX_CONTEXT = 4096  # the logits of longer contexts take gigabytes
 
 
 class HuggingFaceScoringModel(ScoringModel):
-    """A causal language model that `transformers` can load; code of the hub is never run.
+    """A causal language model that `transformers` can load, with weights as safetensors; code of the hub is never run.
 
     Raises UserError if transformers is missing, or the model cannot be loaded or is not a causal language model.
 
@@ -92,13 +92,13 @@ def _load(name: str) -> tuple[Any, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True, **options
+            name, dtype=torch.float32, output_loading_info=True, use_safetensors=True, **options
         )
     except Exception as error:  # transformers raises many kinds for what is missing, damaged or unreachable
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"scoring model {name}: it cannot be loaded ({reason[:160]}); name a folder with a causal language model "
-            "of Hugging Face, or a model of its hub that can be reached or was downloaded before"
+            f"scoring model {name}: it cannot be loaded ({reason[:50]}); name a folder, or a model of the hub, "
+            "with a causal language model"
         ) from None
     network, facts = loaded
     absent = sorted(facts["missing_keys"]) + sorted(map(str, facts["mismatched_keys"]))

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from dbl.run.checkpoints import Checkpoints
 from dbl.training.module import TrainingModule
+from dbl.utils.checks import check_numbers, whole
 from dbl.utils.errors import Interrupted, UserError
 from dbl.utils.files import remove_unfinished, replacing
 
@@ -61,10 +62,9 @@ class LastCheckpoint(Checkpoint):
     """
 
     def __init__(self, path: str, every_n_steps: int = 100) -> None:
-        if every_n_steps < 1:
-            raise UserError(f"checkpoint.every_n_steps ({every_n_steps}) must be at least 1")
         self.path = Path(path)
         self.every_n_steps = every_n_steps
+        check_numbers("checkpoint", self, every_n_steps=whole(1, 10**9))
         self.last_saved: str | None = None
         self._signal: int | None = None
         self._saved_step = 0

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from dbl.training.distributed import ShardedStrategy
 from dbl.training.module import TrainingModule
-from dbl.utils.errors import UserError
+from dbl.utils.checks import check_number
 
 
 class EMA(WeightAveraging):
@@ -26,8 +26,7 @@ class EMA(WeightAveraging):
     """
 
     def __init__(self, decay: float = 0.999) -> None:
-        if not 0 <= decay < 1:
-            raise UserError(f"ema.decay ({decay}) must lie in [0, 1)")
+        check_number("ema.decay", decay, at_least=0, below=1)
         # Buffers are constants here, and integer ones cannot be averaged.
         super().__init__(use_buffers=False, multi_avg_fn=partial(_update, decay))
 

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from dbl.diffusion.plot import partition_figure
 from dbl.training.block import DiffusionBlock
-from dbl.utils.errors import UserError
+from dbl.utils.checks import check_numbers, whole
 
 
 class LossByLevel(L.Callback):
@@ -23,9 +23,8 @@ class LossByLevel(L.Callback):
     """
 
     def __init__(self, num_bins: int = 4) -> None:
-        if num_bins < 1:
-            raise UserError(f"loss_by_level.num_bins ({num_bins}) must be at least 1")
         self.num_bins = num_bins
+        check_numbers("loss_by_level", self, num_bins=whole(1, 10_000))
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compute the bins."""

@@ -12,7 +12,7 @@ from dbl.training.callbacks.ema import EMA
 from dbl.training.distributed import ShardedStrategy
 from dbl.training.memory.tracker import MemoryTracker
 from dbl.training.module import TrainingModule
-from dbl.utils.errors import UserError
+from dbl.utils.checks import check_numbers, whole
 from dbl.utils.files import write_json
 
 
@@ -33,10 +33,9 @@ class Memory(L.Callback):
     """
 
     def __init__(self, path: str, step: int = 3) -> None:
-        if step < 2:
-            raise UserError(f"memory.step ({step}) must be at least 2: the optimizer has no state before")
         self.path = path
         self.step = step
+        check_numbers("memory", self, step=whole(2, 10**9, remedy="the optimizer has no state before"))
         self._first_step = 0
         self._tracker: MemoryTracker | None = None
         self._active = ExitStack()

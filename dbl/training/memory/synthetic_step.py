@@ -22,7 +22,7 @@ class SyntheticStep:
         self.part.prepare_network()
         self.part.use_expected_cost = True
         self.in_bf16 = precision == "bf16-mixed"
-        self.optimizer = part.recipe.optimizer(part.parameters())
+        self.optimizer = part.recipe.make_optimizer(part.parameters())
         for parameter in part.parameters():
             parameter.grad = torch.zeros_like(parameter)
         self._end_step()

@@ -144,5 +144,5 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("key", "value"), [("cpus", 0), ("gpus", -1), ("gpus", 1.5), ("retries", -1)])
 def test_impossible_settings(key: str, value: float) -> None:
     """Catches a number that Ray would refuse with a traceback."""
-    with pytest.raises(UserError, match=rf"--ray\.{key} {value:g} must be"):
+    with pytest.raises(UserError, match=rf"--ray\.{key} \({value}\) must be"):
         RaySettings(**{key: value})

@@ -184,8 +184,8 @@ def test_without_slurm_or_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"minutes": 1}, r"--slurm\.minutes 1 must be at least 5"),
-        ({"cpus": 0}, r"--slurm\.cpus 0 must be at least 1"),
+        ({"minutes": 1}, r"--slurm\.minutes \(1\) must be a whole number from 5"),
+        ({"cpus": 0}, r"--slurm\.cpus \(0\) must be a whole number from 1"),
         ({"extra": {"--qos": "long"}}, r"'--qos' is no option of sbatch"),
         ({"extra": {"array": "0-9"}}, r"array is set by this backend"),
         ({"extra": {"comment": "a\nrm -r b"}}, r"the value of comment must be one line"),

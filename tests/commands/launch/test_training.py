@@ -123,7 +123,7 @@ def test_a_failed_block_does_not_stop_the_others_inline(
     ("options", "message"),
     [
         (["--workers=2"], "add --backend process"),
-        (["--backend=process", "--workers=0"], "--workers 0 must be at least 1"),
+        (["--backend=process", "--workers=0"], "--workers (0) must be a whole number from 1"),
         (["--trainer.devices=2"], "trainer.devices=2"),
         (["--dry-run"], "--dry-run prints the scripts for Slurm"),
     ],
