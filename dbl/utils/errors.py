@@ -10,11 +10,12 @@ _REFUSED_PATH = (
     *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR),
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST),
 )
-# Parts of messages of torch: on the CPU it raises a plain RuntimeError.
+# Parts of messages of plain errors: torch on the CPU raises a RuntimeError, and an import an ImportError.
 _OUT_OF_MEMORY = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
     "out of memory",
+    "failed to map segment from shared object",  # while a library is imported
 )
 
 
@@ -64,8 +65,8 @@ def _refusal_of_machine(error: BaseException) -> UserError | None:
         return UserError(
             f"{os.fsdecode(error.filename or 'a file')} could not be read or written ({error.strerror}): {remedy}"
         )
-    is_torch_error = isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
-    if isinstance(error, MemoryError) or is_torch_error:
+    says_so = isinstance(error, RuntimeError | ImportError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
+    if isinstance(error, MemoryError) or says_so:
         reason = (str(error).strip() or "MemoryError").splitlines()[0][:80]
         return UserError(f"out of memory ({reason}): smaller data.init_args.batch_size, or more blocks; see dbl plan")
     return None

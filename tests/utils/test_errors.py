@@ -31,6 +31,7 @@ def test_what_the_machine_refuses_is_no_bug() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**50)
     assert "dbl plan" in str(as_known_error(caught.value))
+    assert "dbl plan" in str(as_known_error(ImportError("libx.so: failed to map segment from shared object")))
     assert as_known_error(FileNotFoundError(errno.ENOENT, "No such file", "x")) is None  # could be our own mistake
     assert as_known_error(ValueError("ran out of memory cells")) is None
 
