@@ -55,7 +55,7 @@ def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
     try:
         return parser.parse_args(arguments)
     # Besides its own error, the parser lets through what reading a file and its references raises.
-    except (ArgumentError, ValueError, RecursionError, OmegaConfBaseException) as error:
+    except (ArgumentError, ValueError, OverflowError, RecursionError, OmegaConfBaseException) as error:
         in_file = next(filter(None, map(problem_of_file, files_of(arguments))), None)
         raise UserError(in_file or explain(str(error), parser)) from None
 

@@ -83,7 +83,7 @@ def _inference(config: Path) -> InferenceConfig:
         values = parser.parse_object({"inference": group})
         check_nulls(parser, values)
         return cast(InferenceConfig, parser.instantiate(values).inference)
-    except ArgumentError as error:
+    except (ArgumentError, OverflowError) as error:  # the latter of a number with hundreds of digits
         raise UserError(f"{config}: {explain(str(error), parser)}") from None
     except UserError as error:
         raise UserError(f"{config}: {error}") from None

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from fuzzing import fuzz, mutated, mutated_bytes
 from hypothesis import strategies as st
 from toy import fit, recipe
 from toy_text import text_contract, text_stack
 
+from dbl.commands.run_config import RunConfig
+from dbl.commands.sample import _defaults as sampler_defaults
 from dbl.commands.sample_text import fill_template
 from dbl.data import Bytes, Characters
 from dbl.data.text.tokenizer import Tokenizer, load_tokenizer
@@ -283,3 +286,41 @@ def test_measured_memory(examples: int, tmp_path: Path) -> None:
             peak_of(memory)
 
     fuzz(mutated(whole), check, examples)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The plain values of a whole config, as a run keeps them."""
+    path = Path(__file__).parents[2] / "configs" / "digits_dit.yaml"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("config"))
+        return RunConfig.load(path).plain()
+
+
+@pytest.mark.parametrize("examples", EXAMPLES)
+def test_samplers_of_a_config(examples: int, config: dict[str, Any], tmp_path: Path) -> None:
+    """Catches a config of a run from elsewhere that breaks `dbl sample`, which reads the sampler from it."""
+    run = RunFolder("run", str(tmp_path))
+    run.path.mkdir()
+
+    def check(value: Any) -> None:
+        run.config.write_text(yaml.safe_dump(value) if not isinstance(value, bytes) else value.decode("latin-1"))
+        sampler_defaults(run, "ensemble")
+
+    few = {"run": config["run"], "inference": config["inference"]}
+    fuzz(mutated(few) | mutated_bytes(yaml.safe_dump(few).encode()), check, examples)
+
+
+@pytest.mark.parametrize("examples", [40, pytest.param(10_000, marks=pytest.mark.soak)])
+def test_configs(examples: int, config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a config for which the parser raises an error of its own."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "config.yaml"
+
+    def check(value: Any) -> None:
+        path.write_bytes(value if isinstance(value, bytes) else yaml.safe_dump(value).encode())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            RunConfig.load(path)
+
+    fuzz(mutated(config) | mutated_bytes(yaml.safe_dump(config).encode()), check, examples)
