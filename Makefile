@@ -32,8 +32,8 @@ plan: $(READY) ## plan the memory of a training step            [CONFIG=configs/
 test: $(READY) ## run the tests, one file per core at a time
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
-soak: $(READY) ## kill training, assembly and report 300 times   [DBL_SOAK_SEED=0 DBL_SOAK_KILLS=300]
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/faults -m soak --capture=no
+soak: $(READY) ## 300 kills, 20 rounds of commands at once, fuzzing  [DBL_SOAK_SEED=0 DBL_SOAK_KILLS=300]
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/faults tests/security -m soak --capture=no
 
 lint: $(READY) ## check style and format
 	$(BIN)/ruff check
