@@ -100,7 +100,7 @@ def _child(function: Callable[..., int], folder: Path, arguments: tuple[object, 
     sys.exit(function(*arguments))
 
 
-def _dbl(arguments: tuple[str, ...], spare_bytes: int | None) -> int:
+def _dbl(arguments: tuple[str, ...], spare_bytes: int | None = None) -> int:
     from dbl.commands.main import main
 
     if spare_bytes is not None:
