@@ -9,7 +9,7 @@ from torch import Tensor
 from dbl.run.checkpoints import read_training
 from dbl.run.contract import Contract, plain_hash
 from dbl.run.folder import RunFolder, run_tokenizer
-from dbl.run.model_folder import Weights, block_metadata, file_hash, load_denoiser
+from dbl.run.model_folder import Weights, block_metadata, file_hash, is_model_file, load_denoiser
 from dbl.utils.errors import UserError
 from dbl.utils.files import remove_unfinished, temporary_folder, write_json, write_tensors
 from dbl.utils.folders import replace_folder, restore_folder
@@ -135,11 +135,13 @@ def assemble(run: RunFolder, weights: Weights = "ema", allow_partial: bool = Fal
 def _target(model: Path) -> Path:
     """The folder that is replaced: the model folder, or the one on another disk to which it is a link.
 
-    Raises UserError if the link leads nowhere, or there is no folder at its end.
+    Raises UserError if the link leads nowhere, or to what is not a model: a run from elsewhere may link to anything.
     """
     target = model.resolve() if model.is_symlink() else model
     if (target.exists() and not target.is_dir()) or not target.parent.is_dir() or target.is_mount():
         raise UserError(f"{model} leads to {target}, which is no folder that can be replaced: remove or correct it")
+    if target != model and target.is_dir() and not all(is_model_file(path.name) for path in target.iterdir()):
+        raise UserError(f"{model} leads to {target}, which holds other files than those of a model: correct the link")
     return target
 
 

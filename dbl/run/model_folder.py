@@ -227,6 +227,11 @@ def _type_and_shape(tensors: Mapping[str, Tensor], name: str) -> str:
     return f"{str(tensors[name].dtype).removeprefix('torch.')} {list(tensors[name].shape)}"
 
 
+def is_model_file(name: str) -> bool:
+    """Whether a model folder may hold a file of this name."""
+    return name == "config.json" or _FILE_NAME.fullmatch(name) is not None
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:

@@ -458,6 +458,18 @@ def test_a_link_to_no_folder_is_refused(target: str, run: RunFolder, tmp_path: P
     assert not (tmp_path / "absent").exists()
 
 
+def test_a_link_to_a_folder_of_other_files_is_refused(run: RunFolder, tmp_path: Path) -> None:
+    """Catches a run from elsewhere whose `model` leads to a folder of the user, which assembling would replace."""
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    (documents / "thesis.txt").write_text("precious")
+    shutil.rmtree(run.model)
+    run.model.symlink_to(documents)
+    with pytest.raises(UserError, match=r"dit/model leads to .*, which holds other files than those of a model"):
+        assemble(run)
+    assert (documents / "thesis.txt").read_text() == "precious"
+
+
 def test_a_planted_link_is_not_followed(run: RunFolder, tmp_path: Path) -> None:
     """Catches weights that are written, or files that are deleted, where a link in the run folder leads."""
     elsewhere = tmp_path / "elsewhere"

@@ -1,6 +1,7 @@
 """Backend `slurm`: a job array with one task for each block, submitted through submitit."""
 
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -154,7 +155,7 @@ class SlurmSettings:
 
 
 class SlurmBackend(WatchedBackend):
-    """A job array; its scripts, results and Slurm's own logs are in the folder `slurm` of the run.
+    """A job array; its scripts, results and Slurm's own logs are in a new folder inside `slurm` of the run.
 
     Args:
         workers: number of parallel tasks; None: as many as the cluster has room for.
@@ -266,7 +267,8 @@ class SlurmBackend(WatchedBackend):
 
 
 def _folder(jobs: list[Job]) -> Path:
-    return jobs[0].run / "slurm"
+    # Results are pickles: in a folder that nobody can guess, none can lie there from before.
+    return jobs[0].run / "slurm" / secrets.token_hex(8)
 
 
 def _result(handle: Any) -> Done:

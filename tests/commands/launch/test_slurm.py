@@ -152,6 +152,15 @@ def test_a_refusal_of_sbatch(slurm: Path, counting: CountingRun) -> None:
         SlurmBackend(None, SlurmSettings(partition="closed")).run(counting.jobs({}, {}))
 
 
+def test_each_launch_has_a_folder_of_its_own(slurm: Path, counting: CountingRun) -> None:
+    """Catches results, which are pickles, that lay in a run from elsewhere under the number of the next task."""
+    jobs = counting.jobs({}, {})
+    assert [outcome.code for outcome in SlurmBackend(None, SMALL).run(jobs)] == [0, 0]
+    (folder,) = (counting.path / "slurm").iterdir()
+    assert len(list(folder.glob("*_result.pkl"))) == 2
+    assert slurm_backend._folder(jobs) not in (folder, slurm_backend._folder(jobs))
+
+
 def test_a_dry_run_prints_the_script(
     counting: CountingRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
