@@ -137,10 +137,11 @@ def test_ema_is_the_recursive_average_and_goes_on_after_a_resume() -> None:
         torch.nn.init.constant_(layer.weight, value)
         return layer
 
-    average = _Average(0.5, module(3.0), None)
-    average.update_parameters(module(1.0))
+    average, current = _Average(0.5, module(3.0), None), module(1.0)
+    average.update_parameters(current)
     assert average.module.weight.item() == 1  # the start is no part of the average
-    average.update_parameters(module(0.0))
+    torch.nn.init.zeros_(current.weight)
+    average.update_parameters(current)
     assert average.module.weight.item() == pytest.approx(2 / 11)
     resumed = _Average(0.5, module(9.0), None)
     resumed.load_state_dict({**average.state_dict(), "n_averaged": torch.tensor(30)})

@@ -96,17 +96,19 @@ class _Average(AveragedModel):
         super().__init__(model, device, use_buffers=False)
         self._decay = decay
         self._num_updates: int | None = None
+        self._pairs: tuple[list[Tensor], list[Tensor]] = ([], [])
 
     @override
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         if self._num_updates is None:  # of this process
             self._num_updates = int(self.n_averaged)  # 0, or that of the checkpoint from which the training resumed
+            # Kept: walking through the modules takes longer than the update. Their tensors change in place only.
+            self._pairs = [*self.module.parameters()], [*model.parameters()]
         n = self._num_updates
         # The first update copies: a lerp by 1 is exact, and unlike a copy it works on shards.
         weight = 1 - min(self._decay, (1 + n) / (10 + n)) if n else 1.0
-        averages: list[Tensor] = [*self.module.parameters()]
         # One kernel for all tensors; a loop over them would launch hundreds.
-        torch._foreach_lerp_(averages, [*model.parameters()], weight)
+        torch._foreach_lerp_(*self._pairs, weight)
         self.n_averaged += 1
         self._num_updates += 1
