@@ -54,7 +54,7 @@ def fit(part: TrainingModule, folder: Path, steps: int = 6, resume: bool = False
         use_distributed_sampler=False,
         val_check_interval=3,
         check_val_every_n_epoch=None,
-        **trainer,  # type: ignore[arg-type]
+        **{"log_every_n_steps": 1, **trainer},  # type: ignore[arg-type]
     )
     batches = NoisyData(data, part) if isinstance(part, DiffusionBlock) else data
     loop.fit(part, datamodule=batches, ckpt_path=path if resume else None, weights_only=True)

@@ -5,6 +5,7 @@ Axes: N batch, T tokens, D token width, H heads, P patch size. A layer is one re
 
 import math
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -43,19 +44,34 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, T, D] -> [N, T, D]."""
-        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # 3, N, H, T, D/H
+    def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
+        """[N, T, D] -> [N, T, D], or [N, num_queries, D] for the first tokens alone."""
+        q, k, v = self._project(x) if num_queries is None else self._project_first(x, num_queries)
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], dropout_p=dropout)  # N, H, T, D/H
-        return self.out(mixed.transpose(1, 2).flatten(2))  # N, T, D
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)  # N, H, queries, D/H
+        return self.out(mixed.transpose(1, 2).flatten(2))  # N, queries, D
+
+    def _project(self, x: Tensor) -> Tensor:
+        return self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # 3, N, H, T, D/H
+
+    def _project_first(self, x: Tensor, num_queries: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [N, H, num_queries, D/H] of the first tokens; keys and values [N, H, T, D/H] of all."""
+        width = x.shape[2]
+        of_queries, of_others = self.qkv.weight.split([width, 2 * width])
+        bias_of_queries, bias_of_others = self.qkv.bias.split([width, 2 * width])
+        q = F.linear(x[:, :num_queries], of_queries, bias_of_queries).unflatten(2, (self.num_heads, -1))
+        kv = F.linear(x, of_others, bias_of_others).unflatten(2, (2, self.num_heads, -1))
+        k, v = kv.permute(2, 0, 3, 1, 4)
+        return q.transpose(1, 2), k, v
 
 
-def feed_forward(width: int, hidden: int, dropout: float = 0.0) -> nn.Sequential:
+Gelu = Literal["exact", "tanh"]
+
+
+def feed_forward(width: int, hidden: int, dropout: float = 0.0, gelu: Gelu = "tanh") -> nn.Sequential:
     """Two-layer MLP of a transformer layer, from width to `hidden` and back."""
-    return nn.Sequential(
-        nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width), nn.Dropout(dropout)
-    )
+    activation = nn.GELU(approximate="none" if gelu == "exact" else "tanh")
+    return nn.Sequential(nn.Linear(width, hidden), activation, nn.Linear(hidden, width), nn.Dropout(dropout))
 
 
 class Modulation(nn.Module):
@@ -86,25 +102,44 @@ class Layer(nn.Module):
         hidden: hidden width of the MLP.
         dropout: dropout of the attention weights, the attention output and the MLP output.
         modulated: whether a conditioning vector sets norms and residual gates (adaLN-Zero).
+        gelu: exact, or approximated by a tanh.
     """
 
-    def __init__(self, width: int, num_heads: int, hidden: int, dropout: float = 0.0, modulated: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        hidden: int,
+        dropout: float = 0.0,
+        modulated: bool = False,
+        gelu: Gelu = "tanh",
+    ) -> None:
         super().__init__()
         self.modulation = Modulation(width, 6) if modulated else None
         self.norm1 = nn.LayerNorm(width, elementwise_affine=not modulated)
         self.attention = Attention(width, num_heads, dropout)
         self.drop = nn.Dropout(dropout)
         self.norm2 = nn.LayerNorm(width, elementwise_affine=not modulated)
-        self.mlp = feed_forward(width, hidden, dropout)
+        self.mlp = feed_forward(width, hidden, dropout, gelu)
 
-    def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
-        """X [N, T, D], and cond [N, D] if the layer is modulated -> [N, T, D]."""
+    def forward(self, x: Tensor, cond: Tensor | None = None, num_queries: int | None = None) -> Tensor:
+        """Apply the layer.
+
+        Args:
+            x: [N, T, D].
+            cond: [N, D] if the layer is modulated.
+            num_queries: number of first tokens to compute; None: all.
+
+        Returns:
+            [N, T, D], or [N, num_queries, D].
+        """
+        kept = x if num_queries is None else x[:, :num_queries]
         if self.modulation is None:
-            x = x + self.drop(self.attention(self.norm1(x)))
-            return x + self.mlp(self.norm2(x))
+            kept = kept + self.drop(self.attention(self.norm1(x), num_queries))
+            return kept + self.mlp(self.norm2(kept))
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(cond)  # N, 1, D each
-        x = x + gate1 * self.drop(self.attention(modulate(self.norm1(x), shift1, scale1)))
-        return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
+        kept = kept + gate1 * self.drop(self.attention(modulate(self.norm1(x), shift1, scale1), num_queries))
+        return kept + gate2 * self.mlp(modulate(self.norm2(kept), shift2, scale2))
 
 
 class ModulatedHead(nn.Module):

@@ -1,6 +1,8 @@
 """ViT: the vision transformer as blocks that denoise a label vector, and as an end-to-end classifier."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -8,8 +10,8 @@ from typing_extensions import override
 
 from dbl.data.spec import DataSpec, ImageSpec
 from dbl.networks.architecture import NETWORK, Architecture, check_heads, check_sizes, count_patches
-from dbl.networks.layers import Layer, ModulatedHead, NoiseEmbedding, PatchEmbedding, initialise
-from dbl.utils.checks import Number, check_numbers
+from dbl.networks.layers import Gelu, Layer, ModulatedHead, NoiseEmbedding, PatchEmbedding, initialise
+from dbl.utils.checks import Number, check_choice, check_numbers
 from dbl.utils.errors import UserError
 
 
@@ -24,6 +26,7 @@ class ViT(Architecture):
         patch_size: side of a patch in pixels.
         mlp_width: hidden width of the MLP.
         dropout: dropout in every layer and on the tokens.
+        gelu: exact, or approximated by a tanh, which is slower on a CPU.
 
     Example:
         >>> import dbl
@@ -39,11 +42,13 @@ class ViT(Architecture):
     patch_size: int = 4
     mlp_width: int = 512
     dropout: float = 0.1
+    gelu: Gelu = "exact"
 
     def __post_init__(self) -> None:
         check_sizes(self)
         check_heads(self.width, self.num_heads)
         check_numbers(NETWORK, self, dropout=Number(at_least=0, below=1))
+        check_choice(f"{NETWORK}.gelu", self.gelu, get_args(Gelu))
 
     @override
     def build(
@@ -84,7 +89,7 @@ class ViTNetwork(nn.Module):
         self.tokens = PatchTokens(sizes, data)
         self.noise_embedding = NoiseEmbedding(sizes.width)
         self.layers = nn.ModuleList(
-            Layer(sizes.width, sizes.num_heads, sizes.mlp_width, sizes.dropout, modulated=True)
+            Layer(sizes.width, sizes.num_heads, sizes.mlp_width, sizes.dropout, modulated=True, gelu=sizes.gelu)
             for _ in range(num_layers)
         )
         self.head = ModulatedHead(sizes.width, target_dim)
@@ -94,9 +99,9 @@ class ViTNetwork(nn.Module):
         """Label vectors [N, target_dim] scaled by c_in, c_noise [N] and images -> [N, target_dim]."""
         x = self.tokens(self.label_token(noisy), cond)  # N, 1 + T, D
         vector = self.noise_embedding(c_noise)  # N, D
-        for layer in self.layers:
-            x = layer(x, vector)
-        return self.head(x[:, :1], vector).squeeze(1)  # the label token alone: N, target_dim
+        for layer, num_queries in _with_queries(self.layers):
+            x = layer(x, vector, num_queries=num_queries)
+        return self.head(x, vector).squeeze(1)  # N, target_dim
 
 
 class ViTClassifier(nn.Module):
@@ -106,8 +111,9 @@ class ViTClassifier(nn.Module):
         super().__init__()
         self.class_token = nn.Embedding(1, sizes.width)
         self.tokens = PatchTokens(sizes, data)
-        self.layers = nn.Sequential(
-            *(Layer(sizes.width, sizes.num_heads, sizes.mlp_width, sizes.dropout) for _ in range(sizes.num_layers))
+        self.layers = nn.ModuleList(
+            Layer(sizes.width, sizes.num_heads, sizes.mlp_width, sizes.dropout, gelu=sizes.gelu)
+            for _ in range(sizes.num_layers)
         )
         self.norm = nn.LayerNorm(sizes.width)
         self.head = nn.Linear(sizes.width, data.num_classes)
@@ -115,5 +121,13 @@ class ViTClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, channels, height, width] -> logits [N, C]."""
-        x = self.layers(self.tokens(self.class_token.weight.expand(len(images), -1), images))  # N, 1 + T, D
+        x = self.tokens(self.class_token.weight.expand(len(images), -1), images)  # N, 1 + T, D
+        for layer, num_queries in _with_queries(self.layers):
+            x = layer(x, num_queries=num_queries)
         return self.head(self.norm(x[:, 0]))  # N, C
+
+
+def _with_queries(layers: nn.ModuleList) -> Iterator[tuple[nn.Module, int | None]]:
+    """Each layer with its `num_queries`: of the last one, only the leading token is read."""
+    for index, layer in enumerate(layers, 1):
+        yield layer, 1 if index == len(layers) else None

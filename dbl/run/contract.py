@@ -26,7 +26,7 @@ from dbl.utils.seeding import seeded
 from dbl.utils.serialization import from_plain, to_plain
 
 # Incremented whenever the meaning of a stored contract changes; other versions are refused.
-VERSION = 3
+VERSION = 4
 
 _KEYS = {"version", "config", "data", "noise", "partition", "table_sha256"}
 

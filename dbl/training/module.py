@@ -20,6 +20,7 @@ from dbl.run.checkpoints import Stamp
 from dbl.run.contract import Contract
 from dbl.training.config import TrainingConfig, check_precision
 from dbl.training.distributed import ShardedStrategy, check_strategy, first_message, full_tensor, shard
+from dbl.training.finite import FiniteCheck, NotFinite
 from dbl.utils.errors import UserError
 from dbl.utils.seeding import derive_seed
 
@@ -57,6 +58,7 @@ class TrainingModule(L.LightningModule, ABC):
         self.batches_seen = 0  # on each rank
         self.samples = 0  # on all ranks together
         self.layer_passes = contract.config.network.baseline_passes()  # compute of a training step per sample
+        self._finite = FiniteCheck()
         self.use_expected_cost = False  # of steps of random size, for planning and timing
 
     @abstractmethod
@@ -115,23 +117,27 @@ class TrainingModule(L.LightningModule, ABC):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make dropout a function of the number of batches seen."""
-        torch.manual_seed(derive_seed(self.seed, "step", self.index, self.batches_seen, self.global_rank))
+        seed = derive_seed(self.seed, "step", self.index, self.batches_seen, self.global_rank)
+        # Not `torch.manual_seed`, which visits the generators of every kind of device.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Backward pass, and an optimizer step after every `accumulate` batches."""
-        losses = self.losses(batch)
+        losses, step = self.losses(batch), self.global_step
         loss = losses.per_sample.mean()
-        # The mean over ranks is not finite if any rank's loss is not: all ranks stop together and none hangs.
         mean_loss = self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean")
         assert isinstance(mean_loss, Tensor)
-        self._check_finite("loss", mean_loss, loss, losses.sigma)
         with self._gradient_sync():
             self.manual_backward(loss / self.recipe.accumulate)
         self.batches_seen += 1
         self.samples += len(losses.per_sample) * self.trainer.world_size
-        if not self.accumulating:
-            self._optimizer_step(losses.sigma)
-        self._log_step("train/loss", mean_loss)
+        norm = None if self.accumulating else self._optimizer_step()
+        self._finite.add(step, loss, mean_loss, norm, losses.sigma)
+        self._check_finite(keep=0 if self._logs_within(1) else 1)
+        if self._logs_within(1):
+            self._log_step("train/loss", mean_loss)
         outputs = {"loss": mean_loss, "per_sample": losses.per_sample.detach()}
         return outputs if losses.sigma is None else outputs | {"sigma": losses.sigma}
 
@@ -143,23 +149,37 @@ class TrainingModule(L.LightningModule, ABC):
             return nullcontext()
         return strategy.block_backward_sync()
 
-    def _optimizer_step(self, sigma: Tensor | None) -> None:
+    def _optimizer_step(self) -> Tensor:
+        """One step of the optimizer; returns the norm of the gradient before clipping."""
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         assert isinstance(scheduler, LRScheduler)
         assert not isinstance(optimizer, list)
-        norm = full_tensor(nn.utils.clip_grad_norm_(self.parameters(), self.recipe.clip_norm or math.inf))
-        # Several ranks contribute to the gradient, so the levels of this one may not explain it.
-        self._check_finite("gradient", norm, norm, sigma if self.trainer.world_size == 1 else None)
-        self._log_step("train/gradient_norm", norm)
-        self._log_step("train/learning_rate", scheduler.get_last_lr()[0])
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = full_tensor(nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm or math.inf))
+        if self._logs_within(self.recipe.accumulate):
+            self._log_step("train/gradient_norm", norm)
+            self._log_step("train/learning_rate", scheduler.get_last_lr()[0])
         optimizer.step()
         optimizer.zero_grad()
         scheduler.step()
+        return norm
+
+    def _logs_within(self, num_batches: int) -> bool:
+        """Whether the loggers are written to after one of the next `num_batches` batches, this one among them.
+
+        What is logged in between never reaches a file, and costs more than the rest of a small step.
+        """
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return every > 0 and -self.batches_seen % every < num_batches
 
     def _log_step(self, name: str, value: Tensor | float) -> None:
         # Under manual optimization Lightning's x-axis counts batches; the metric `step` replaces it.
         self.log("step", float(self.global_step))
-        self.log(name, value, prog_bar=name == "train/loss")
+        self.log(name, value)
+
+    def on_validation_start(self) -> None:
+        """Stop before a network that is not finite is evaluated."""
+        self._check_finite()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Loss on the validation split, with fixed noise."""
@@ -167,23 +187,33 @@ class TrainingModule(L.LightningModule, ABC):
         self.log("step", float(self.global_step), reduce_fx="max", sync_dist=True, batch_size=len(per_sample))
         self.log("val/loss", per_sample.mean(), batch_size=len(per_sample), prog_bar=True, sync_dist=True)
 
-    def _check_finite(self, name: str, everywhere: Tensor, here: Tensor, sigma: Tensor | None) -> None:
-        """Stop all ranks before a loss or gradient that is not finite on one of them reaches a weight."""
-        if torch.isfinite(everywhere):
+    def _check_finite(self, keep: int = 0) -> None:
+        """Stop all ranks if a loss or gradient was not finite on one of them; the `keep` last batches are not read."""
+        found = self._finite.first_problem(keep)
+        if found is None:
             return
-        rank = f" on rank {self.global_rank}" if self.trainer.world_size > 1 and name == "loss" else ""
-        levels = "" if sigma is None else f" at noise levels {sigma.min():.4g} to {sigma.max():.4g}"
-        problem = "" if torch.isfinite(here) else f"{name} is {here.item()}{rank}{levels}"
-        problem = first_message(self.trainer, problem) or f"mean {name} is {everywhere.item()}"
+        problem = first_message(self.trainer, self._describe(found)) or f"mean {found.name} is {found.everywhere}"
         saved = getattr(self.trainer.checkpoint_callback, "last_saved", None)
         good = f"last good checkpoint: {saved}" if saved else "no checkpoint yet"
         raise UserError(
-            f"{self.part} stopped at step {self.global_step}: {problem}; {good}; "
+            f"{self.part} stopped at step {found.step}: {problem}; {good}; "
             "try a lower model.recipe.optimizer.lr, with --from-scratch"
         )
 
+    def _describe(self, found: NotFinite) -> str:
+        """What this rank saw; empty if its own value is finite."""
+        if math.isfinite(found.here):
+            return ""
+        alone = self.trainer.world_size == 1
+        rank = "" if alone or found.name == "gradient" else f" on rank {self.global_rank}"
+        # Several ranks contribute to the gradient, so the levels of this one may not explain it.
+        explained = found.sigma if alone or found.name == "loss" else None
+        levels = "" if explained is None else f" at noise levels {explained.min():.4g} to {explained.max():.4g}"
+        return f"{found.name} is {found.here}{rank}{levels}"
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add this part's identity and counters."""
+        """Add this part's identity and counters, unless its weights are not finite."""
+        self._check_finite()
         stamp = Stamp(
             part=self.part,
             contract=self.contract.hash,

@@ -72,7 +72,10 @@ class NoisyData(L.LightningDataModule):
         like = clean.clean.new_empty(clean.clean.shape, dtype=torch.float32)
         draw = self._random_draws if self.trainer.training else self._fixed_draws
         sigma, noise = draw(batch, like)
-        sigma = sigma.to(like.device, torch.float32)
+        sigma = sigma.float()
+        if like.device.type == "cuda":
+            sigma = sigma.pin_memory()  # else the host would wait for the copy
+        sigma = sigma.to(like.device, non_blocking=True)
         return NoisyBatch(clean, self.block.space.corrupt(clean.clean, noise, sigma), sigma)
 
     def _random_draws(self, batch: Batch, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -199,3 +199,18 @@ def test_noise_embedding_has_the_width_of_the_network() -> None:
     assert vectors.shape == (3, D)
     near = NoiseEmbedding(D).double()(torch.tensor([1.0, 1.05], dtype=torch.float64).log() / 4)
     assert (near[0] - near[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("modulated", [True, False])
+def test_the_first_tokens_alone_are_those_of_the_whole_layer(modulated: bool) -> None:
+    """Catches queries of other tokens, keys of the first tokens alone, and gradients that do not reach the others."""
+    layer = Layer(D, H, hidden=7, modulated=modulated).double()
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    x, cond = torch.randn(3, 5, D).double(), torch.randn(3, D).double() if modulated else None
+    both = [x.clone().requires_grad_() for _ in range(2)]
+    whole, first = layer(both[0], cond)[:, :2], layer(both[1], cond, num_queries=2)
+    torch.testing.assert_close(first, whole, rtol=1e-10, atol=1e-12)
+    for output in (whole, first):
+        output.square().sum().backward()
+    torch.testing.assert_close(both[1].grad, both[0].grad, rtol=1e-10, atol=1e-12)

@@ -111,10 +111,17 @@ def test_the_output_depends_on_every_input(data_spec: ImageSpec) -> None:
         assert largest[[0, 1, 2, 4, 5, 6]].max() == 0
 
 
+class NoLayer(nn.Module):
+    """The first tokens, unchanged."""
+
+    def forward(self, x: Tensor, cond: Tensor | None = None, *, num_queries: int) -> Tensor:
+        return x[:, :num_queries]
+
+
 def test_the_answer_is_read_at_the_leading_token(data_spec: ImageSpec) -> None:
     """Catches an answer that is read at a patch: without layers between, the leading token has not seen the image."""
     network, classifier = build(SIZES, data_spec, num_layers=1).eval(), SIZES.build_classifier(data_spec).eval()
-    network.layers, classifier.layers = nn.ModuleList(), nn.Sequential()
+    network.layers = classifier.layers = nn.ModuleList([NoLayer()])
     noisy, c_noise, images = batch(data_spec)
     assert torch.equal(network(noisy, c_noise, images), network(noisy, c_noise, images + 1))
     assert not torch.allclose(network(noisy, c_noise, images), network(noisy + 1, c_noise, images))
@@ -163,3 +170,21 @@ def test_impossible_sizes_are_refused(data_spec: ImageSpec) -> None:
     for rate in (-0.1, 1.0):
         with pytest.raises(UserError, match="dropout"):
             ViT(dropout=rate)
+
+
+def test_the_last_layer_computes_the_leading_token_alone(data_spec: ImageSpec) -> None:
+    """Catches work on patches that nothing reads; the answer is that of all tokens."""
+    network, classifier = build(SIZES, data_spec, num_layers=2).eval(), SIZES.build_classifier(data_spec).eval()
+    randomise(network)
+    randomise(classifier)
+    tokens: list[int] = []
+    for last in (network.layers[-1], classifier.layers[-1]):
+        last.mlp.register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0].shape[1]))
+    noisy, c_noise, images = batch(data_spec)
+    answers = network(noisy, c_noise, images), classifier(images)
+    assert tokens == [1, 1]
+    for last in (network.layers[-1], classifier.layers[-1]):
+        compute = last.forward
+        last.forward = lambda x, cond=None, num_queries=None, compute=compute: compute(x, cond)[:, :1]
+    torch.testing.assert_close((network(noisy, c_noise, images), classifier(images)), answers)
+    assert max(tokens) > 1

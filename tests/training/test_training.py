@@ -11,7 +11,7 @@ from toy import Stripes, checkpoint, fit, recipe
 
 from dbl.run.contract import Contract
 from dbl.training.block import DiffusionBlock, NoisyBatch
-from dbl.training.callbacks.ema import EMA
+from dbl.training.callbacks.ema import _Average
 from dbl.training.callbacks.loss_by_level import LossByLevel
 from dbl.training.config import TrainingConfig
 from dbl.training.loggers import part_loggers
@@ -129,14 +129,25 @@ def test_validation_draws_are_fixed(dit_contract: Contract) -> None:
     assert torch.equal(data.batch(2).noisy, data.batch(2).noisy)
 
 
-def test_ema_is_the_recursive_average_and_validation_uses_it() -> None:
-    """Catches an average that never moves, or whose warm-up keeps the first weights."""
-    ema = EMA(0.5)
-    average, current = [torch.zeros(2)], [torch.ones(2)]
-    ema._kwargs["multi_avg_fn"](average, current, torch.tensor(30))
-    assert torch.equal(average[0], torch.full((2,), 0.5))
-    ema._kwargs["multi_avg_fn"](average, [torch.zeros(2)], torch.tensor(1))
-    assert average[0][0].item() == pytest.approx(0.5 * 2 / 11)
+def test_ema_is_the_recursive_average_and_goes_on_after_a_resume() -> None:
+    """Catches an average that never moves, whose warm-up keeps the first weights, or that begins again."""
+
+    def module(value: float) -> torch.nn.Linear:
+        layer = torch.nn.Linear(1, 1, bias=False)
+        torch.nn.init.constant_(layer.weight, value)
+        return layer
+
+    average, current = _Average(0.5, module(3.0), None), module(1.0)
+    average.update_parameters(current)
+    assert average.module.weight.item() == 1  # the start is no part of the average
+    torch.nn.init.zeros_(current.weight)
+    average.update_parameters(current)
+    assert average.module.weight.item() == pytest.approx(2 / 11)
+    resumed = _Average(0.5, module(9.0), None)
+    resumed.load_state_dict({**average.state_dict(), "n_averaged": torch.tensor(30)})
+    resumed.update_parameters(module(1.0))
+    assert resumed.module.weight.item() == pytest.approx(0.5 * (2 / 11) + 0.5)
+    assert resumed.n_averaged == 31
 
 
 def test_a_checkpoint_holds_average_and_live_weights(dit_contract: Contract, tmp_path: Path) -> None:
@@ -162,18 +173,22 @@ def test_clipping_bounds_the_step(dit_contract: Contract, tmp_path: Path) -> Non
     assert moved[None] > 1e-2
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(
-    dit_contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("log_every_n_steps", [1, 50])
+def test_a_loss_that_is_not_finite_stops_before_anything_is_written(
+    dit_contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_every_n_steps: int
 ) -> None:
-    """Catches a training that goes on with NaN weights, or a message without step, levels and checkpoint."""
+    """Catches a training that goes on or is saved with NaN weights, or a message without step, levels, checkpoint."""
     block = DiffusionBlock(dit_contract, 1, recipe())
     compute = block.denoiser.loss
     monkeypatch.setattr(
         block.denoiser, "loss", lambda *batch: compute(*batch) * (math.nan if block.batches_seen == 4 else 1)
     )
     with pytest.raises(UserError, match=r"block_1 stopped at step 4: loss is nan at noise levels .* \(step 4\)"):
-        fit(block, tmp_path)
-    assert all(parameter.isfinite().all() for parameter in block.parameters())
+        fit(block, tmp_path, log_every_n_steps=log_every_n_steps)
+    stored = checkpoint(tmp_path, "block_1")
+    assert stored["global_step"] == 4
+    for key in ("state_dict", "current_model_state"):
+        assert all(weight.isfinite().all() for weight in stored[key].values())  # type: ignore[attr-defined]
 
 
 def test_loss_by_level_averages_the_losses_of_each_bin(dit_contract: Contract, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Exponential moving average (EMA) of the weights."""
 
-from functools import partial
 from typing import Any
 
 import lightning as L
@@ -9,6 +8,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.optim.swa_utils import AveragedModel
+from typing_extensions import override
 
 from dbl.training.distributed import ShardedStrategy
 from dbl.training.module import TrainingModule
@@ -27,8 +27,8 @@ class EMA(WeightAveraging):
 
     def __init__(self, decay: float = 0.999) -> None:
         check_number("ema.decay", decay, at_least=0, below=1)
-        # Buffers are constants here, and integer ones cannot be averaged.
-        super().__init__(use_buffers=False, multi_avg_fn=partial(_update, decay))
+        super().__init__(use_buffers=False)
+        self.decay = decay
 
     @property
     def average(self) -> nn.Module | None:
@@ -44,7 +44,7 @@ class EMA(WeightAveraging):
             return
         strategy = trainer.strategy
         device = None if isinstance(strategy, ShardedStrategy) else pl_module.device  # a device may not fit a full copy
-        self._average_model = AveragedModel(pl_module, device, use_buffers=False, **self._kwargs)
+        self._average_model = _Average(self.decay, pl_module, device)
         if isinstance(strategy, ShardedStrategy):
             self._part.shard(strategy)
 
@@ -81,8 +81,34 @@ class EMA(WeightAveraging):
         set_model_state_dict(pl_module, checkpoint["current_model_state"], options=options)
 
 
-@torch.no_grad()
-def _update(decay: float, averages: list[Tensor], current: list[Tensor], num_updates: Tensor) -> None:
-    n = float(num_updates)
-    # One kernel for all tensors; a loop over them would launch hundreds.
-    torch._foreach_lerp_(averages, current, 1 - min(decay, (1 + n) / (10 + n)))
+class _Average(AveragedModel):
+    """The average of the parameters; buffers are constants here.
+
+    torch's own `update_parameters` reads the number of updates from the device three times in each of them.
+
+    Args:
+        decay: as in `EMA`.
+        model: module to average.
+        device: device of the average; None: that of the module.
+    """
+
+    def __init__(self, decay: float, model: nn.Module, device: torch.device | None) -> None:
+        super().__init__(model, device, use_buffers=False)
+        self._decay = decay
+        self._num_updates: int | None = None
+        self._pairs: tuple[list[Tensor], list[Tensor]] = ([], [])
+
+    @override
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        if self._num_updates is None:  # of this process
+            self._num_updates = int(self.n_averaged)  # 0, or that of the checkpoint from which the training resumed
+            # Kept: walking through the modules takes longer than the update. Their tensors change in place only.
+            self._pairs = [*self.module.parameters()], [*model.parameters()]
+        n = self._num_updates
+        # The first update copies: a lerp by 1 is exact, and unlike a copy it works on shards.
+        weight = 1 - min(self._decay, (1 + n) / (10 + n)) if n else 1.0
+        # One kernel for all tensors; a loop over them would launch hundreds.
+        torch._foreach_lerp_(*self._pairs, weight)
+        self.n_averaged += 1
+        self._num_updates += 1

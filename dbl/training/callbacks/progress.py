@@ -54,7 +54,7 @@ class StepProgress(ProgressBar):
             self._bar.update(trainer.global_step - self._bar.n)
 
     def _metrics(self, trainer: L.Trainer) -> dict[str, str]:
-        values = trainer.progress_bar_metrics
+        values = trainer.callback_metrics
         return {name: f"{float(values[name]):.4g}" for name in ("train/loss", "val/loss") if name in values}
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+from torch import Tensor
 
 from dbl.utils.errors import Interrupted
 from dbl.utils.files import write_json
@@ -36,6 +37,7 @@ class Status(L.Callback):
         self.step = 0
         self.max_steps = 0
         self.loss: float | None = None
+        self._loss: Tensor | None = None  # of the last batch, not read from the device yet
         self._start = self._written = time.monotonic()
         self._window: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
 
@@ -48,6 +50,7 @@ class Status(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Write, at most once a second."""
+        self._loss = outputs["loss"]
         if time.monotonic() - self._written >= _EVERY_S:
             self._write_progress(trainer, "training")
 
@@ -76,7 +79,7 @@ class Status(L.Callback):
     def _write_progress(self, trainer: L.Trainer, state: State) -> None:
         if trainer.is_global_zero:
             self.step, self.max_steps = trainer.global_step, trainer.max_steps
-            loss = float(trainer.callback_metrics.get("train/loss", math.nan))
+            loss = math.nan if self._loss is None else float(self._loss)
             self.loss = loss if math.isfinite(loss) else None
             self.write(state)
 
