@@ -16,6 +16,7 @@ from typing_extensions import override
 from dbl.denoising.denoiser import Denoiser, GaussianDenoiser
 from dbl.denoising.readout import Adjust, Clean, Prediction
 from dbl.denoising.targets import TableReadout
+from dbl.denoising.vocabulary import project
 from dbl.networks.causal_lm import CausalNetwork, Context
 
 
@@ -46,7 +47,7 @@ class Ensemble(Denoiser):
         with torch.autocast(noisy.device.type, enabled=False):
             # Normalised first: the logits of two blocks may differ by any constant.
             logits = [
-                cast(TableReadout, readout).linear(output.float()).log_softmax(-1)
+                project(cast(TableReadout, readout).linear, output).log_softmax(-1)
                 for readout, output in zip(self.readouts, outputs, strict=True)
             ]
             mean = torch.stack(logits).mean(0)
