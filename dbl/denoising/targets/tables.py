@@ -57,13 +57,9 @@ class TableReadout(Readout):
     def forward(
         self, estimate: Tensor, output: Tensor, noisy: Tensor, sigma: Tensor, adjust: Adjust | None = None
     ) -> Prediction:
-        def make_logits(features: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
-            own = self._own_logits(features)
-            return self._posterior(own if adjust is None else adjust(own), noisy, sigma)
+        return self.prediction(self._own_logits, self._features(estimate, output), noisy, sigma, adjust)
 
-        return self._prediction(make_logits, self._features(estimate, output), noisy, sigma)
-
-    def with_evidence(self, own: Tensor, noisy: Tensor, sigma: Tensor) -> Prediction:
+    def with_evidence(self, own: Tensor, noisy: Tensor, sigma: Tensor) -> RowPrediction:
         """The prediction from the network's own logits.
 
         Args:
@@ -71,12 +67,30 @@ class TableReadout(Readout):
             noisy: [N, *target_shape].
             sigma: [N].
         """
-        return self._prediction(self._posterior, own, noisy, sigma)
+        return self.prediction(lambda own: own, own, noisy, sigma)
 
-    def _prediction(
-        self, make_logits: Callable[..., Tensor], features: Tensor, noisy: Tensor, sigma: Tensor
+    def prediction(
+        self,
+        own_logits: Callable[[Tensor], Tensor],
+        features: Tensor,
+        noisy: Tensor,
+        sigma: Tensor,
+        adjust: Adjust | None = None,
     ) -> RowPrediction:
-        """The prediction from rows of features, noisy targets and levels."""
+        """The prediction from the network's own logits, made for a chunk of rows at a time.
+
+        Args:
+            own_logits: function of rows of features [R, ...] that returns their logits [R, C] without the evidence.
+            features: [N, ...] or [N, T, ...].
+            noisy: [N, *target_shape].
+            sigma: [N].
+            adjust: change of the own logits.
+        """
+
+        def make_logits(features: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+            own = own_logits(features)
+            return self._with_evidence(own if adjust is None else adjust(own), noisy, sigma)
+
         levels, shape = _levels(sigma, noisy), noisy.shape[:-1]
         return RowPrediction(make_logits, self._expected_row, len(self.table), shape, features, noisy, levels)
 
@@ -84,7 +98,7 @@ class TableReadout(Readout):
         with exact_evaluation():
             return logits.softmax(dim=-1) @ self.table
 
-    def _posterior(self, own: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+    def _with_evidence(self, own: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
         """Logits of rows: own [R, C], noisy [R, D] and levels [R]."""
         if self.kind != "posterior":
             return own
@@ -97,8 +111,8 @@ class TableReadout(Readout):
     def unweighted_loss(self, estimate: Tensor, output: Tensor, noisy: Tensor, sigma: Tensor, clean: Clean) -> Tensor:
         if self.context_share == 0:
             return self.loss(self(estimate, output, noisy, sigma), clean)
-        features = self._features(estimate, output)
-        own = self._prediction(lambda features, *_: self._own_logits(features), features, noisy, sigma)
+        shape, num_classes = clean.labels.shape, len(self.table)
+        own = RowPrediction(self._own_logits, self._expected_row, num_classes, shape, self._features(estimate, output))
         if self.context_share == 1:
             return self.loss(own, clean)
         both = own.map(self._both_nats, noisy, _levels(sigma, noisy), clean.labels)
@@ -107,7 +121,9 @@ class TableReadout(Readout):
 
     def _both_nats(self, own: Tensor, noisy: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
         """[R, 2] cross-entropy with the evidence and without it."""
-        return torch.stack([label_nats(self._posterior(own, noisy, sigma), labels), label_nats(own, labels)], dim=-1)
+        return torch.stack(
+            [label_nats(self._with_evidence(own, noisy, sigma), labels), label_nats(own, labels)], dim=-1
+        )
 
     def _features(self, estimate: Tensor, output: Tensor) -> Tensor:
         """What the logits without evidence are read from: the cosine knows the noisy target, in float32."""
