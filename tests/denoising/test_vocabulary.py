@@ -161,8 +161,9 @@ def test_bytes_characters_and_classes_are_one_chunk(num_classes: int, num_rows: 
     assert in_one_chunk(num_classes, torch.empty(num_rows, 128, device="meta"))
 
 
-def test_a_large_vocabulary_is_never_there_at_once() -> None:
-    """Catches a step of forward and backward that makes more logits at once than a chunk has."""
+@pytest.mark.parametrize("use", ["training", "denoised", "nats"])
+def test_a_large_vocabulary_is_never_there_at_once(use: str) -> None:
+    """Catches a training step or an evaluation that makes more logits at once than a chunk has: 64 MiB, not 1 GiB."""
     largest = 0
 
     class Largest(TorchDispatchMode):
@@ -178,9 +179,13 @@ def test_a_large_vocabulary_is_never_there_at_once() -> None:
         output, noisy = torch.empty(2, 32, 256, 64)
         labels, sigma = torch.empty(32, 256, dtype=torch.int64), torch.ones(32)
         output.requires_grad_()
-        with Largest():
-            clean = Clean(noisy, labels, labels)
-            readout.unweighted_loss(noisy, output, noisy, sigma, clean).mean().backward()
+        with Largest(), torch.set_grad_enabled(use == "training"):
+            if use == "training":
+                clean = Clean(noisy, labels, labels)
+                readout.unweighted_loss(noisy, output, noisy, sigma, clean).mean().backward()
+            else:
+                prediction = readout(noisy, output, noisy, sigma)
+                _ = prediction.denoised if use == "denoised" else prediction.nats(labels)
     assert largest <= 2**24 * 4
 
 
