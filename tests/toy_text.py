@@ -5,6 +5,7 @@ C = 5 characters, T = 6 tokens of a sequence, D = 8 of a target vector.
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -173,8 +174,13 @@ def randomised(part: TrainingModule) -> TrainingModule:
     return part.eval()
 
 
-def fit_text(part: TrainingModule, folder: Path, steps: int = 6, resume: bool = False, *callbacks: L.Callback) -> None:
-    """Train a part on `ChainText` and keep its checkpoint at `folder`/<part>/checkpoints/last.ckpt."""
+def fit_text(
+    part: TrainingModule, folder: Path, steps: int = 6, resume: bool = False, *callbacks: L.Callback, **options: Any
+) -> None:
+    """Train a part on `ChainText` and keep its checkpoint at `folder`/<part>/checkpoints/last.ckpt.
+
+    Further options are the trainer's.
+    """
     path = folder / part.part / "checkpoints" / "last.ckpt"
     data = ChainText(seed=part.seed)
     trainer = L.Trainer(
@@ -189,6 +195,7 @@ def fit_text(part: TrainingModule, folder: Path, steps: int = 6, resume: bool = 
         use_distributed_sampler=False,
         val_check_interval=3,
         check_val_every_n_epoch=None,
+        **options,
     )
     batches = NoisyData(data, part) if isinstance(part, DiffusionBlock) else data
     trainer.fit(part, datamodule=batches, ckpt_path=path if resume else None, weights_only=True)

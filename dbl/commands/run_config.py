@@ -115,8 +115,7 @@ class RunConfig:
     @property
     def device(self) -> Literal["cuda", "cpu"]:
         """What the trainer will use, as far as memory can be planned for it."""
-        wants_gpu = self.values.trainer.accelerator in ("auto", "gpu", "cuda")
-        return "cuda" if wants_gpu and torch.cuda.is_available() else "cpu"
+        return "cuda" if _uses_cuda(self.values.trainer.accelerator) else "cpu"
 
     def check_task(self) -> None:
         """Raise UserError if the commands for whole runs cannot plan or report this training."""
@@ -183,7 +182,10 @@ def check_root(root: str) -> None:
 
 
 def make_trainer(groups: Namespace, callbacks: Sequence[L.Callback], training: bool) -> L.Trainer:
-    """The Trainer that the built groups of a config describe; the given callbacks come before those of the config."""
+    """The Trainer that the built groups of a config describe; the given callbacks come before those of the config.
+
+    On CUDA it also sets the process's precision of float32 matrix products.
+    """
     options = dict(groups.trainer)
     options["callbacks"] = [*callbacks, *(options["callbacks"] or [])]
     options["max_time"] = None  # a training has a Timer of its own, which prints nothing
@@ -191,10 +193,17 @@ def make_trainer(groups: Namespace, callbacks: Sequence[L.Callback], training: b
     options["default_root_dir"] = options["default_root_dir"] or str(groups.run.path)
     check_strategy(options["strategy"], training=training)
     check_devices(options)
+    if _uses_cuda(options["accelerator"]):
+        torch.set_float32_matmul_precision(groups.float32_matmul_precision)
     try:
         return L.Trainer(**options)
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(f"trainer: {error}") from error
+
+
+def _uses_cuda(accelerator: object) -> bool:
+    """Whether a trainer with this accelerator would use CUDA."""
+    return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
 def _only_keys_of(parser: LightningArgumentParser, values: Namespace) -> Namespace:

@@ -1,5 +1,7 @@
 """The schema of a config: one parser, whose groups are the arguments of classes, and the links between them."""
 
+from typing import Literal
+
 import lightning as L
 from jsonargparse import ActionConfigFile
 from lightning.pytorch.cli import LightningArgumentParser
@@ -29,6 +31,8 @@ EVALUATION = {
 
 # Callbacks of the training of a part: config group -> callback.
 TRAINING = {"ema": EMA, "checkpoint": LastCheckpoint, "loss_by_level": LossByLevel, "memory": Memory}
+
+MatmulPrecision = Literal["highest", "high", "medium"]
 
 _DESCRIPTION = "Lightning Trainer command line tool"
 _TRAINER_DEFAULTS = {
@@ -69,6 +73,7 @@ def config_parser(
         help="Set to an int to run seed_everything with this value before classes instantiation."
         "Set to True to use a random seed.",
     )
+    _add_matmul_precision(parser)
     parser.add_lightning_class_args(L.Trainer, "trainer")
     parser.set_defaults({f"trainer.{name}": value for name, value in _TRAINER_DEFAULTS.items()})
     parser.add_lightning_class_args(part, "model")
@@ -93,6 +98,7 @@ def run_parser() -> LightningArgumentParser:
     """The parser of those groups that can be built without building anything that is trained."""
     parser = LightningArgumentParser(exit_on_error=False)
     _add_run_groups(parser)
+    _add_matmul_precision(parser)
     parser.add_lightning_class_args(ResumableDataModule, "data", subclass_mode=True)
     parser.add_lightning_class_args(L.Trainer, "trainer")
     return parser
@@ -104,6 +110,17 @@ def _add_run_groups(parser: LightningArgumentParser) -> None:
     parser.add_class_arguments(InferenceConfig, "inference")
     for group, callback in EVALUATION.items():
         parser.add_class_arguments(callback, group)
+
+
+def _add_matmul_precision(parser: LightningArgumentParser) -> None:
+    parser.add_argument(
+        "--float32_matmul_precision",
+        type=MatmulPrecision,
+        default="high",
+        help="Precision of products of float32 matrices on CUDA, in training and evaluation: highest (float32), high "
+        "(TF32) or medium (bfloat16), as in torch.set_float32_matmul_precision. Whatever it is, likelihoods and "
+        "samples add the evidence of noisy targets in float32. A CPU ignores it.",
+    )
 
 
 def _contract(config: ContractConfig, data: ResumableDataModule, run: RunFolder) -> Contract:

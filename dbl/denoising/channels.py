@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from dbl.denoising.readout import Prediction, hidden_nats, label_nats
+from dbl.denoising.readout import Prediction, hidden_labels
 from dbl.diffusion.gaussian import append_axes, corrupt
 from dbl.diffusion.masking import mask_tokens
 
@@ -62,9 +62,7 @@ class GaussianChannel(Channel):
 
     @override
     def reconstruction(self, labels: Tensor, noisy: Tensor, prediction: Prediction) -> Tensor:
-        if prediction.logits is None:
-            raise ValueError("the likelihood bound needs logits: the target must be discrete")
-        return label_nats(prediction.logits.float(), labels)
+        return prediction.nats(labels)
 
 
 class MaskingChannel(Channel):
@@ -95,5 +93,4 @@ class MaskingChannel(Channel):
 
     @override
     def reconstruction(self, labels: Tensor, noisy: Tensor, prediction: Prediction) -> Tensor:
-        assert prediction.logits is not None
-        return hidden_nats(prediction.logits.float(), labels, noisy, self._mask)
+        return prediction.nats(hidden_labels(labels, noisy, self._mask))

@@ -8,14 +8,24 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from dbl.denoising.readout import Adjust, Clean, Prediction, Readout, hidden_nats, mean_over_scored
+from dbl.denoising.readout import (
+    Adjust,
+    Clean,
+    Prediction,
+    Readout,
+    RowPrediction,
+    hidden_labels,
+    mean_over_scored,
+)
+from dbl.denoising.vocabulary import in_network_precision, project
 from dbl.diffusion.gaussian import append_axes, scalings
+from dbl.networks.masked_lm import MaskedNetwork
 
 
 class Denoiser(nn.Module, ABC):
     """A network, with what turns its output into a denoised target.
 
-    The network may run in low precision; everything around it runs in float32.
+    The network and its projection to a vocabulary may run in low precision; everything around them runs in float32.
 
     Args:
         network: raw function F of (noisy, c_noise, cond).
@@ -79,11 +89,11 @@ class GaussianDenoiser(Denoiser):
         self.sigma_data = sigma_data
 
     def _preconditioned(self, noisy: Tensor, sigma: Tensor, cond: Any) -> tuple[Tensor, Tensor]:
-        """`c_skip z + c_out F(c_in z, c_noise)` (EDM, Eq. 7) and F itself, in float32 whatever the network runs in."""
+        """`c_skip z + c_out F(c_in z, c_noise)` (EDM, Eq. 7) in float32, and F itself in the network's precision."""
         c_skip, c_out, c_in, c_noise = scalings(sigma, self.sigma_data)  # EDM, Table 1
         c_skip, c_out, c_in = (append_axes(scale, noisy) for scale in (c_skip, c_out, c_in))
-        output: Tensor = self.network(c_in * noisy, c_noise, cond).float()
-        return c_skip * noisy + c_out * output, output
+        output: Tensor = self.network(c_in * noisy, c_noise, cond)
+        return c_skip * noisy + c_out * output.float(), output
 
     @override
     def predict(self, noisy: Tensor, sigma: Tensor, cond: Any, adjust: Adjust | None = None) -> Prediction:
@@ -121,13 +131,23 @@ class MaskedDenoiser(Denoiser):
     @override
     def predict(self, noisy: Tensor, sigma: Tensor, cond: Any, adjust: Adjust | None = None) -> Prediction:
         """Tokens [N, T], the most probable one where a token is hidden, and logits; arguments as in `Denoiser`."""
-        logits = self.network(noisy, sigma.float(), cond).float()
-        if adjust is not None:
-            logits = adjust(logits)
-        return Prediction(torch.where(noisy == self.mask, logits.argmax(-1), noisy), logits)
+        if not isinstance(self.network, MaskedNetwork):
+            logits = self.network(noisy, sigma.float(), cond).float()
+            logits = logits if adjust is None else adjust(logits)
+            return Prediction(self._shown_or_best(logits, noisy), logits)
+        features = in_network_precision(self.network(noisy, sigma.float(), cond, project=False))
+        linear = self.network.head.project
+
+        def make_logits(features: Tensor, _: Tensor) -> Tensor:
+            logits = project(linear, features)
+            return logits if adjust is None else adjust(logits)
+
+        return RowPrediction(make_logits, self._shown_or_best, linear.out_features, noisy.shape, features, noisy)
+
+    def _shown_or_best(self, logits: Tensor, noisy: Tensor) -> Tensor:
+        return torch.where(noisy == self.mask, logits.argmax(-1), noisy)
 
     @override
     def prediction_loss(self, prediction: Prediction, clean: Clean, noisy: Tensor) -> Tensor:
         """[N] cross-entropy summed over the hidden tokens, divided by the number of scored tokens (paper, App. D)."""
-        assert prediction.logits is not None
-        return mean_over_scored(hidden_nats(prediction.logits, clean.labels, noisy, self.mask), clean.labels)
+        return mean_over_scored(prediction.nats(hidden_labels(clean.labels, noisy, self.mask)), clean.labels)

@@ -16,6 +16,7 @@ from typing_extensions import override
 from dbl.denoising.denoiser import Denoiser, GaussianDenoiser
 from dbl.denoising.readout import Adjust, Clean, Prediction
 from dbl.denoising.targets import TableReadout
+from dbl.denoising.vocabulary import project
 from dbl.networks.causal_lm import CausalNetwork, Context
 
 
@@ -42,15 +43,18 @@ class Ensemble(Denoiser):
     def predict(self, noisy: Tensor, sigma: Tensor, cond: Any, adjust: Adjust | None = None) -> Prediction:
         """As in `Denoiser`; cond is tokens [N, T] or what the network's `extend` made of them."""
         noisy, sigma = noisy.float(), sigma.float()
-        outputs = self.network(noisy, cond)  # B, N, T, D
+        outputs = torch.stack(self.network(noisy, cond), dim=-2)  # N, T, B, D
         with torch.autocast(noisy.device.type, enabled=False):
-            # Normalised first: the logits of two blocks may differ by any constant.
-            logits = [
-                cast(TableReadout, readout).linear(output.float()).log_softmax(-1)
-                for readout, output in zip(self.readouts, outputs, strict=True)
-            ]
-            mean = torch.stack(logits).mean(0)
-            return self.readout.with_evidence(mean if adjust is None else adjust(mean), noisy, sigma)
+            return self.readout.prediction(self._context_logits, outputs, noisy, sigma, adjust)
+
+    def _context_logits(self, outputs: Tensor) -> Tensor:
+        """[R, C] of the outputs [R, B, D] of all members."""
+        # Normalised first: the logits of two blocks may differ by any constant.
+        logits = [
+            project(cast(TableReadout, readout).linear, output.contiguous()).log_softmax(-1)
+            for readout, output in zip(self.readouts, outputs.unbind(-2), strict=True)
+        ]
+        return torch.stack(logits).mean(0)
 
     @override
     def prediction_loss(self, prediction: Prediction, clean: Clean, noisy: Tensor) -> Tensor:

@@ -194,10 +194,14 @@ class LlamaHead(nn.Module):
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """X [N, T, D] and noise [N, D] -> [N, T, out_features]."""
+        return self.project(self.features(x, noise))
+
+    def features(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """What the projection reads, [N, T, D]; arguments as in `forward`."""
         x = self.norm(x)
         if self.modulation is not None and noise is not None:
             x = modulate(x, *self.modulation(noise))
-        return self.project(x)
+        return x
 
 
 class TableEmbedding(nn.Module):

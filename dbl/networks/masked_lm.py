@@ -56,11 +56,21 @@ class MaskedNetwork(nn.Module):
         initialise_llama(self, depth=num_layers)
         nn.init.zeros_(self.head.project.weight)  # all tokens start equally likely
 
-    def forward(self, noisy: Tensor, c_noise: Tensor, cond: Any = None) -> Tensor:
-        """Ids [N, T], with C for the mask, and c_noise [N] -> logits [N, T, C]; cond is ignored."""
+    def forward(self, noisy: Tensor, c_noise: Tensor, cond: Any = None, project: bool = True) -> Tensor:
+        """Predict the tokens.
+
+        Args:
+            noisy: [N, T] ids, C for the mask.
+            c_noise: [N] embedded levels.
+            cond: ignored.
+            project: false returns the features [N, T, width] from which `head.project` reads the logits.
+
+        Returns:
+            Logits [N, T, C].
+        """
         angles = rotary_angles(0, noisy.shape[1], self.head_dim, noisy.device)
         x = self.embedding(noisy)  # N, T, width
         noise = self.noise_embedding(c_noise)  # N, width
         for layer in self.layers:
             x, _ = layer(x, angles, noise=noise)
-        return self.head(x, noise)  # N, T, C
+        return self.head(x, noise) if project else self.head.features(x, noise)

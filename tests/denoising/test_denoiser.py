@@ -120,32 +120,41 @@ def test_the_gaussian_optimum_has_no_better_answer_than_silence() -> None:
         assert (pixel_denoiser(Recorded(answer)).loss(batch, noisy, sigma) > silent).all()
 
 
+class Low(nn.Module):
+    """A network whose answer is bfloat16 under autocast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(7, 7)
+
+    def forward(self, noisy: Tensor, c_noise: Tensor, cond: Tensor) -> Tensor:
+        self.answer: Tensor = self.linear(noisy)
+        return self.answer
+
+
 @pytest.mark.parametrize("kind", ["cosine", "linear", "posterior"])
 def test_everything_around_a_low_precision_network_is_float32(kind: str, data_spec: ImageSpec) -> None:
-    """Catches scalings and readout in bfloat16: only the network may lose digits under autocast."""
+    """Catches scalings, cosine, evidence and expected embedding in bfloat16, wherever a prediction is used."""
     target = ClassTarget(dim=7, kind=kind)  # type: ignore[arg-type]
     table = target.make_table(data_spec, seed=0)
-
-    class Low(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Linear(7, 7)
-
-        def forward(self, noisy: Tensor, c_noise: Tensor, cond: Tensor) -> Tensor:
-            self.answer: Tensor = self.linear(noisy)
-            return self.answer
-
-    network = Low()
+    network, sigma = Low(), torch.tensor(SIGMAS)
     denoiser = GaussianDenoiser(network, target.readout(table), target.sigma_data, target.loss_weight)
     noisy = torch.randn(3, 7, generator=torch.Generator().manual_seed(3))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        low = denoiser.predict(noisy, torch.tensor(SIGMAS), torch.zeros(3))
+        low = denoiser.predict(noisy, sigma, torch.zeros(3))
+        denoised = low.denoised
     assert network.answer.dtype == torch.bfloat16
-    assert low.denoised.dtype == low.logits.dtype == torch.float32
-    denoiser.network = Recorded(network.answer.float())
-    exact = denoiser.predict(noisy, torch.tensor(SIGMAS), torch.zeros(3))
-    assert torch.equal(low.logits, exact.logits)
-    assert torch.equal(low.denoised, exact.denoised)
+    assert denoised.dtype == low.logits.dtype == torch.float32
+    if kind == "cosine":
+        denoiser.network = Recorded(network.answer.float())
+        expected = denoiser.predict(noisy, sigma, torch.zeros(3)).logits
+    else:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            expected = denoiser.readout.linear(network.answer).float()  # type: ignore[operator]
+    if kind == "posterior":
+        expected = expected + (noisy @ table.T) / sigma.square().unsqueeze(1)
+    assert torch.equal(low.logits, expected)
+    assert torch.equal(denoised, expected.softmax(-1) @ table)
 
 
 def test_pixels_stay_float32_under_autocast(images: Iterator[Tensor]) -> None:

@@ -10,7 +10,7 @@ from toy_text import text_contract
 
 from dbl.data.spec import IGNORED
 from dbl.denoising.denoiser import GaussianDenoiser, MaskedDenoiser
-from dbl.denoising.readout import hidden_nats
+from dbl.denoising.readout import Prediction, hidden_labels
 from dbl.denoising.targets import Clean, MaskTarget, TokenTarget
 from dbl.diffusion.masking import MaskingNoise
 
@@ -83,7 +83,7 @@ def test_nats_are_kept_for_each_token() -> None:
     """Catches nats of one token at the place of another."""
     logits = denoiser().predict(noisy(), LEVELS, None).logits
     assert logits is not None
-    found = hidden_nats(logits, LABELS, noisy(), MASK)
+    found = Prediction(noisy(), logits).nats(hidden_labels(LABELS, noisy(), MASK))
     torch.testing.assert_close(found, torch.tensor(plain_nats(logits)))
 
 

@@ -203,7 +203,8 @@ def test_posterior_readout_is_exact_when_the_network_says_the_prior(table: Tenso
 @pytest.mark.parametrize("kind", ["cosine", "linear", "posterior"])
 def test_denoised_is_the_expected_embedding(kind: str, table: Tensor, inputs: tuple[Tensor, ...]) -> None:
     """Catches probabilities normalised over samples, and a denoised vector that is one row and no mean."""
-    denoised, logits = TableReadout(table, kind)(*inputs)  # type: ignore[arg-type]
+    prediction = TableReadout(table, kind)(*inputs)  # type: ignore[arg-type]
+    denoised, logits = prediction.denoised, prediction.logits
     for n in range(3):
         weights = [math.exp(value) for value in logits[n].tolist()]
         for d in range(7):

@@ -16,7 +16,9 @@ import lightning as L
 import torch
 from torch.multiprocessing import start_processes
 from toy import DIT, Stripes, fit, recipe
+from toy_text import fit_text, text_contract
 
+from dbl.denoising import vocabulary
 from dbl.denoising.targets import PixelTarget
 from dbl.diffusion.partition import PartitionConfig
 from dbl.run.contract import Contract, ContractConfig
@@ -106,6 +108,16 @@ class Runs:
         )
         self._fit(name, block, strategy)
 
+    def text(self, kind: str, strategy: str, rows_of_chunk: int | None) -> None:
+        """Train block 1 of a text into `folder/<strategy>_<kind>_<rows of a chunk of logits>`."""
+        usual = vocabulary._rows_of_chunk
+        if rows_of_chunk is not None:
+            vocabulary._rows_of_chunk = lambda num_classes, features: rows_of_chunk
+        block = DiffusionBlock(text_contract(kind), 1, sgd())
+        folder = self.folder / f"{strategy}_{kind}_{rows_of_chunk}"
+        fit_text(block, folder, strategy=strategy, devices=WORLD_SIZE)
+        vocabulary._rows_of_chunk = usual
+
     def _fit(self, name: str, block: DiffusionBlock, strategy: str, watch: Watch | None = None, **options: Any) -> None:
         watch = watch or Watch()
         try:
@@ -130,6 +142,9 @@ def run_all(rank: int, folder: Path, port: int) -> None:
     # Activation checkpointing changes no result, but its second forward pass must find the weights gathered.
     runs.train("fsdp2_accumulated", "fsdp2", sgd(accumulate=2, activation_checkpointing=True), steps=3)
     runs.with_nan("nan", "ddp")
+    for kind in ("two", "masked"):
+        for strategy, rows in (("ddp", None), ("ddp", 10), ("fsdp2", 10)):
+            runs.text(kind, strategy, rows)
 
 
 def _free_port() -> int:

@@ -126,6 +126,17 @@ def test_sharded_training_gives_the_result_of_whole_copies(runs: Path) -> None:
         assert one["metrics"] == pytest.approx(two["metrics"], abs=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["two", "masked"])
+def test_logits_are_made_in_chunks_on_every_rank(kind: str, runs: Path) -> None:
+    """Catches a recomputation that finds weights sharded, and gradients that are exchanged too early."""
+    whole, *others = (
+        checkpoint(runs / f"{name}", "block_1")["current_model_state"]
+        for name in (f"ddp_{kind}_None", f"ddp_{kind}_10", f"fsdp2_{kind}_10")
+    )
+    for other in others:
+        torch.testing.assert_close(other, whole, rtol=1e-4, atol=1e-6)
+
+
 def test_a_rank_holds_its_share_of_the_weights(runs: Path) -> None:
     """Catches a sharded strategy that silently keeps the whole block on every device."""
     whole = seen(runs, "ddp_whole")[0]["held"]

@@ -17,10 +17,14 @@ from toy import DIT, VIT, Stripes, assert_equal_states, checkpoint, fit, recipe
 from dbl.commands.plan import build_parser, make_planner, parse_bytes
 from dbl.commands.run_config import RunConfig
 from dbl.data import Digits
-from dbl.denoising.targets import ClassTarget
+from dbl.data.spec import TextSpec
+from dbl.denoising import vocabulary
+from dbl.denoising.targets import ClassTarget, MaskTarget, TokenTarget
 from dbl.diffusion.information import InformationNoise
+from dbl.diffusion.masking import MaskingNoise
+from dbl.diffusion.noise import LogNormalNoise
 from dbl.diffusion.partition import PartitionConfig
-from dbl.networks import Architecture
+from dbl.networks import Architecture, CausalLM, MaskedLM
 from dbl.networks.layers import checkpoint_layers
 from dbl.run.contract import Contract, ContractConfig
 from dbl.training.baselines import EndToEndViT
@@ -122,6 +126,16 @@ def test_the_plan_equals_what_the_allocator_reports(name: str, side: str) -> Non
     assert planned == pytest.approx(_allocator_peak(SyntheticStep(make(), planner.data, 8)), rel=0.02)
 
 
+@pytest.mark.parametrize("name", ["pydoc_ar", "pydoc_mdm"])
+@pytest.mark.parametrize("side", ["block", "end_to_end"])
+def test_chunks_of_logits_are_planned_as_the_allocator_reports_them(
+    name: str, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches recomputed logits that the plan does not see."""
+    monkeypatch.setattr(vocabulary, "_rows_of_chunk", lambda num_classes, features: 100)
+    test_the_plan_equals_what_the_allocator_reports(name, side)
+
+
 @pytest.mark.usefixtures("without_data")
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_config_can_be_planned_without_its_data(path: Path) -> None:
@@ -135,6 +149,28 @@ def test_every_config_can_be_planned_without_its_data(path: Path) -> None:
     assert block < whole * (share + 0.2)  # a block also has its stem, head and modulation
     if path.stem in ("cifar10_dit_s2", "imagenet256_dit_l2"):
         assert block <= 0.40 * whole
+
+
+_SIZES = {"num_layers": 12, "width": 768, "num_heads": 12, "mlp_width": 2048}
+_LARGE_VOCABULARY = {
+    "clean": (CausalLM(**_SIZES, streams="clean"), TokenTarget(dim=768), LogNormalNoise(0.1, 10.0)),  # type: ignore[arg-type]
+    "two": (CausalLM(**_SIZES), TokenTarget(dim=768), LogNormalNoise(0.1, 10.0)),  # type: ignore[arg-type]
+    "masked": (MaskedLM(**_SIZES), MaskTarget(), MaskingNoise(0.01)),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize(("kind", "most"), [("clean", 0.32), ("masked", 0.32), ("two", 0.49)])
+def test_a_large_vocabulary_does_not_dominate_a_block(kind: str, most: float) -> None:
+    """Catches logits of all tokens at once: at 32,000 tokens and 4 blocks they were most of a block's memory.
+
+    With two streams 3 layers hold 6 passes of activations against the 12 of the whole network, hence the other limit.
+    """
+    data = TextSpec("toy", "toy-1", 32000, (1 / 32000,) * 32000, seq_len=256, tokenizer="toy")
+    config = ContractConfig(*_LARGE_VOCABULARY[kind], PartitionConfig(num_blocks=4))
+    planner = Planner(config, data, TrainingConfig(), "bf16-mixed")
+    parts = planner.block(config.partition, planner.recipe), planner.end_to_end(planner.recipe)
+    block, whole = (sum(planner.peak(part, 256).values()) for part in parts)
+    assert block <= most * whole
 
 
 @pytest.mark.parametrize("kind", ["dit", "vit", "end_to_end"])

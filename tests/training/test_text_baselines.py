@@ -6,9 +6,9 @@ from typing import Any, cast
 import lightning as L
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from toy import assert_equal_states, checkpoint, recipe
-from toy_text import ChainText, fit_text, randomised, text_contract
+from toy_text import DIM, ChainText, fit_text, randomised, text_contract
 
 from dbl.run.folder import RunFolder
 from dbl.training.baselines import EndToEndCausalLM, EndToEndRecurrentLM, baseline_of
@@ -70,15 +70,15 @@ def test_a_token_reaches_logits_from_its_own_place_on(kind: str, place: int) -> 
 
 
 def recurrent(monkeypatch: pytest.MonkeyPatch, batches_seen: int = 0) -> tuple[EndToEndRecurrentLM, list[Any]]:
-    """A recurrent baseline at a batches_seen, and what its network is given."""
+    """A recurrent baseline at a batches_seen, and what its iterated layers are given."""
     part, given = cast(EndToEndRecurrentLM, make("recurrent")), []
     part.batches_seen = batches_seen
 
     def watched(read: Tensor, state: Tensor, iterations: int, backprop: int | None = None) -> Tensor:
         given.append((state, iterations, backprop))
-        return torch.zeros(*read.shape, 5)
+        return torch.zeros(*read.shape, DIM)
 
-    monkeypatch.setattr(nn.Module, "__call__", lambda self, *inputs: watched(*inputs))
+    monkeypatch.setattr(part.network.body, "forward", watched)
     return part, given
 
 

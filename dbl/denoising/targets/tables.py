@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
@@ -14,8 +15,9 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from dbl.data.spec import DataSpec
-from dbl.denoising.readout import Adjust, Clean, Prediction, Readout, mean_cross_entropy
+from dbl.denoising.readout import Adjust, Clean, Prediction, Readout, RowPrediction, mean_over_scored
 from dbl.denoising.targets.gaussian import TARGET, GaussianSpace, GaussianTarget, Weight
+from dbl.denoising.vocabulary import exact_evaluation, label_nats, project
 from dbl.diffusion.gaussian import append_axes
 from dbl.utils.checks import check_choice, check_numbers, whole
 from dbl.utils.errors import UserError
@@ -55,10 +57,9 @@ class TableReadout(Readout):
     def forward(
         self, estimate: Tensor, output: Tensor, noisy: Tensor, sigma: Tensor, adjust: Adjust | None = None
     ) -> Prediction:
-        own = self._own_logits(estimate, output)
-        return self.with_evidence(own if adjust is None else adjust(own), noisy, sigma)
+        return self.prediction(self._own_logits, self._features(estimate, output), noisy, sigma, adjust)
 
-    def with_evidence(self, own: Tensor, noisy: Tensor, sigma: Tensor) -> Prediction:
+    def with_evidence(self, own: Tensor, noisy: Tensor, sigma: Tensor) -> RowPrediction:
         """The prediction from the network's own logits.
 
         Args:
@@ -66,35 +67,84 @@ class TableReadout(Readout):
             noisy: [N, *target_shape].
             sigma: [N].
         """
-        logits = self._posterior(own, noisy, sigma)
-        return Prediction(logits.softmax(dim=-1) @ self.table, logits)
+        return self.prediction(lambda own: own, own, noisy, sigma)
 
-    def _posterior(self, own: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+    def prediction(
+        self,
+        own_logits: Callable[[Tensor], Tensor],
+        features: Tensor,
+        noisy: Tensor,
+        sigma: Tensor,
+        adjust: Adjust | None = None,
+    ) -> RowPrediction:
+        """The prediction from the network's own logits, made for a chunk of rows at a time.
+
+        Args:
+            own_logits: function of rows of features [R, ...] that returns their logits [R, C] without the evidence.
+            features: [N, ...] or [N, T, ...].
+            noisy: [N, *target_shape].
+            sigma: [N].
+            adjust: change of the own logits.
+        """
+
+        def make_logits(features: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+            own = own_logits(features)
+            return self._with_evidence(own if adjust is None else adjust(own), noisy, sigma)
+
+        levels, shape = _levels(sigma, noisy), noisy.shape[:-1]
+        return RowPrediction(make_logits, self._expected_row, len(self.table), shape, features, noisy, levels)
+
+    def _expected_row(self, logits: Tensor, *_: Tensor) -> Tensor:
+        with exact_evaluation():
+            return logits.softmax(dim=-1) @ self.table
+
+    def _with_evidence(self, own: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+        """Logits of rows: own [R, C], noisy [R, D] and levels [R]."""
         if self.kind != "posterior":
             return own
         # Bayes' rule: log p(y | x, z) = log p(y | x) + <z, e_y> / sigma^2 + const, for rows of equal length.
-        return own + (noisy @ self.table.T) / append_axes(sigma, noisy).square()
+        with exact_evaluation():
+            evidence = noisy @ self.table.T
+        return evidence.div_(sigma.square().unsqueeze(-1)).add_(own)  # in place: a large vocabulary makes it large
 
     @override
     def unweighted_loss(self, estimate: Tensor, output: Tensor, noisy: Tensor, sigma: Tensor, clean: Clean) -> Tensor:
-        # Not through `forward`: the loss does not need the expected embedding.
-        own, share = self._own_logits(estimate, output), self.context_share
-        if share == 1:
-            return mean_cross_entropy(own, clean.labels)
-        loss = mean_cross_entropy(self._posterior(own, noisy, sigma), clean.labels)
-        return torch.lerp(loss, mean_cross_entropy(own, clean.labels), share) if share else loss
+        if self.context_share == 0:
+            return self.loss(self(estimate, output, noisy, sigma), clean)
+        shape, num_classes = clean.labels.shape, len(self.table)
+        own = RowPrediction(self._own_logits, self._expected_row, num_classes, shape, self._features(estimate, output))
+        if self.context_share == 1:
+            return self.loss(own, clean)
+        both = own.map(self._both_nats, noisy, _levels(sigma, noisy), clean.labels)
+        loss, own_loss = (mean_over_scored(nats.contiguous(), clean.labels) for nats in both.unbind(-1))
+        return torch.lerp(loss, own_loss, self.context_share)
 
-    def _own_logits(self, estimate: Tensor, output: Tensor) -> Tensor:
+    def _both_nats(self, own: Tensor, noisy: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+        """[R, 2] cross-entropy with the evidence and without it."""
+        return torch.stack(
+            [label_nats(self._with_evidence(own, noisy, sigma), labels), label_nats(own, labels)], dim=-1
+        )
+
+    def _features(self, estimate: Tensor, output: Tensor) -> Tensor:
+        """What the logits without evidence are read from: the cosine knows the noisy target, in float32."""
+        return estimate if self.kind == "cosine" else output
+
+    def _own_logits(self, features: Tensor) -> Tensor:
         """Logits without the evidence of the noisy target."""
         if self.kind == "cosine":
-            return self.log_scale.exp() * (unit_rows(estimate) @ self.table.T)
-        return self.linear(output)
+            with exact_evaluation():
+                return self.log_scale.exp() * (unit_rows(features) @ self.table.T)
+        return project(self.linear, features)
 
     @override
     def loss(self, prediction: Prediction, clean: Clean) -> Tensor:
         """Cross-entropy in nats, of a sequence the mean over its scored tokens."""
-        assert prediction.logits is not None
-        return mean_cross_entropy(prediction.logits, clean.labels)
+        return mean_over_scored(prediction.nats(clean.labels), clean.labels)
+
+
+def _levels(sigma: Tensor, noisy: Tensor) -> Tensor:
+    """Levels [N] or [N, T] of noisy vectors [N, D] or [N, T, D], from [N]."""
+    return append_axes(sigma, noisy)[..., 0].expand(noisy.shape[:-1])
 
 
 class TableSpace(GaussianSpace):

@@ -73,8 +73,8 @@ class EndToEndCausalLM(EndToEndText):
             self.network = CausalModel(sizes, self.text, self.target_shape, contract.table)
 
     @override
-    def logits(self, tokens: Tensor, training: bool) -> Tensor:
-        return self.network.logits(tokens)
+    def features(self, tokens: Tensor, training: bool) -> Tensor:
+        return self.network.features(tokens)
 
     @override
     def text_generator(self, decoding: Decoding, num_steps: int | None = None, seed: int = 0) -> TextGenerator:

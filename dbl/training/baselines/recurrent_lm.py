@@ -27,7 +27,7 @@ class RecurrentModel(nn.Module):
         self.head = nn.Linear(target_dim, num_tokens)
 
     def forward(self, tokens: Tensor, state: Tensor, iterations: int, backprop_iterations: int | None = None) -> Tensor:
-        """Logits [N, T, C]; arguments as in `RecurrentBaseline.forward`."""
+        """Logits [N, T, C]; arguments as in `RecurrentBaseline.forward`, which makes the features."""
         return self.head(self.body(tokens, state, iterations, backprop_iterations))
 
 
@@ -52,14 +52,14 @@ class EndToEndRecurrentLM(EndToEndText):
             self.network = RecurrentModel(body, target_dim, self.text.num_classes)
 
     @override
-    def logits(self, tokens: Tensor, training: bool) -> Tensor:
+    def features(self, tokens: Tensor, training: bool) -> Tensor:
         """In training, start states and iterations are functions of `batches_seen`."""
         shape = (*tokens.shape, self.sizes.width)  # N, T, W
         if not training:  # one state for all sequences, so that the nats of a sequence do not depend on its batch
             state = self._normal(shape[1:], tokens, "state", "test").expand(shape)
-            return self.network(tokens, state, self.sizes.mean_iterations)
+            return self.network.body(tokens, state, self.sizes.mean_iterations)
         state = self._normal(shape, tokens, "state", self.batches_seen, self.global_rank)
-        return self.network(tokens, state, self._iterations(), self.sizes.backprop_iterations)
+        return self.network.body(tokens, state, self._iterations(), self.sizes.backprop_iterations)
 
     def _normal(self, shape: tuple[int, ...], like: Tensor, *purpose: str | int) -> Tensor:
         generator = generator_for(self.seed, *purpose, device=like.device)

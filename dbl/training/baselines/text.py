@@ -1,13 +1,16 @@
 """The base class of end-to-end language models: cross-entropy, exact nats, text generation."""
 
 from abc import abstractmethod
+from typing import cast
 
 from torch import Tensor, nn
 from typing_extensions import override
 
 from dbl.data.spec import IGNORED
 from dbl.denoising.decoding import Decoding
-from dbl.denoising.targets import Batch, TokenTarget, mean_cross_entropy, text_spec
+from dbl.denoising.readout import mean_over_scored
+from dbl.denoising.targets import Batch, TokenTarget, text_spec
+from dbl.denoising.vocabulary import linear_label_nats
 from dbl.inference.generation import TextGenerator
 from dbl.run.contract import Contract
 from dbl.training.config import TrainingConfig
@@ -23,7 +26,7 @@ class EndToEndText(TrainingModule):
         recipe: training configuration.
     """
 
-    network: nn.Module  # with its layers in `body`
+    network: nn.Module  # with its layers in `body` and a linear layer `head`
 
     def __init__(self, contract: Contract, recipe: TrainingConfig | None = None) -> None:
         super().__init__("end_to_end", 0, contract, recipe)
@@ -39,9 +42,18 @@ class EndToEndText(TrainingModule):
     def backbone(self) -> nn.Module:
         return self.network.get_submodule("body")
 
+    @property
+    def head(self) -> nn.Linear:
+        """From features to logits."""
+        return cast(nn.Linear, self.network.get_submodule("head"))
+
     @abstractmethod
+    def features(self, tokens: Tensor, training: bool) -> Tensor:
+        """Features [N, T, D] from which the head reads the logits of the next tokens of [N, T]."""
+
     def logits(self, tokens: Tensor, training: bool) -> Tensor:
         """Logits [N, T, C] of the next tokens of [N, T]."""
+        return cast(Tensor, self.head(self.features(tokens, training)))
 
     @abstractmethod
     def text_generator(self, decoding: Decoding, num_steps: int | None = None, seed: int = 0) -> TextGenerator:
@@ -57,7 +69,8 @@ class EndToEndText(TrainingModule):
     def losses(self, batch: Batch) -> Losses:
         """Cross-entropy of each sequence in nats, mean over its scored tokens."""
         clean = self.space.encode(batch)
-        return Losses(mean_cross_entropy(self.logits(clean.cond, self.training).float(), clean.labels))
+        nats = linear_label_nats(self.head, self.features(clean.cond, self.training), clean.labels)
+        return Losses(mean_over_scored(nats, clean.labels))
 
     def exact_nats(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Total nats [N] of the scored tokens of each sequence, and their number [N]."""
