@@ -25,7 +25,7 @@ from dbl.training.block import DiffusionBlock
 from dbl.training.config import TrainingConfig, check_precision
 from dbl.training.distributed import check_strategy
 from dbl.training.module import TrainingModule
-from dbl.utils.checks import check_number
+from dbl.utils.checks import check_number, shown
 from dbl.utils.errors import UserError
 from dbl.utils.files import write_text
 
@@ -59,6 +59,10 @@ class RunConfig:
         return cls(parse(config_parser(part), ["--config", str(path)]), part)
 
     def _check_values(self) -> None:
+        for name, default in vars(self._parser.get_defaults(skip_validation=True)).items():
+            value = self.values.get(name)
+            if isinstance(default, Namespace) and not isinstance(value, Namespace):
+                raise UserError(f"{name} ({shown(value)}) must be a group of keys")
         check_nulls(self._parser, self.values)
         check_trainer_options(self.values.trainer)
         check_run_name(self.values.run.name)

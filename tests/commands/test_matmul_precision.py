@@ -7,8 +7,9 @@ import torch
 from tiny_run import TINY
 
 from dbl.commands import run_config
+from dbl.commands.parsing import parse
 from dbl.commands.run_config import RunConfig, make_trainer
-from dbl.commands.schema import config_parser, parse
+from dbl.commands.schema import config_parser
 
 CONFIG = Path(__file__).parents[2] / "configs" / "digits_dit.yaml"
 

@@ -119,7 +119,7 @@ def test_each_part_keeps_the_config_it_was_trained_with(dbl: Run) -> None:
 
 def test_compare_reports_a_classifier_beside_the_plain_vit(dbl: Run) -> None:
     """Catches a baseline that is tested with untrained weights: the accuracy must be that of the checkpoint."""
-    steps = ["--trainer.max_steps=40", "--model.recipe.optimizer.lr=0.003", "--contract.network.mlp_width=32"]
+    steps = ["--trainer.max_steps=60", "--model.recipe.optimizer.lr=0.003", "--contract.network.mlp_width=32"]
     assert dbl("compare", "digits_vit", *steps) == 0
     blocks, whole = _report("digits_vit")["sides"]
     assert [part["part"] for part in whole["parts"]] == ["end_to_end"]
