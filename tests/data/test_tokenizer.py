@@ -3,6 +3,7 @@
 import json
 import pickle
 import sys
+from typing import Any
 
 import pytest
 import tokenizers
@@ -267,3 +268,20 @@ def test_the_command_reads_text_that_is_not_utf8(tmp_path):
     with pytest.warns(DblWarning, match="3 characters"):
         main(["tokenizer", "--files", str(tmp_path / "a.txt"), "--output", str(tmp_path / "t.json")])
     assert TokenizerFile(str(tmp_path / "t.json")).end_id == 0
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "<unk>"},  # has no such token
+        {"type": "WordLevel", "vocab": {}, "unk_token": "<unk>"},
+        {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": [["a", "b"]]},  # nor "ab"
+        {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]], "continuing_subword_prefix": "##"},
+    ],
+    ids=["no unknown token", "no token", "no merged token", "a prefix longer than a token"],
+)
+def test_a_file_that_contradicts_itself_is_refused(model: dict[str, Any]) -> None:
+    """Catches an exception of the library, or a panic of its Rust, that only its use brings to light."""
+    tokenizer = TokenizerFile("x.json", content=json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
+    with pytest.raises(UserError, match=r"^tokenizer\.path: x\.json "):
+        _ = tokenizer.vocab_size, tokenizer.encode("zz")

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -56,7 +57,10 @@ class TokenizerFile(Tokenizer):
     @override
     def vocab_size(self) -> int:
         """Largest token plus 1; a vocabulary may have gaps."""
-        return max(self._library.get_vocab(with_added_tokens=True).values()) + 1
+        found = self._library.get_vocab(with_added_tokens=True).values()
+        if not found:
+            raise UserError(f"tokenizer.path: {self.path} has no tokens: restore the file")
+        return max(found) + 1
 
     @cached_property
     @override
@@ -116,24 +120,36 @@ class TokenizerFile(Tokenizer):
         if not self._expresses_all and (lost := [one for one in set(text) if self._drops(one)]):
             raise unknown_characters(lost, "leave them out, or train a tokenizer of bytes with dbl tokenizer")
         # Without offsets encoding takes half the time; only the call for many texts can leave them out.
-        (encoding,) = library.encode_batch_fast([text], add_special_tokens=False)
+        with self._refusing():
+            (encoding,) = library.encode_batch_fast([text], add_special_tokens=False)
         return torch.tensor(encoding.ids, dtype=torch.int64)
 
     @override
     def decode(self, ids: Tensor | Sequence[int]) -> str:
-        return self._library.decode(numbers(ids), skip_special_tokens=True)
+        library = self._library
+        with self._refusing():
+            return library.decode(numbers(ids), skip_special_tokens=True)
 
     @cached_property
     def _library(self) -> "tokenizers.Tokenizer":
         library = tokenizers_library()
-        try:
-            tokenizer = library.Tokenizer.from_str(self.definition)
-        except Exception as error:  # the library raises bare exceptions
-            raise UserError(f"tokenizer.path: {self.path} is not a file of `tokenizers` ({error})") from None
+        definition = self.definition
+        with self._refusing():
+            tokenizer = library.Tokenizer.from_str(definition)
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.encode_special_tokens = True
         return tokenizer
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Turn what the library raises, when it reads or uses a file that contradicts itself, into a UserError."""
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit, GeneratorExit, UserError, MemoryError):
+            raise
+        except BaseException as error:  # it raises bare exceptions, and panics of Rust, which are none
+            raise UserError(f"tokenizer.path: {self.path} is not a file of `tokenizers` ({error})") from None
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
@@ -158,7 +174,9 @@ class TokenizerFile(Tokenizer):
 
     def _drops(self, character: str) -> bool:
         """Whether the library silently loses a character, as a model without a token for unknown text does."""
-        return not character.isspace() and not self._library.encode(character, add_special_tokens=False).ids
+        library = self._library
+        with self._refusing():
+            return not character.isspace() and not library.encode(character, add_special_tokens=False).ids
 
     def _bytes_of(self, token: str, number: int) -> int:
         if self._writes_bytes:

@@ -32,8 +32,8 @@ class ImageScale(torch.nn.Module):
         super().__init__()
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", torch.tensor(data.mean).reshape(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(data.std).reshape(-1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor([*map(float, data.mean)]).reshape(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([*map(float, data.std)]).reshape(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Standardised images [N, channels, height, width]."""
