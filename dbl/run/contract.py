@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dbl.data.spec import DataSpec
 from dbl.denoising.denoiser import Denoiser
-from dbl.denoising.targets import PixelTarget, Target, TargetSpace
+from dbl.denoising.targets import PixelTarget, TableTarget, Target, TargetSpace
 from dbl.diffusion.noise import LogNormalNoise, NoiseDistribution
 from dbl.diffusion.partition import Partition, PartitionConfig
 from dbl.networks import Architecture, DiT
@@ -156,16 +156,17 @@ class Contract:
         if contract.to_plain()["table_sha256"] != plain["table_sha256"]:
             raise UserError(f"{source} was made with another target table than the table.safetensors beside it")
         if not contract._fits_together():
-            raise UserError(f"{source} is not a contract: its partition is not of its network and noise; restore it")
+            raise UserError(f"{source} is not a contract: network, noise, partition and table do not fit; restore it")
         return contract
 
     def _fits_together(self) -> bool:
-        """Whether the partition cuts all layers and levels into as many blocks as the config says."""
+        """Whether the partition cuts all layers and levels as the config says, and a target has the table it needs."""
         ends = self.partition.boundaries[0], self.partition.boundaries[-1]
         return (
             sum(self.partition.layers) == self.config.network.num_layers
             and self.partition.num_blocks == self.config.partition.num_blocks
             and ends == (self.noise.sigma_max, self.noise.sigma_min)
+            and not (self.table is None and isinstance(self.config.target, TableTarget))
         )
 
     def check_storable(self, source: str) -> None:

@@ -267,3 +267,10 @@ def test_the_information_law_needs_classes(scheme: Scheme, data_spec: ImageSpec)
     config = replace(IMAGES, noise=InformationNoise(), partition=PartitionConfig(num_blocks=2, scheme=scheme))
     with pytest.raises(UserError, match="noise"):
         config.build(data_spec)
+
+
+def test_a_contract_without_the_table_of_its_target_is_refused(data_spec: ImageSpec) -> None:
+    """Catches a contract whose table was taken out, behind a hash that is right."""
+    plain = stored(CLASSES.build(data_spec)) | {"table_sha256": None}
+    with pytest.raises(UserError, match=r"^contract\.json is not a contract: .*and table do not fit"):
+        Contract.from_plain(plain, None, "contract.json")
