@@ -50,7 +50,8 @@ def seconds_of(options: list[str], launch: Launch, folder: Path) -> float:
     name = f"{launch.backend}_{launch.workers}"
     arguments = ["--config", str(CONFIGS / "digits_vit.yaml"), f"--run.root={folder}", f"--run.name={name}", *options]
     config = RunConfig(parse(config_parser(), arguments))
-    config.check_and_write()
+    config.check()
+    config.write()
     start = time.perf_counter()
     launch.train(config.run, list(range(config.contract.partition.num_blocks)), config.values.trainer.max_steps)
     return time.perf_counter() - start

@@ -1,10 +1,11 @@
-"""`dbl compare`: blocks and the end-to-end network at equal compute, over one or several seeds, in one report."""
+"""`dbl compare`: blocks and their rivals at equal compute, over one or several seeds, in one report."""
 
 import shutil
 from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from dbl.commands.derived_runs import one_block_of, total_passes, train_ancestors
 from dbl.commands.evaluate import evaluate_baseline, evaluate_stack
 from dbl.commands.fit import fit_part, free_memory
 from dbl.commands.launch.launcher import Launch, add_launch_options
@@ -16,7 +17,6 @@ from dbl.evaluation.report import Arm, write_report
 from dbl.run.assembly import assemble
 from dbl.run.folder import RunFolder
 from dbl.training.baselines import baseline_of
-from dbl.training.block import DiffusionBlock
 from dbl.training.memory.planner import Planner, plan_rows
 from dbl.utils.errors import UserError
 from dbl.utils.locks import Lock
@@ -33,7 +33,7 @@ def build_parser() -> LightningArgumentParser:
 
 
 def main(arguments: list[str]) -> None:
-    """Train what is missing of both arms and for each seed, with equal compute, and report."""
+    """Train what is missing of all arms and for each seed, with equal compute, and report."""
     options = parse(build_parser(), arguments[1:])
     config, launch = RunConfig(options), Launch.from_options(options)
     launch.check_devices(options.trainer)
@@ -44,10 +44,13 @@ def main(arguments: list[str]) -> None:
 def _compare(config: RunConfig, launch: Launch, seeds: str | None, from_scratch: bool) -> None:
     by_seed = _config_of_each_seed(config, seeds)
     for of_seed in by_seed.values():
-        of_seed.check_and_write()
+        of_seed.check()
+    for of_seed in by_seed.values():
+        train_ancestors(of_seed, launch, from_scratch)
+        of_seed.write()
     first = next(iter(by_seed.values()))
     memory_plan = _memory_plan(first)
-    arms = {seed: _both_arms(of_seed, launch, from_scratch) for seed, of_seed in by_seed.items()}
+    arms = {seed: _all_arms(of_seed, launch, from_scratch) for seed, of_seed in by_seed.items()}
     run = config.run
     if first is not config:
         write_config(run.config, config.plain())
@@ -76,26 +79,39 @@ def _with_seed(config: RunConfig, seed: int) -> RunConfig:
     return RunConfig.load(folder.config)
 
 
-def _both_arms(config: RunConfig, launch: Launch, from_scratch: bool) -> list[Arm]:
+def _all_arms(config: RunConfig, launch: Launch, from_scratch: bool) -> list[Arm]:
     run, partition = config.run, config.contract.partition
-    launch.train(run, list(range(partition.num_blocks)), config.values.trainer.max_steps, from_scratch)
+    launch.train(run, list(range(partition.num_blocks)), config.max_steps, from_scratch)
     assemble(run)
     steps = step_numbers(partition.num_blocks, config.inference.sampler.num_steps)
     arms = [evaluate_stack(run, "blocks", steps), _end_to_end(config, steps, from_scratch)]
+    rival = one_block_of(config)
+    if rival is not None:
+        arms.append(_trained_stack(rival, "one_block", steps, from_scratch))
     _check_equal_compute(arms)
     return arms
 
 
 def _check_equal_compute(arms: list[Arm]) -> None:
-    """Raise UserError unless all blocks had the same steps, and both arms the same layer passes up to rounding."""
+    """Raise UserError unless all blocks had the same steps, and all arms the same layer passes up to rounding."""
     steps = {part["part"]: part["steps"] for part in arms[0].parts}
-    passes = {arm.name: sum(part["layer_passes"] for part in arm.parts) for arm in arms}
-    per_step = max(part["layer_passes"] / part["steps"] for part in arms[1].parts)
-    if len(set(steps.values())) > 1 or abs(passes["blocks"] - passes["end_to_end"]) > per_step:
+    passes = {arm.name: sum(part["layer_passes"] for part in arm.all_parts) for arm in arms}
+    per_step = max(part["layer_passes"] / part["steps"] for arm in arms[1:] for part in arm.parts)
+    if len(set(steps.values())) > 1 or max(passes.values()) - min(passes.values()) > per_step:
         counts = ", ".join(f"{name}: {number:,.0f}" for name, number in (steps | passes).items())
         raise UserError(
-            f"steps of the blocks or layer passes of both arms differ ({counts}): train them anew with --from-scratch"
+            f"steps of the blocks or layer passes of the arms differ ({counts}): train them anew with --from-scratch"
         )
+
+
+def _trained_stack(config: RunConfig, name: str, steps: list[int], from_scratch: bool) -> Arm:
+    """Train in this process, assemble and evaluate a rival that is one block."""
+    try:
+        fit_part(config, from_scratch)
+    finally:
+        free_memory()
+    assemble(config.run)
+    return evaluate_stack(config.run, name, steps)
 
 
 def _end_to_end(config: RunConfig, steps: list[int], from_scratch: bool) -> Arm:
@@ -106,25 +122,23 @@ def _end_to_end(config: RunConfig, steps: list[int], from_scratch: bool) -> Arm:
     baseline = baseline_of(config.contract.config.network)
     if baseline is None:
         plain["contract"]["partition"] = {"num_blocks": 1, "overlap": 0.0}
+        plain["contract"]["start"] = {"class_path": "dbl.RandomStart"}
         plain["model"]["block"] = 0
     else:
         del plain["model"]["block"]
     write_config(run.config, plain)
+    if baseline is None:
+        return _trained_stack(RunConfig.load(run.config), "end_to_end", steps, from_scratch)
     try:
-        fit_part(RunConfig.load(run.config, baseline or DiffusionBlock), from_scratch)
+        fit_part(RunConfig.load(run.config, baseline), from_scratch)
     finally:
         free_memory()
-    if baseline is not None:
-        return evaluate_baseline(run)
-    assemble(run)
-    return evaluate_stack(run, "end_to_end", steps)
+    return evaluate_baseline(run)
 
 
 def _steps_of_baseline(config: RunConfig) -> int:
-    """As many steps as make the same number of passes through layers as all blocks together."""
-    network = config.contract.config.network
-    of_blocks = sum(network.layer_passes(layers) for layers in config.contract.partition.layers)
-    return max(1, round(config.values.trainer.max_steps * of_blocks / network.baseline_passes()))
+    """As many steps as make the same number of passes through layers as the blocks and their ancestors together."""
+    return max(1, round(total_passes(config) / config.contract.config.network.baseline_passes()))
 
 
 def _memory_plan(config: RunConfig) -> dict[str, Any]:
@@ -137,7 +151,8 @@ def _memory_plan(config: RunConfig) -> dict[str, Any]:
 
 def _copy_pictures(source: RunFolder, target: RunFolder) -> None:
     """The sample grids of the first seed, for the report over all seeds."""
-    for run, copy in ((source, target), (source.baseline(), target.baseline())):
+    runs = [(run, run.baseline(), run.one_block()) for run in (source, target)]
+    for run, copy in zip(*runs, strict=True):
         if (run.report / "samples.png").is_file():
             copy.report.mkdir(parents=True, exist_ok=True)
             shutil.copy2(run.report / "samples.png", copy.report / "samples.png")

@@ -115,6 +115,7 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
         test=done.metrics,
         memory=[read_memory(run.memory(part["part"])) for part in parts],
         weights=stack.weights,
+        ancestors=_ancestors(run, stack.contract),
         **{callback: groups[callback].result for callback in EVALUATION},
     )
     if steps and stack.target.generates != "text":
@@ -172,6 +173,16 @@ def _parts(run: RunFolder, partition: Partition) -> list[dict[str, Any]]:
         }
         for index, facts in enumerate(ModelFolder(run.model).config["blocks"])
     ]
+
+
+def _ancestors(run: RunFolder, contract: Contract) -> list[dict[str, Any]]:
+    """The parts of all ancestors, the first of them first, named by their place in the run folder."""
+    if contract.config.start.num_blocks == 0:
+        return []
+    ancestor = run.ancestor()
+    own = ModelFolder(ancestor.model).contract
+    parts = [*_ancestors(ancestor, own), *_parts(ancestor, own.partition)]
+    return [part | {"part": f"{ancestor.name}/{part['part']}"} for part in parts]
 
 
 def _calls(stack: BlockStack) -> list[int]:

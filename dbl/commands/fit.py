@@ -16,13 +16,16 @@ from dbl.commands.parsing import parse
 from dbl.commands.run_config import RunConfig, make_trainer, write_config
 from dbl.commands.schema import config_parser, new_parser
 from dbl.data.text.module import TextData
+from dbl.run.ancestor import start_weights
 from dbl.run.checkpoints import CheckpointInfo, Checkpoints, already_trained, read_checkpoint_info
+from dbl.run.folder import RunFolder
 from dbl.training.block import DiffusionBlock
 from dbl.training.callbacks.loss_by_level import PartitionFigure
 from dbl.training.callbacks.progress import StepProgress, Throughput
 from dbl.training.callbacks.status import Status
 from dbl.training.guard import guard
 from dbl.training.loggers import part_loggers
+from dbl.training.module import TrainingModule
 from dbl.training.noisy_data import NoisyData
 from dbl.training.restoring import refusing_what_does_not_fit
 from dbl.utils.errors import DblWarning
@@ -88,10 +91,21 @@ def fit_part(config: RunConfig, from_scratch: bool = False, checkpoint: str | No
             write_config(run.config, plain)
         if built.trainer.logger is None:
             trainer.loggers = part_loggers(run.part(name), step, trainer.global_rank)
+        if resumed is None:
+            _start(part, run)
         batches = NoisyData(data, part) if isinstance(part, DiffusionBlock) else data
         path = resumed.path if resumed else None
         with refusing_what_does_not_fit(path):
             trainer.fit(part, datamodule=batches, ckpt_path=path, weights_only=True)  # never run a checkpoint's code
+
+
+def _start(part: TrainingModule, run: RunFolder) -> None:
+    """Give a block the weights that its contract says it starts from."""
+    if not isinstance(part, DiffusionBlock):
+        return
+    start = start_weights(run, part.contract, part.index)
+    if start is not None:
+        part.start_from(start.weights, start.path)
 
 
 def free_memory() -> None:

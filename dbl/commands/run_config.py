@@ -104,6 +104,9 @@ class RunConfig:
     @cached_property
     def contract(self) -> Contract:
         """What the blocks agree on; UserError if blocks of this run were trained under another contract."""
+        return self._build_contract()
+
+    def _build_contract(self) -> Contract:
         return self.run.load_or_build_contract(self.contract_config, self.data.spec)
 
     @cached_property
@@ -130,13 +133,18 @@ class RunConfig:
                 "on for these alone: use dbl fit for each block, then dbl assemble and dbl test"
             )
 
+    @property
+    def max_steps(self) -> int:
+        """Number of optimizer steps of each block."""
+        return int(self.values.trainer.max_steps)
+
     def check_steps(self) -> None:
         """Raise UserError if the length of the training is not set."""
         if self.values.trainer.max_steps < 1:
             raise UserError("trainer.max_steps must be set: the number of optimizer steps of each block")
 
-    def check_and_write(self) -> None:
-        """Check what would otherwise fail only after training, and write `contract.json` and `config.yaml`.
+    def check(self) -> None:
+        """Check what would otherwise fail only after training.
 
         Raises UserError if the assembled network could not be used as `inference` asks.
         """
@@ -153,6 +161,10 @@ class RunConfig:
         self.groups.image_quality.prepare(self.data, self.contract_config.target.generates == "images")
         self.groups.text_quality.prepare(self.data)
         self.inference.sampler.calls_per_block(self.contract.noise, self.contract.partition)  # warns
+
+    def write(self) -> None:
+        """Write `contract.json` and `config.yaml`; the run from which the blocks start must be there by now."""
+        self.contract = self._build_contract()
         self.run.write_contract(self.contract)
         write_config(self.run.config, self.plain())
 

@@ -4,6 +4,7 @@ import gc
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from dbl.commands.derived_runs import train_ancestors
 from dbl.commands.evaluate import evaluate_stack
 from dbl.commands.launch.launcher import Launch, add_launch_options
 from dbl.commands.parsing import parse
@@ -32,7 +33,11 @@ def main(arguments: list[str]) -> None:
     run, launch = config.run, Launch.from_options(options)
     launch.check_devices(options.trainer)
     with Lock(run.launcher_lock, f"the run in {run.path}").acquire():
-        config.check_and_write()
+        config.check()
+        if not train_ancestors(config, launch, options.from_scratch):
+            print("the scripts of the blocks follow from the ancestor: submit this one first")
+            return
+        config.write()
         blocks = _chosen_blocks(str(options.blocks), config.contract.partition)
         del config
         gc.collect()  # data and tables: the workers have them, the launcher does not need them while it waits

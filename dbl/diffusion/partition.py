@@ -4,7 +4,7 @@ It is the only map from noise level to block. Block 0 has the highest noise and 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Literal, get_args
 
@@ -171,7 +171,13 @@ class PartitionConfig:
                 f"contract.partition.boundaries must run from sigma_max of the noise ({noise.sigma_max}) to its "
                 f"sigma_min ({noise.sigma_min})"
             )
-        return Partition(tuple(boundaries), tuple(self._split(num_layers)), self.overlap)
+        return Partition(tuple(boundaries), tuple(self.split(num_layers)), self.overlap)
+
+    def coarsened(self, num_blocks: int) -> "PartitionConfig":
+        """The same cuts with fewer, equal blocks; `num_blocks` divides the present number, and layers split evenly."""
+        merged = self.num_blocks // num_blocks
+        boundaries = None if self.boundaries is None else self.boundaries[::merged]
+        return replace(self, num_blocks=num_blocks, boundaries=boundaries, layers=None)
 
     def _levels(self, noise: NoiseDistribution) -> list[float]:
         if self.boundaries is not None:
@@ -186,7 +192,8 @@ class PartitionConfig:
             inner = low * (high / low) ** q
         return [high, *inner[1:-1].tolist(), low]  # exact ends, which rounding in `quantile` could miss
 
-    def _split(self, num_layers: int) -> list[int]:
+    def split(self, num_layers: int) -> list[int]:
+        """[B] layers of each block. Raises UserError if the layers cannot be split as configured."""
         if self.num_blocks > num_layers:
             raise UserError(
                 f"contract.partition.num_blocks ({self.num_blocks}) must be at most the {num_layers} layers"

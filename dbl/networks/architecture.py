@@ -1,7 +1,8 @@
 """The interface of a network that can be trained in blocks."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, TypeVar
+from dataclasses import fields, is_dataclass, replace
+from typing import ClassVar, Self, TypeVar
 
 from torch import Tensor, nn
 
@@ -67,6 +68,15 @@ class Architecture(ABC):
     def reads_context_alone(self) -> bool:
         """Whether the output depends on the condition alone, not on the noisy target or its level."""
         return False
+
+    def with_layers(self, num_layers: int) -> Self:
+        """The same network with another number of layers. Raises UserError if it cannot have so many."""
+        if not is_dataclass(self) or "num_layers" not in {field.name for field in fields(self) if field.init}:
+            raise UserError(
+                f"contract.network {type(self).__name__} must be a dataclass with a field num_layers, so that a "
+                "network of the size of one block can be made of it"
+            )
+        return replace(self, num_layers=num_layers)
 
     def layer_passes(self, num_layers: int) -> float:
         """Compute of a block's training step per sample, in forward-and-backward passes through one layer."""

@@ -6,8 +6,8 @@ noise distribution, boundaries) and returns the `Contract`. Every block checkpoi
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,15 +20,16 @@ from dbl.denoising.targets import PixelTarget, TableTarget, Target, TargetSpace
 from dbl.diffusion.noise import LogNormalNoise, NoiseDistribution
 from dbl.diffusion.partition import Partition, PartitionConfig
 from dbl.networks import Architecture, DiT
+from dbl.run.start import Ancestor, RandomStart, Start
 from dbl.utils.checks import SEED, check_numbers
 from dbl.utils.errors import UserError
 from dbl.utils.seeding import seeded
 from dbl.utils.serialization import from_plain, to_plain
 
 # Incremented whenever the meaning of a stored contract changes; other versions are refused.
-VERSION = 4
+VERSION = 5
 
-_KEYS = {"version", "config", "data", "noise", "partition", "table_sha256"}
+_KEYS = {"version", "config", "data", "noise", "partition", "table_sha256", "start_sha256"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class ContractConfig:
         target: quantity that is denoised, and its readout.
         noise: distribution of the noise levels.
         partition: division of layers and levels into blocks.
+        start: where the weights of a block come from before its first step.
         seed: random seed of initial weights, data order, noise and the target table.
 
     Example:
@@ -59,19 +61,47 @@ class ContractConfig:
     target: Target = field(default_factory=PixelTarget)
     noise: NoiseDistribution = field(default_factory=LogNormalNoise)
     partition: PartitionConfig = field(default_factory=PartitionConfig)
+    start: Start = field(default_factory=RandomStart)
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_numbers("contract", self, seed=SEED)
 
-    def build(self, data: DataSpec) -> "Contract":
-        """Build the contract for a data set. Raises UserError if noise, partition, target and data are incompatible."""
+    def build(self, data: DataSpec, start_sha256: Sequence[str] = ()) -> "Contract":
+        """Build the contract for a data set.
+
+        Raises UserError if noise, partition, start, target and data are incompatible.
+
+        Args:
+            data: shape, classes and statistics of the data.
+            start_sha256: SHA-256 of the weights of each block of the ancestor; see `Contract`.
+        """
         self.target.check(self.noise)
         self.target.shape(data)  # refuses data of another kind
         table = self.target.make_table(data, self.seed)
         noise = self.noise.fit(table, torch.tensor(data.class_frequencies))
         partition = self.partition.build(noise, self.network.num_layers)
-        return Contract(self, data, noise, partition, table)
+        self.start.check(partition)
+        return Contract(self, data, noise, partition, table, start_sha256)
+
+    def with_num_blocks(self, num_blocks: int, start: Start) -> "ContractConfig":
+        """The same for a run of fewer blocks of the same size, hence with fewer layers in all.
+
+        Raises UserError if the network cannot have another number of layers.
+
+        Args:
+            num_blocks: number of blocks, which divides the present one; or 1, of the size of the largest block.
+            start: where their weights come from.
+        """
+        size = max(self.partition.split(self.network.num_layers))
+        network = self.network.with_layers(num_blocks * size)
+        return replace(self, network=network, partition=self.partition.coarsened(num_blocks), start=start)
+
+    def ancestor(self) -> "ContractConfig | None":
+        """The config of the run from which the blocks start; None if they start from random weights."""
+        return (
+            self.with_num_blocks(self.start.num_blocks, self.start.start) if isinstance(self.start, Ancestor) else None
+        )
 
 
 class Contract:
@@ -83,6 +113,8 @@ class Contract:
         noise: noise distribution, fitted to the table if it depends on one.
         partition: boundaries and layers of the blocks.
         table: [C, D] frozen target rows, or None for pixels.
+        start_sha256: SHA-256 of the weights of each block of the ancestor; empty for random weights, and as long as the
+            ancestor is not trained.
 
     Example:
         >>> import dbl
@@ -103,12 +135,14 @@ class Contract:
         noise: NoiseDistribution,
         partition: Partition,
         table: Tensor | None = None,
+        start_sha256: Sequence[str] = (),
     ) -> None:
         self.config = config
         self.data = data
         self.noise = noise
         self.partition = partition
         self.table = table
+        self.start_sha256 = tuple(start_sha256)
 
     def to_plain(self) -> dict[str, Any]:
         """Convert to JSON values, with the table represented by its hash."""
@@ -119,6 +153,7 @@ class Contract:
             "noise": to_plain(self.noise),
             "partition": to_plain(self.partition),
             "table_sha256": None if self.table is None else _tensor_hash(self.table),
+            "start_sha256": list(self.start_sha256),
         }
 
     @classmethod
@@ -150,6 +185,7 @@ class Contract:
                 noise=from_plain(plain["noise"], NoiseDistribution, trusted, "noise"),  # type: ignore[type-abstract]
                 partition=from_plain(plain["partition"], Partition, trusted, "partition"),
                 table=table,
+                start_sha256=_digests(plain["start_sha256"]),
             )
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
@@ -167,13 +203,20 @@ class Contract:
             and self.partition.num_blocks == self.config.partition.num_blocks
             and ends == (self.noise.sigma_max, self.noise.sigma_min)
             and not (self.table is None and isinstance(self.config.target, TableTarget))
+            and len(self.start_sha256) == self.config.start.num_blocks
         )
 
     def check_storable(self, source: str) -> None:
         """Raise UserError if the file `source` could not be read back: better before a training than after it.
 
-        A class of the user's may have fields that JSON does not keep, or of other types than it declares.
+        A class of the user's may have fields that JSON does not keep, or of other types than it declares; and the
+        ancestor, from which the blocks start, may not be trained yet.
         """
+        if len(self.start_sha256) != self.config.start.num_blocks:
+            raise UserError(
+                "contract.start: the blocks start from an ancestor that is not trained yet; dbl train trains it first, "
+                "or copy the folder ancestor of the run to here"
+            )
         try:
             stored = json.loads(json.dumps(self.to_plain()))
         except (TypeError, ValueError) as error:
@@ -198,6 +241,12 @@ class Contract:
     def space(self) -> TargetSpace:
         """Target space that maps raw batches to clean targets and back."""
         return self.config.target.space(self.data, self.table)
+
+
+def _digests(stored: Any) -> list[str]:
+    if not isinstance(stored, list) or not all(isinstance(digest, str) for digest in stored):
+        raise UserError("start_sha256 must be a list of texts")
+    return stored
 
 
 def plain_hash(plain: Mapping[str, Any]) -> str:

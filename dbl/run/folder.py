@@ -5,7 +5,8 @@ block_<b>/   checkpoints/{last,previous,replaced}.ckpt  config.yaml  memory.json
              status.json  train.log  lock
 model/       config.json  block_<b>.safetensors  table.safetensors  tokenizer.json
 report/      report.md  report.html  report.json  samples.png
-baseline/    a run folder of its own for the end-to-end network
+ancestor/    a run folder of its own for the network from which the blocks start
+baseline/    the same for the end-to-end network, one_block/ for one block that answers for all levels
 """
 
 from collections.abc import Collection
@@ -18,6 +19,7 @@ from dbl.data.spec import DataSpec, TextSpec
 from dbl.data.text.tokenizer import Tokenizer, load_tokenizer
 from dbl.run.checkpoints import Checkpoints
 from dbl.run.contract import Contract, ContractConfig
+from dbl.run.model_folder import ModelFolder
 from dbl.utils.errors import UserError
 from dbl.utils.files import read_json, read_tensor, remove_unfinished, write_json, write_tensors
 from dbl.utils.locks import Lock, held_by_another, remove_dead_lock
@@ -116,6 +118,14 @@ class RunFolder:
         """Run folder of the end-to-end baseline, inside this one."""
         return RunFolder(name="baseline", root=str(self.path))
 
+    def ancestor(self) -> "RunFolder":
+        """Run folder of the ancestor, from whose weights the blocks start, inside this one."""
+        return RunFolder(name="ancestor", root=str(self.path))
+
+    def one_block(self) -> "RunFolder":
+        """Run folder of one network of the size of a block that answers for all levels, inside this one."""
+        return RunFolder(name="one_block", root=str(self.path))
+
     def remove_leftovers(self) -> None:
         """Remove temporary files and locks that killed processes of this machine left in this run."""
         for folder in (self.path, *self.path.glob("*/"), *self.path.glob("*/checkpoints/")):
@@ -148,22 +158,29 @@ class RunFolder:
         The stored one takes precedence because fitted and drawn values can differ in the last digit between machines.
         Raises UserError if parts were already trained under another config or other data.
         """
-        if not (self.path / "contract.json").is_file() and not self._has_trained_parts():
-            return config.build(data)
+        if not (self.path / "contract.json").is_file() and not self.has_trained_parts():
+            return self._build(config, data)
         stored = self.load_contract()
         # Not by hash: the user must learn which key differs.
         difference = first_difference(_user_settings(config, data), _user_settings(stored.config, stored.data))
-        if difference is None:
-            return stored
-        if self._has_trained_parts():
+        is_bound = self.has_trained_parts()
+        if difference is not None and is_bound:
             key, ours, theirs = (shorten(str(part), 80) for part in difference)  # lists can be long
             raise UserError(
                 f"{key} is {ours} here but {theirs} in {self.path / 'contract.json'}, on which the blocks of this run "
                 "agreed: put it back, or start another run with --run.name"
             )
-        return config.build(data)
+        # As long as nothing is trained from it, an ancestor may be trained anew.
+        keeps = difference is None and (is_bound or not stored.start_sha256)
+        return stored if keeps else self._build(config, data)
 
-    def _has_trained_parts(self) -> bool:
+    def _build(self, config: ContractConfig, data: DataSpec) -> Contract:
+        model = self.ancestor().model
+        trained = config.start.num_blocks > 0 and model.exists()
+        return config.build(data, ModelFolder(model).block_hashes if trained else ())
+
+    def has_trained_parts(self) -> bool:
+        """Whether there is a checkpoint of a block or a baseline, which the contract binds."""
         return any(any(self.path.glob(f"*/checkpoints/{name}.ckpt")) for name in ("last", "previous"))
 
     def write_contract(self, contract: Contract) -> None:
@@ -180,7 +197,7 @@ class RunFolder:
             if stored == contract.hash:
                 return
             # In this order: a training that ends in between has left its checkpoint.
-            if stored is not None and (self._is_being_trained() or self._has_trained_parts()):
+            if stored is not None and (self._is_being_trained() or self.has_trained_parts()):
                 raise UserError(
                     f"{self._contract_file} has contract {stored[:12]}, this config {contract.hash[:12]}: "
                     "start another run (--run.name)"
@@ -193,7 +210,7 @@ class RunFolder:
 
     def _stored_hash(self) -> str | None:
         """Hash of the stored contract; None if there is none. Raises UserError as `load_contract` does."""
-        return self.load_contract().hash if self._contract_file.is_file() or self._has_trained_parts() else None
+        return self.load_contract().hash if self._contract_file.is_file() or self.has_trained_parts() else None
 
     def _is_being_trained(self) -> bool:
         """Whether another process holds the lock of this run or of a part of it."""

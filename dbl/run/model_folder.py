@@ -75,6 +75,13 @@ class ModelFolder:
             if read_metadata(path) != block_metadata(self.contract, block, self.config["weights"]):
                 raise UserError(f"{path} is of another block or another contract: run dbl assemble again")
 
+    @property
+    def block_hashes(self) -> list[str]:
+        """SHA-256 of the file of each block. Raises UserError if the model lacks blocks."""
+        num_blocks = self.contract.partition.num_blocks
+        require_blocks(self.contract.partition, self.available, range(num_blocks), "starting from it")
+        return [self.config["files"][f"block_{block}.safetensors"] for block in range(num_blocks)]
+
     def _was_replaced(self) -> bool:
         """Whether another model took the place of the one that was opened, or is about to."""
         now = self._folder()

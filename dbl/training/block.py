@@ -1,5 +1,6 @@
 """One block as a LightningModule."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -7,8 +8,10 @@ from typing_extensions import override
 
 from dbl.denoising.targets import Clean
 from dbl.run.contract import Contract
+from dbl.run.model_folder import load_into
 from dbl.training.config import TrainingConfig
 from dbl.training.module import Losses, TrainingModule
+from dbl.utils.errors import UserError
 
 
 class NoisyBatch(NamedTuple):
@@ -44,11 +47,31 @@ class DiffusionBlock(TrainingModule):
     """
 
     def __init__(self, contract: Contract, block: int = 0, recipe: TrainingConfig | None = None) -> None:
-        super().__init__(f"block_{block}", block, contract, recipe)
+        # Networks that were trained before the blocks have used the first of the random streams.
+        super().__init__(f"block_{block}", contract.config.start.num_parts + block, contract, recipe)
+        self.index = block
         self.denoiser = contract.denoiser(block)
         self.space = contract.space()
         self.interval = contract.partition.training_interval(block)
         self.layer_passes = contract.config.network.layer_passes(contract.partition.layers[block])
+        self._has_start = contract.config.start.num_parts == 0  # random weights need nothing more
+
+    def start_from(self, weights: dict[str, Tensor], path: Path) -> None:
+        """Start from the weights of an ancestor. Raises UserError if they do not fit.
+
+        Args:
+            weights: weights of its denoiser by name.
+            path: their file, for messages.
+        """
+        load_into(self.denoiser, weights, path)
+        self._has_start = True
+
+    @override
+    def on_fit_start(self) -> None:
+        """Refuse to train random weights where the contract says that they come from an ancestor."""
+        if not self._has_start and self.batches_seen == 0:
+            raise UserError(f"{self.part} starts from an ancestor: train it with dbl train or dbl fit")
+        super().on_fit_start()
 
     @property
     @override

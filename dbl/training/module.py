@@ -41,17 +41,17 @@ class TrainingModule(L.LightningModule, ABC):
 
     Args:
         part: name of its folder in the run folder, `block_<b>` or `end_to_end`.
-        index: index of the block; 0 for a baseline.
+        stream: number of its random stream, of its own for each block of a run and its ancestors; 0 for a baseline.
         contract: contract of the run; gives the seed, and only checkpoints with its hash are loaded.
         recipe: training configuration.
     """
 
-    def __init__(self, part: str, index: int, contract: Contract, recipe: TrainingConfig | None = None) -> None:
+    def __init__(self, part: str, stream: int, contract: Contract, recipe: TrainingConfig | None = None) -> None:
         super().__init__()
         # Lightning's own accumulation ends with every epoch, and applies a gradient before it can be checked.
         self.automatic_optimization = False
         self.part = part
-        self.index = index
+        self.stream = stream
         self.contract = contract
         self.seed = contract.config.seed
         self.recipe = recipe or TrainingConfig()
@@ -87,7 +87,7 @@ class TrainingModule(L.LightningModule, ABC):
         bind = getattr(self.trainer.datamodule, "bind", None)  # type: ignore[attr-defined]
         if stage == "fit" and bind is not None:
             # A function, since the checkpoint that sets `batches_seen` is loaded after this hook.
-            bind(block=self.index, start=lambda: self.batches_seen)
+            bind(block=self.stream, start=lambda: self.batches_seen)
 
     def configure_model(self) -> None:
         """Shard the weights if the trainer's strategy does so."""
@@ -117,7 +117,7 @@ class TrainingModule(L.LightningModule, ABC):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make dropout a function of the number of batches seen."""
-        seed = derive_seed(self.seed, "step", self.index, self.batches_seen, self.global_rank)
+        seed = derive_seed(self.seed, "step", self.stream, self.batches_seen, self.global_rank)
         # Not `torch.manual_seed`, which visits the generators of every kind of device.
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":

@@ -81,7 +81,7 @@ class NoisyData(L.LightningDataModule):
     def _random_draws(self, batch: Batch, like: Tensor) -> tuple[Tensor, Tensor]:
         """Noise levels [N], and unit noise with the shape and device of `like`, for this position and rank."""
         assert self.trainer is not None
-        purpose = ("noise", self.block.index, int(batch["position"]), self.trainer.global_rank)
+        purpose = ("noise", self.block.stream, int(batch["position"]), self.trainer.global_rank)
         # Drawn on the CPU in float64, so that every device trains the same levels.
         levels = generator_for(self.block.seed, "levels", *purpose)
         sigma = self.block.contract.noise.sample(self.block.interval, len(like), levels)
@@ -92,5 +92,5 @@ class NoisyData(L.LightningDataModule):
         """The same draws for a sample each time, however samples are spread over batches and ranks."""
         index = batch["index"].cpu()
         sigma = self.block.contract.noise.quantile_within(self.block.interval, even_fractions(index))
-        draws = SampleDraws(self.block.seed, ("validation noise", self.block.index), index)
+        draws = SampleDraws(self.block.seed, ("validation noise", self.block.stream), index)
         return sigma, draws.normal(like)

@@ -111,7 +111,7 @@ def _batch_of_rank(block: DiffusionBlock, rank: int, position: int) -> Any:
         global_rank, world_size, training = rank, 2, True
 
     data = NoisyData(Stripes(), block)
-    data.bind(block.index, lambda: 0)
+    data.bind(block.stream, lambda: 0)
     data.trainer = data.data.trainer = block.trainer = Stage()  # type: ignore[assignment]
     return data.on_after_batch_transfer(list(data.train_dataloader())[position], 0)
 

@@ -14,16 +14,17 @@ _NOT_QUALITY = (
 
 @dataclass
 class Arm:
-    """Blocks, or the end-to-end network, trained with one seed; values as in `report.json`.
+    """Blocks, or a rival, trained with one seed; values as in `report.json`.
 
     Args:
-        name: `blocks` or `end_to_end`.
+        name: `blocks`, `end_to_end`, or `one_block`: one network of the size of a block for all levels.
         parts: parts trained one after another.
         calls: network calls of each part for one sample.
         test: metrics on the test split.
         memory: `memory.json` of each part; None where memory was not measured.
         quality_by_steps: rows of `dbl.evaluation.quality_by_steps`.
         weights: tested weights, `ema` or `live`.
+        ancestors: parts that were trained before, from which these started.
     """
 
     name: str
@@ -38,6 +39,12 @@ class Arm:
     diagnostics: dict[str, Any] | None = None
     quality_by_steps: list[dict[str, Any]] = field(default_factory=list)
     weights: str = "ema"
+    ancestors: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def all_parts(self) -> list[dict[str, Any]]:
+        """Everything that was trained."""
+        return [*self.ancestors, *self.parts]
 
     def quality(self) -> dict[str, float]:
         """The metrics that say how good the network is, without the stage in their names."""
@@ -72,11 +79,12 @@ def summarise(arms: list[Arm]) -> dict[str, Any]:
     return {
         "name": first.name,
         "parts": first.parts,
+        "ancestors": first.ancestors,
         "calls": first.calls,
         "weights": first.weights,
-        "parameters_at_once": max(part["parameters"] for part in first.parts),
-        "seconds": round(fmean(sum(part["seconds"] for part in arm.parts) for arm in arms), 1),
-        "layer_passes": round(sum(part["layer_passes"] for part in first.parts)),
+        "parameters_at_once": max(part["parameters"] for part in first.all_parts),
+        "seconds": round(fmean(sum(part["seconds"] for part in arm.all_parts) for arm in arms), 1),
+        "layer_passes": round(sum(part["layer_passes"] for part in first.all_parts)),
         "memory": first.largest_memory(),
         "test": first.metrics(),
         "quality": _quality(arms),

@@ -37,7 +37,7 @@ def facts_of(report: Report, words: Any) -> dict[str, Any]:
         words: names for the task of the report, the module of `words.j2`.
     """
     arms = report["sides"]
-    blocks, whole = arms[0], arms[1] if len(arms) > 1 else None
+    blocks, whole, rival = (*arms, None, None)[:3]
     quality = _quality(arms, list(words.metrics))
     return {
         **_config(report),
@@ -46,6 +46,7 @@ def facts_of(report: Report, words: Any) -> dict[str, Any]:
         "arms": arms,
         "blocks": blocks,
         "whole": whole,
+        "rival": rival,
         "titles": [words.titles[arm["name"]] for arm in arms],
         "exact_baseline": whole is not None and whole["parts"][0]["sigma_high"] is None,
         "ensemble": (blocks["likelihood"] or {}).get("own_blocks"),
@@ -181,7 +182,7 @@ def _idle_and_ignoring(diagnostics: Mapping[str, Any] | None) -> dict[str, list[
 
 def _verdict(report: Report) -> dict[str, Any]:
     """Blocks and the end-to-end network in one metric, over numbers of steps, and in memory."""
-    blocks, whole = (arm["quality"] for arm in report["sides"])
+    blocks, whole = (arm["quality"] for arm in report["sides"][:2])
     name = shown_metric(blocks)
     verdict = {"metric": None, "steps": _best_steps(report["sides"]), "memory": _planned_memory(report)}
     if name not in whole:

@@ -1,0 +1,91 @@
+"""Runs inside a run, whose configs follow from its own: its ancestors, and one block of its size for all levels."""
+
+from dataclasses import asdict
+from typing import Any
+
+from dbl.commands.launch.launcher import Launch
+from dbl.commands.run_config import RunConfig, write_config
+from dbl.run.assembly import assemble
+from dbl.run.contract import ContractConfig
+from dbl.run.folder import RunFolder
+from dbl.run.start import RandomStart
+from dbl.utils.serialization import to_plain
+
+
+def train_ancestors(config: RunConfig, launch: Launch, from_scratch: bool = False) -> bool:
+    """Train and assemble the runs from which the blocks of a run start, the first of them first.
+
+    Once a block has started from an ancestor, it stays as it is.
+
+    Args:
+        config: config of the run.
+        launch: where blocks are trained; the ancestor's are trained like those of any run.
+        from_scratch: train anew what is trained already.
+
+    Returns:
+        Whether the blocks can start; not in a dry run, which trains nothing.
+    """
+    ancestor = ancestor_of(config)
+    if ancestor is None or config.run.has_trained_parts():
+        return True
+    if not train_ancestors(ancestor, launch, from_scratch):
+        return False
+    ancestor.check()
+    ancestor.write()
+    launch.train(ancestor.run, list(range(ancestor.contract.partition.num_blocks)), ancestor.max_steps, from_scratch)
+    if not launch.dry_run:
+        assemble(ancestor.run)
+    return not launch.dry_run
+
+
+def ancestor_of(config: RunConfig) -> RunConfig | None:
+    """The run from which the blocks of a run start; None if they start from random weights.
+
+    Its blocks together take the configured share of the compute of the whole run, those before it included.
+    """
+    chosen = config.contract_config
+    contract = chosen.ancestor()
+    if contract is None:
+        return None
+    share, of_blocks = chosen.start.share, chosen.partition.num_blocks * config.max_steps
+    steps = share / (1 - share) * of_blocks * (1 - contract.start.share) / contract.partition.num_blocks
+    return _derived(config, config.run.ancestor(), contract, max(1, round(steps)))
+
+
+def one_block_of(config: RunConfig) -> RunConfig | None:
+    """One network of the size of a block for all levels, trained with the compute of the whole run.
+
+    It is the strongest rival of the same memory; None if the run itself has one block alone.
+    """
+    chosen = config.contract_config
+    if chosen.partition.num_blocks == 1:
+        return None
+    contract = chosen.with_num_blocks(1, RandomStart())
+    passes = contract.network.layer_passes(contract.network.num_layers)
+    return _derived(config, config.run.one_block(), contract, max(1, round(total_passes(config) / passes)))
+
+
+def total_passes(config: RunConfig) -> float:
+    """Compute of a whole run per sample of a batch, with that of its ancestors; see `Architecture.layer_passes`."""
+    chosen = config.contract_config
+    layers = chosen.partition.split(chosen.network.num_layers)
+    own = config.max_steps * sum(chosen.network.layer_passes(number) for number in layers)
+    ancestor = ancestor_of(config)
+    return own + (total_passes(ancestor) if ancestor else 0.0)
+
+
+def _derived(config: RunConfig, run: RunFolder, contract: ContractConfig, max_steps: int) -> RunConfig:
+    """The config of a run inside a run, which differs in contract and length."""
+    plain = config.plain()
+    plain["run"] = {"name": run.name, "root": run.root}
+    plain["contract"] |= _plain_contract(contract)
+    plain["trainer"]["max_steps"] = max_steps
+    plain["model"]["block"] = 0
+    write_config(run.config, plain)
+    return RunConfig.load(run.config)
+
+
+def _plain_contract(contract: ContractConfig) -> dict[str, Any]:
+    """What a derived run has of its own, as in a config."""
+    parts = {"network": to_plain(contract.network), "start": to_plain(contract.start)}
+    return parts | {"partition": asdict(contract.partition)}
