@@ -23,6 +23,7 @@ from dbl.diffusion.noise import NoiseDistribution
 from dbl.diffusion.partition import PartitionConfig
 from dbl.networks.layers import layers_of
 from dbl.run.contract import Contract, ContractConfig
+from dbl.run.start import RandomStart
 from dbl.training.baselines import baseline_of
 from dbl.training.block import DiffusionBlock
 from dbl.training.config import TrainingConfig
@@ -131,7 +132,9 @@ class Planner:
         return own if num_blocks == own.num_blocks else PartitionConfig(num_blocks=num_blocks, overlap=own.overlap)
 
     def _contract(self, partition: PartitionConfig) -> Contract:
-        return replace(self.config, partition=partition, noise=self._noise).build(self.data)
+        # Where weights come from changes no size, but an ancestor may not fit another number of blocks.
+        config = replace(self.config, partition=partition, noise=self._noise, start=RandomStart())
+        return config.build(self.data)
 
     @cached_property
     def _noise(self) -> NoiseDistribution:
