@@ -2,9 +2,10 @@
 
 python -m benchmarks.starts --config configs/digits_dit.yaml --budgets 250,1000 --shares 0,0.25,0.5,0.75 --seeds 0,1,2
 
-A budget B x T block-steps is given by T, the steps of each block from random weights. With share 0 `dbl compare` trains the
-rivals as well: the whole network, and one block for all levels. A call resumes what an earlier one began, leaves finished
-runs alone, and prints JSON: for each run its command, metrics of each arm, and the mean loss of the last validation.
+A budget is given by T, the steps of each block from random weights, hence B x T block-steps in all. With share 0
+`dbl compare` trains the rivals as well: the whole network, and one block for all levels. A call resumes what an earlier
+one began, leaves finished runs alone, and prints JSON: for each run its command, the metrics of each arm, and the mean
+loss of each part in its last validation.
 """
 
 import argparse
