@@ -192,7 +192,9 @@ class Contract:
         if contract.to_plain()["table_sha256"] != plain["table_sha256"]:
             raise UserError(f"{source} was made with another target table than the table.safetensors beside it")
         if not contract._fits_together():
-            raise UserError(f"{source} is not a contract: network, noise, partition and table do not fit; restore it")
+            raise UserError(
+                f"{source} is not a contract: network, noise, partition, table and start do not fit; restore it"
+            )
         return contract
 
     def _fits_together(self) -> bool:

@@ -47,6 +47,7 @@ class DiffusionBlock(TrainingModule):
     """
 
     def __init__(self, contract: Contract, block: int = 0, recipe: TrainingConfig | None = None) -> None:
+        contract.partition.check_block(block)
         # Networks that were trained before the blocks have used the first of the random streams.
         super().__init__(f"block_{block}", contract.config.start.num_parts + block, contract, recipe)
         self.index = block

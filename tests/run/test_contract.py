@@ -15,6 +15,7 @@ from dbl.diffusion.noise import LogNormalNoise, LogUniformNoise
 from dbl.diffusion.partition import PartitionConfig, Scheme
 from dbl.networks import DiT, ViT
 from dbl.run.contract import VERSION, Contract, ContractConfig
+from dbl.run.start import Ancestor
 from dbl.utils.errors import UserError
 
 IMAGES = ContractConfig(
@@ -60,6 +61,7 @@ CHANGES: dict[str, list[Any]] = {
         PartitionConfig(num_blocks=2, scheme="uniform_log_sigma"),
         PartitionConfig(num_blocks=2, scheme="explicit", boundaries=[80.0, 1.0, 0.002]),
     ],
+    "start": [Ancestor(), Ancestor(share=0.25)],
     "seed": [4],
 }
 
@@ -91,7 +93,7 @@ def test_hash_changes_with_every_choice(data_spec: ImageSpec) -> None:
     """Catches a field that the hash leaves out: blocks that differ in it could be assembled."""
     changed = [replace(EVEN, **{name: value}) for name, values in CHANGES.items() for value in values]
     hashes = [config.build(data_spec).hash for config in (EVEN, *changed)]
-    assert len(set(hashes)) == len(hashes) == 21
+    assert len(set(hashes)) == len(hashes) == 23
 
 
 def test_no_choice_is_forgotten_above() -> None:
@@ -272,5 +274,5 @@ def test_the_information_law_needs_classes(scheme: Scheme, data_spec: ImageSpec)
 def test_a_contract_without_the_table_of_its_target_is_refused(data_spec: ImageSpec) -> None:
     """Catches a contract whose table was taken out, behind a hash that is right."""
     plain = stored(CLASSES.build(data_spec)) | {"table_sha256": None}
-    with pytest.raises(UserError, match=r"^contract\.json is not a contract: .*and table do not fit"):
+    with pytest.raises(UserError, match=r"^contract\.json is not a contract: .*table and start do not fit"):
         Contract.from_plain(plain, None, "contract.json")
