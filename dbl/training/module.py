@@ -20,7 +20,7 @@ from dbl.networks.layers import checkpoint_layers, layers_of
 from dbl.run.checkpoints import Stamp
 from dbl.run.contract import Contract
 from dbl.training.config import TrainingConfig, check_precision
-from dbl.training.distributed import ShardedStrategy, check_strategy, first_message, full_tensor, shard
+from dbl.training.distributed import ShardedStrategy, check_strategy, first_message, full_tensor, mean_over_ranks, shard
 from dbl.training.finite import FiniteCheck, NotFinite
 from dbl.utils.errors import UserError
 from dbl.utils.seeding import derive_seed
@@ -151,9 +151,7 @@ class TrainingModule(L.LightningModule, ABC):
         """Mean of the loss and, if there are several ranks, the share of them that was asked to stop: one exchange."""
         if self.trainer.world_size == 1:
             return loss.clone(), None
-        values = torch.stack([loss, torch.full_like(loss, float(self.stop_asked))])
-        means = self.trainer.strategy.reduce(values, reduce_op="mean")
-        assert isinstance(means, Tensor)
+        means = mean_over_ranks(torch.stack([loss, torch.full_like(loss, float(self.stop_asked))]))
         return means[0], means[1]
 
     @property

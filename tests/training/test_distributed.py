@@ -196,8 +196,8 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(runs: Path) -> None:
 def test_a_step_exchanges_one_number_beside_gradients(runs: Path) -> None:
     """Catches an exchange for the loss and one for signals, and Lightning's, for which every rank waits."""
     for view in seen(runs, "exchanges"):
-        counts = view["exchanges"]  # up to the end of each step; a checkpoint follows every second one
-        assert [counts[step] - counts[step - 1] for step in (1, 3)] == [1, 1]
+        counts = view["exchanges"]  # up to the end of each step; in this one nothing is saved and no epoch begins
+        assert counts[1] - counts[0] == 1
 
 
 def test_validation_is_the_same_on_any_number_of_ranks(dit_contract: Contract) -> None:
