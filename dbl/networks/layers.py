@@ -166,7 +166,8 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, channels, height, width] -> [N, T, D]."""
-        return self.project(images).flatten(2).transpose(1, 2)  # from N, D, rows, columns
+        # A copy here, or norms and attention of all layers would copy: sums keep the layout of their first summand.
+        return self.project(images).flatten(2).transpose(1, 2).contiguous()  # from N, D, rows, columns
 
 
 def unpatchify(tokens: Tensor, shape: tuple[int, int, int], patch_size: int) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from torch import nn
-from torch.optim import LBFGS, AdamW, Optimizer, SparseAdam
+from torch.optim import LBFGS, SGD, Adam, AdamW, Optimizer, SparseAdam
 
 from dbl.utils.checks import Number, check_choice, check_numbers, whole
 from dbl.utils.errors import UserError
@@ -26,7 +26,8 @@ class TrainingConfig:
     """How a block or baseline is trained; blocks of one run may differ in it.
 
     Args:
-        optimizer: factory that makes the optimizer from the parameters.
+        optimizer: factory that makes the optimizer from the parameters. On CUDA, Adam, AdamW and SGD step in one kernel
+            (`fused: true`), unless `fused`, `foreach`, `capturable` or `differentiable` is set.
         warmup_steps: number of optimizer steps in which the learning rate rises linearly from 0.
         decay: schedule after the warmup; `cosine` falls to 0 at `trainer.max_steps`, `constant` stays.
         clip_norm: maximum norm of the gradient; null disables clipping.
@@ -74,6 +75,8 @@ class TrainingConfig:
         if isinstance(optimizer, LBFGS | SparseAdam):
             needs = "many backward passes a step" if isinstance(optimizer, LBFGS) else "sparse gradients"
             raise UserError(f"model.recipe.optimizer {type(optimizer).__name__} needs {needs}: choose e.g. AdamW")
+        if isinstance(optimizer, Adam | SGD):  # AdamW is an Adam
+            _fuse(optimizer)
         _check_hyperparameters(optimizer.defaults)
         return optimizer
 
@@ -85,6 +88,17 @@ class TrainingConfig:
             return 1.0
         progress = (step - self.warmup_steps) / max(total - self.warmup_steps, 1)
         return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def _fuse(optimizer: Adam | SGD) -> None:
+    """Make the step one kernel where all parameters are on CUDA and the user has chosen no other way.
+
+    The ways round differently, in the last bit. On a CPU the loop remains: fused gains a few percent of a small step.
+    """
+    for group in optimizer.param_groups:
+        chosen = [group["fused"], group["foreach"], group.get("capturable") or None, group["differentiable"] or None]
+        if chosen == [None] * 4 and all(parameter.device.type == "cuda" for parameter in group["params"]):
+            group["fused"] = True
 
 
 def _check_hyperparameters(values: Mapping[str, Any]) -> None:

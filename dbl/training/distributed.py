@@ -115,6 +115,15 @@ def full_tensor(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """Mean of a tensor over ranks, in place. Collective: every rank must call it, and none waits for the others.
+
+    Lightning's `Strategy.reduce` begins with a barrier, at which the host of each rank waits.
+    """
+    torch.distributed.all_reduce(values)
+    return values.div_(torch.distributed.get_world_size())
+
+
 def first_message(trainer: Trainer, text: str) -> str:
     """Return the first non-empty text of any rank. Collective: every rank must call it."""
     texts = [text]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 class _Values(NamedTuple):
     step: int
-    values: Tensor  # [3] on the CPU: loss, mean loss, gradient norm
+    values: Tensor  # [3] or [4] on the CPU: loss, mean loss, gradient norm, share of ranks that are asked to stop
     sigma: Tensor | None
     copied: torch.Event | None  # None: the values are there
 
@@ -42,8 +42,17 @@ class FiniteCheck:
 
     def __init__(self) -> None:
         self._pending: deque[_Values] = deque()
+        self.stop_asked = False  # on any rank, in a batch that was read
 
-    def add(self, step: int, loss: Tensor, mean_loss: Tensor, norm: Tensor | None, sigma: Tensor | None) -> None:
+    def add(
+        self,
+        step: int,
+        loss: Tensor,
+        mean_loss: Tensor,
+        norm: Tensor | None,
+        sigma: Tensor | None,
+        asked: Tensor | None = None,
+    ) -> None:
         """Add a batch.
 
         Args:
@@ -52,10 +61,10 @@ class FiniteCheck:
             mean_loss: mean over ranks; it is not finite if one of them is not, so that all ranks stop together.
             norm: norm of the gradient, which all ranks share; None while gradients are accumulated.
             sigma: [N] noise levels of this rank.
+            asked: share of the ranks that are asked to stop; None for 0.
         """
-        values = torch.stack(
-            [value.detach().float() for value in (loss, mean_loss, mean_loss if norm is None else norm)]
-        )
+        numbers = [loss, mean_loss, mean_loss if norm is None else norm, *([] if asked is None else [asked])]
+        values = torch.stack([value.detach().float() for value in numbers])
         copied = None
         if values.device.type != "cpu":
             values = values.to("cpu", non_blocking=True)
@@ -69,7 +78,8 @@ class FiniteCheck:
             batch = self._pending.popleft()
             if batch.copied is not None:
                 batch.copied.synchronize()
-            loss, mean_loss, norm = batch.values.tolist()
+            loss, mean_loss, norm, *asked = batch.values.tolist()
+            self.stop_asked |= any(asked)
             if not math.isfinite(mean_loss):
                 return NotFinite(batch.step, "loss", loss, mean_loss, batch.sigma)
             if not math.isfinite(norm):

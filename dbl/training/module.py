@@ -1,6 +1,7 @@
 """The optimization loop that blocks and end-to-end baselines share: manual, one optimizer, counted in its steps."""
 
 import math
+import os
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -19,7 +20,7 @@ from dbl.networks.layers import checkpoint_layers, layers_of
 from dbl.run.checkpoints import Stamp
 from dbl.run.contract import Contract
 from dbl.training.config import TrainingConfig, check_precision
-from dbl.training.distributed import ShardedStrategy, check_strategy, first_message, full_tensor, shard
+from dbl.training.distributed import ShardedStrategy, check_strategy, first_message, full_tensor, mean_over_ranks, shard
 from dbl.training.finite import FiniteCheck, NotFinite
 from dbl.utils.errors import UserError
 from dbl.utils.seeding import derive_seed
@@ -58,6 +59,7 @@ class TrainingModule(L.LightningModule, ABC):
         self.batches_seen = 0  # on each rank
         self.samples = 0  # on all ranks together
         self.layer_passes = contract.config.network.baseline_passes()  # compute of a training step per sample
+        self.stop_asked = False  # of this rank, e.g. by a signal
         self._finite = FiniteCheck()
         self.use_expected_cost = False  # of steps of random size, for planning and timing
 
@@ -107,6 +109,9 @@ class TrainingModule(L.LightningModule, ABC):
             # Buffers, such as a token table, are constants; broadcasting them in every step would only cost time.
             self.trainer.model.broadcast_buffers = False
         self.prepare_network()
+        if not torch.cuda.is_available():
+            # With Lightning's value, AdamW looks for the driver's library at each step, in vain.
+            os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
 
     def prepare_network(self) -> None:
         """Checkpoint and compile the network as the recipe says."""
@@ -127,19 +132,32 @@ class TrainingModule(L.LightningModule, ABC):
         """Backward pass, and an optimizer step after every `accumulate` batches."""
         losses, step = self.losses(batch), self.global_step
         loss = losses.per_sample.mean()
-        mean_loss = self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean")
-        assert isinstance(mean_loss, Tensor)
+        mean_loss, asked = self._mean_over_ranks(loss.detach())
         with self._gradient_sync():
             self.manual_backward(loss / self.recipe.accumulate)
         self.batches_seen += 1
         self.samples += len(losses.per_sample) * self.trainer.world_size
         norm = None if self.accumulating else self._optimizer_step()
-        self._finite.add(step, loss, mean_loss, norm, losses.sigma)
+        self._finite.add(step, loss, mean_loss, norm, losses.sigma, asked)
         self._check_finite(keep=0 if self._logs_within(1) else 1)
         if self._logs_within(1):
-            self._log_step("train/loss", mean_loss)
+            # Under manual optimization Lightning's x-axis counts batches; the metric `step` replaces it.
+            self.log("step", float(self.global_step))
+            self.log("train/loss", mean_loss)
         outputs = {"loss": mean_loss, "per_sample": losses.per_sample.detach()}
         return outputs if losses.sigma is None else outputs | {"sigma": losses.sigma}
+
+    def _mean_over_ranks(self, loss: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Mean of the loss and, if there are several ranks, the share of them that was asked to stop: one exchange."""
+        if self.trainer.world_size == 1:
+            return loss.clone(), None
+        means = mean_over_ranks(torch.stack([loss, torch.full_like(loss, float(self.stop_asked))]))
+        return means[0], means[1]
+
+    @property
+    def stop_agreed(self) -> bool:
+        """Whether a rank was asked to stop: true on all ranks after the same batch, one later than it was asked."""
+        return self._finite.stop_asked
 
     def _gradient_sync(self) -> AbstractContextManager[None]:
         """Let DDP average gradients over ranks only in the last backward pass of an optimizer step."""
@@ -157,8 +175,8 @@ class TrainingModule(L.LightningModule, ABC):
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = full_tensor(nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm or math.inf))
         if self._logs_within(self.recipe.accumulate):
-            self._log_step("train/gradient_norm", norm)
-            self._log_step("train/learning_rate", scheduler.get_last_lr()[0])
+            self.log("train/gradient_norm", norm)
+            self.log("train/learning_rate", scheduler.get_last_lr()[0])
         optimizer.step()
         optimizer.zero_grad()
         scheduler.step()
@@ -171,11 +189,6 @@ class TrainingModule(L.LightningModule, ABC):
         """
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return every > 0 and -self.batches_seen % every < num_batches
-
-    def _log_step(self, name: str, value: Tensor | float) -> None:
-        # Under manual optimization Lightning's x-axis counts batches; the metric `step` replaces it.
-        self.log("step", float(self.global_step))
-        self.log(name, value)
 
     def on_validation_start(self) -> None:
         """Stop before a network that is not finite is evaluated."""

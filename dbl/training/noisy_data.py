@@ -1,7 +1,7 @@
 """Adds noise to clean batches: draws sigma and the noise for one block."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -63,6 +63,12 @@ class NoisyData(L.LightningDataModule):
     @override
     def val_dataloader(self) -> Any:
         return self.data.val_dataloader()
+
+    @override
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        # One that is there already is not walked through.
+        on_device = batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return cast(Batch, on_device)
 
     @override
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> NoisyBatch:

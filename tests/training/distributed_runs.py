@@ -7,10 +7,13 @@ fork nothing may be computed, so this is not done in the process of the tests.
 
 import math
 import os
+import signal
 import socket
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import lightning as L
 import torch
@@ -24,7 +27,7 @@ from dbl.diffusion.partition import PartitionConfig
 from dbl.run.contract import Contract, ContractConfig
 from dbl.training.block import DiffusionBlock
 from dbl.training.config import TrainingConfig
-from dbl.utils.errors import UserError
+from dbl.utils.errors import Interrupted, UserError
 
 WORLD_SIZE = 2
 STEPS = 6  # an epoch has 3 batches on two ranks
@@ -47,14 +50,20 @@ def sgd(**changes: Any) -> TrainingConfig:
 class Watch(L.Callback):
     """Keep what this rank drew, held and ended with; break off at a step if asked."""
 
-    def __init__(self, killed_at: int | None = None) -> None:
+    def __init__(
+        self, killed_at: int | None = None, signalled_at: int | None = None, counts: list[int] | None = None
+    ) -> None:
         self.killed_at = killed_at
+        self.signalled_at = signalled_at
+        self.counts = [] if counts is None else counts
         self.batches: list[dict[str, torch.Tensor]] = []
         self.seen: dict[str, Any] = {"batches": self.batches}
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *_: Any) -> None:
         if trainer.global_step == self.killed_at:
             raise RuntimeError("killed")
+        if trainer.global_step == self.signalled_at:
+            os.kill(os.getpid(), signal.SIGTERM)
         unit = (batch.noisy - batch.clean.clean) / batch.sigma.reshape(-1, 1, 1, 1)
         self.batches.append({"clean": batch.clean.clean, "noise": unit, "sigma": batch.sigma})
 
@@ -63,9 +72,14 @@ class Watch(L.Callback):
         self.seen.setdefault("gradients", {name: _whole(value.grad).clone() for name, value in named})
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        self.seen.setdefault("exchanges", []).append(len(self.counts))
         self.seen["weights"] = {name: _whole(value).detach().clone() for name, value in pl_module.named_parameters()}
         self.seen["held"] = sum(_share(value).numel() for value in pl_module.parameters())
         self.seen["metrics"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def _counted(function: Any, counts: list[int]) -> Any:
+    return lambda *args, **options: (counts.append(1), function(*args, **options))[1]
 
 
 def _whole(value: Any) -> torch.Tensor:
@@ -108,6 +122,19 @@ class Runs:
         )
         self._fit(name, block, strategy)
 
+    def with_signal(self, name: str, strategy: str) -> None:
+        """The same; rank 1 alone is sent a signal in step 4, which it tells rank 0."""
+        self.train(name, strategy, watch=Watch(signalled_at=3 if self.rank == 1 else None), log_every_n_steps=50)
+
+    def count_exchanges(self, name: str, strategy: str) -> None:
+        """The same, with the number of exchanges beside those of gradients up to the end of each step."""
+        counts: list[int] = []
+        with ExitStack() as patches:
+            for function in ("all_reduce", "broadcast", "all_gather_object", "broadcast_object_list", "barrier"):
+                original = getattr(torch.distributed, function)
+                patches.enter_context(patch.object(torch.distributed, function, _counted(original, counts)))
+            self.train(name, strategy, watch=Watch(counts=counts), limit_val_batches=0, log_every_n_steps=50)
+
     def text(self, kind: str, strategy: str, rows_of_chunk: int | None) -> None:
         """Train block 1 of a text into `folder/<strategy>_<kind>_<rows of a chunk of logits>`."""
         usual = vocabulary._rows_of_chunk
@@ -122,8 +149,8 @@ class Runs:
         watch = watch or Watch()
         try:
             fit(block, self.folder / name, strategy=strategy, devices=WORLD_SIZE, callbacks=[watch], **options)
-        except (RuntimeError, UserError) as error:
-            if watch.killed_at is None and not isinstance(error, UserError):
+        except (RuntimeError, UserError, Interrupted) as error:
+            if watch.killed_at is None and not isinstance(error, UserError | Interrupted):
                 raise
             watch.seen["error"] = str(error)
         torch.save(watch.seen, self.folder / f"{name}.rank{self.rank}.pt")
@@ -142,6 +169,8 @@ def run_all(rank: int, folder: Path, port: int) -> None:
     # Activation checkpointing changes no result, but its second forward pass must find the weights gathered.
     runs.train("fsdp2_accumulated", "fsdp2", sgd(accumulate=2, activation_checkpointing=True), steps=3)
     runs.with_nan("nan", "ddp")
+    runs.with_signal("signal", "ddp")
+    runs.count_exchanges("exchanges", "ddp")
     for kind in ("two", "masked"):
         for strategy, rows in (("ddp", None), ("ddp", 10), ("fsdp2", 10)):
             runs.text(kind, strategy, rows)

@@ -185,6 +185,21 @@ def test_a_fault_of_one_rank_stops_all_with_the_same_line(runs: Path) -> None:
     assert all(value.isfinite().all() for value in stored["current_model_state"].values())
 
 
+def test_a_signal_to_one_rank_stops_all_at_the_same_step(runs: Path) -> None:
+    """Catches a rank that stops alone while the others wait for its gradients."""
+    lines = {view["error"] for view in seen(runs, "signal")}
+    assert len(lines) == 1
+    assert lines.pop().startswith("block_1 stopped at step 5 of 6 and was saved")
+    assert state(runs, "signal")["global_step"] == 5
+
+
+def test_a_step_exchanges_one_number_beside_gradients(runs: Path) -> None:
+    """Catches an exchange for the loss and one for signals, and Lightning's, for which every rank waits."""
+    for view in seen(runs, "exchanges"):
+        counts = view["exchanges"]  # up to the end of each step; in this one nothing is saved and no epoch begins
+        assert counts[1] - counts[0] == 1
+
+
 def test_validation_is_the_same_on_any_number_of_ranks(dit_contract: Contract) -> None:
     """Catches validation noise that depends on how samples are spread over batches and ranks."""
     block = DiffusionBlock(dit_contract, 0)

@@ -147,8 +147,9 @@ class ImageBatches(Dataset[ImageBatch]):
     def __getitem__(self, batch: BatchIndex) -> ImageBatch:
         check_batch_index(batch)
         image = self.images.images[batch.indices]
-        with seeded(self.seed, "augment", self.block, batch.position, self.rank):
-            for augmentation in self.augmentations:
-                image = augmentation(image)
+        if self.augmentations:
+            with seeded(self.seed, "augment", self.block, batch.position, self.rank):
+                for augmentation in self.augmentations:
+                    image = augmentation(image)
         label = self.images.labels[batch.indices]
         return {"image": image, "label": label, "index": batch.indices, "position": batch.position}

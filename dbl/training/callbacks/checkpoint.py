@@ -53,8 +53,8 @@ class LastCheckpoint(Checkpoint):
     """Saves `last.ckpt` after whole optimizer steps, and keeps the one before as `previous.ckpt`.
 
     A complete file replaces the old one atomically, so a kill or a full disk leaves the old one intact. On SIGINT
-    (Ctrl-C) or SIGTERM the current step is finished and saved, and `Interrupted` is raised; a second signal acts at
-    once. Raises UserError if a checkpoint cannot be written.
+    (Ctrl-C) or SIGTERM the current step is finished and saved, with several ranks the one after it, and `Interrupted`
+    is raised; a second signal acts at once. Raises UserError if a checkpoint cannot be written.
 
     Args:
         path: path of the checkpoint.
@@ -89,6 +89,16 @@ class LastCheckpoint(Checkpoint):
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._receive)
 
+            # For its own handlers Lightning exchanges a number at each step, and every rank waits for it.
+            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Tell the part of a signal, which it tells the other ranks with its loss."""
+        assert isinstance(pl_module, TrainingModule)
+        pl_module.stop_asked = self._signal is not None
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Restore the signal handlers."""
         self._restore_handlers()
@@ -113,7 +123,9 @@ class LastCheckpoint(Checkpoint):
         assert isinstance(pl_module, TrainingModule)
         if pl_module.accumulating:
             return  # a checkpoint would lose the accumulated gradients
-        step, asked = trainer.global_step, self._asked_to_stop(trainer)
+        # All must stop at the same step, or the others would hang.
+        asked = self._signal is not None if trainer.world_size == 1 else pl_module.stop_agreed
+        step = trainer.global_step
         if step % self.every_n_steps == 0 or step >= trainer.max_steps or asked:
             self._save(trainer)
         if asked:
@@ -153,8 +165,12 @@ class LastCheckpoint(Checkpoint):
         self._continued = files.last.resolve()
 
     def _asked_to_stop(self, trainer: L.Trainer) -> bool:
-        """Whether a signal reached any rank; all must stop at the same step, or the others would hang."""
+        """Whether a signal reached any rank. Collective: every rank must call it."""
         return trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _interruption(trainer: L.Trainer, part: TrainingModule) -> Interrupted:

@@ -6,10 +6,14 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 
 from dbl.diffusion.plot import partition_figure
 from dbl.training.block import DiffusionBlock
 from dbl.utils.checks import check_numbers, whole
+
+# Batches whose losses are sorted into bins at once: a few operations for many steps.
+_MAX_BATCHES = 100
 
 
 class LossByLevel(L.Callback):
@@ -39,6 +43,14 @@ class LossByLevel(L.Callback):
         # On the device, so that adding a batch does not wait for it.
         self._sums = torch.zeros(self.num_bins, device=device, dtype=torch.float32)
         self._counts = torch.zeros_like(self._sums)
+        self._batches: list[tuple[Tensor, Tensor]] = []  # losses and levels that are not in the sums yet
+
+    def _add_batches(self) -> None:
+        losses, levels = (torch.cat(values) for values in zip(*self._batches, strict=True))
+        bins = torch.bucketize(levels, self._inner)
+        self._sums.scatter_add_(0, bins, losses)
+        self._counts.scatter_add_(0, bins, torch.ones_like(losses))
+        self._batches.clear()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -46,11 +58,11 @@ class LossByLevel(L.Callback):
         """Add a batch; log and reset every `trainer.log_every_n_steps` steps."""
         if not isinstance(pl_module, DiffusionBlock):
             return
-        losses = outputs["per_sample"].float()
-        bins = torch.bucketize(outputs["sigma"], self._inner)
-        self._sums.scatter_add_(0, bins, losses)
-        self._counts.scatter_add_(0, bins, torch.ones_like(losses))
-        if not pl_module.accumulating and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        self._batches.append((outputs["per_sample"].float(), outputs["sigma"]))
+        logs = not pl_module.accumulating and trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        if logs or len(self._batches) == _MAX_BATCHES:
+            self._add_batches()
+        if logs:
             for name, total, count in zip(self._names, self._sums.tolist(), self._counts.tolist(), strict=True):
                 if count:
                     pl_module.log(name, total / count)
