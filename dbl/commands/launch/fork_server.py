@@ -18,7 +18,8 @@ from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from typing import NamedTuple
 
-_IMPORTED = ("dbl.commands.launch.worker", "dbl.commands.fit", "dbl.data")
+# What a training imports before its first step.
+IMPORTED = ("dbl.commands.launch.worker", "dbl.commands.fit", "dbl.data", "torch.utils.tensorboard")
 
 
 class _Worker(NamedTuple):
@@ -91,7 +92,7 @@ def _begin_anew(stops: int, log: str, options: list[str], environment: dict[str,
 def main() -> int:
     """Import and serve; in a forked process, train. Returns the exit code."""
     launcher = Connection(os.dup(0))
-    for name in _IMPORTED:
+    for name in IMPORTED:
         with suppress(Exception):  # each worker meets it again, and ends as one that was started by itself
             import_module(name)
     gc.freeze()  # a collection would copy the pages of what all workers share
