@@ -7,6 +7,7 @@ each block ended its first step. Nothing is assembled, since the last block of t
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -56,31 +57,43 @@ def measure(blocks: int = 4, steps: int = 2, repetitions: int = 3) -> dict[str, 
         repetitions: number of trainings of each kind.
 
     Returns:
-        `inline_s` and `process_s`, of a whole command; `extra_s_a_worker`, their difference a block; `first_step_s`,
-        from the start of a worker to the end of its first step, its median and its largest; and
-        `first_step_of_the_run_s`, from the start of a command to the end of the first step of all.
+        `wall_s` and `cpu_s` (of all processes) of a whole command; `extra_wall_s_a_worker` and `extra_cpu_s_a_worker`,
+        the difference of process and inline a block; `first_step_s`, from the start of a worker to the end of its
+        first step; and `first_step_of_the_run_s`, from the start of a command to the end of the first step of all.
     """
-    seconds: dict[str, list[float]] = {"inline": [], "process": []}
+    wall: dict[str, list[float]] = {"inline": [], "process": []}
+    cpu: dict[str, list[float]] = {"inline": [], "process": []}
     first: dict[str, list[float]] = {"inline": [], "process": []}
     ages: list[float] = []
     for _ in range(repetitions):
-        for backend in seconds:
+        for backend in wall:
             with tempfile.TemporaryDirectory() as folder:
-                began = time.time()
+                began, used = time.time(), _cpu_s_of_children()
                 _train(backend, blocks, steps, Path(folder))
-                seconds[backend].append(time.time() - began)
+                wall[backend].append(time.time() - began)
+                cpu[backend].append(_cpu_s_of_children() - used)
                 noted = [json.loads(file.read_text()) for file in Path(folder).glob("block_*.json")]
             first[backend].append(min(when for _, when in noted) - began)
             if backend == "process":
                 ages += [age for age, _ in noted]
-    middle = {name: statistics.median(values) for name, values in seconds.items()}
+    wall_s, cpu_s = _medians(wall), _medians(cpu)
     return {
-        "inline_s": middle["inline"],
-        "process_s": middle["process"],
-        "extra_s_a_worker": (middle["process"] - middle["inline"]) / blocks,
+        "wall_s": wall_s,
+        "cpu_s": cpu_s,
+        "extra_wall_s_a_worker": (wall_s["process"] - wall_s["inline"]) / blocks,
+        "extra_cpu_s_a_worker": (cpu_s["process"] - cpu_s["inline"]) / blocks,
         "first_step_s": {"median": statistics.median(ages), "largest": max(ages)},
-        "first_step_of_the_run_s": {name: statistics.median(values) for name, values in first.items()},
+        "first_step_of_the_run_s": _medians(first),
     }
+
+
+def _medians(values: dict[str, list[float]]) -> dict[str, float]:
+    return {name: statistics.median(one) for name, one in values.items()}
+
+
+def _cpu_s_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _train(backend: str, blocks: int, steps: int, folder: Path) -> None:

@@ -92,8 +92,8 @@ def _begin_anew(stops: int, log: str, options: list[str], environment: dict[str,
 def main() -> int:
     """Import and serve; in a forked process, train. Returns the exit code."""
     launcher = Connection(os.dup(0))
-    for name in IMPORTED:
-        with suppress(Exception):  # each worker meets it again, and ends as one that was started by itself
+    with suppress(Exception):  # each worker meets it again, and ends as one that was started by itself
+        for name in IMPORTED:
             import_module(name)
     gc.freeze()  # a collection would copy the pages of what all workers share
     try:
