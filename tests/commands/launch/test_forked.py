@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -88,6 +88,27 @@ def test_one_server_imports_for_all_workers(jobs: MakeJobs, servers: list[int]) 
     assert len(servers) == 1
     assert [job.last_lines() for job in made] == [[str(servers[0])]] * 3
     assert not Path(f"/proc/{servers[0]}").exists()
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_a_worker_computes_with_the_threads_it_was_given(
+    threads: str, jobs: MakeJobs, no_threads_chosen: Callable[[Mapping[str, str]], None]
+) -> None:
+    """Catches workers with the launcher's threads, and a fork after which they are not there."""
+    no_threads_chosen({"OMP_NUM_THREADS": threads})
+    program = (
+        "import os, torch\n"
+        "before = len(os.listdir('/proc/self/task'))\n"
+        "product = torch.ones(600, 600) @ torch.ones(600, 600)\n"
+        "started = len(os.listdir('/proc/self/task')) - before\n"
+        "print(torch.get_num_threads(), started >= torch.get_num_threads() - 1, float(product.sum()))\n"
+    )
+    (job,) = jobs(program)
+    worker = job.cwd / "dbl/commands/launch/worker.py"
+    worker.write_text("import torch\n" + worker.read_text())  # the server imports it, before it forks
+    assert ProcessBackend(1, on_cpu=True).run([job])[0].code == 0
+    alone = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=120)
+    assert job.last_lines(1) == alone.stdout.splitlines()
 
 
 def test_workers_of_a_killed_server_save_and_stop(jobs: MakeJobs, servers: list[int]) -> None:
