@@ -57,6 +57,7 @@ def command(arguments: list[str], stages: Path) -> int:
     for name, functions in STAGES.items():
         for owner, function in functions:
             setattr(owner, function, _noted(getattr(owner, function), name, stages))
+    dbl.commands.launch.process.can_fork = lambda: False
     dbl.commands.launch.process.start_process = _ForkedWorker  # type: ignore[assignment]
     _note("starting", stages)
     code = main(arguments)
@@ -79,7 +80,7 @@ def _noted(function: Callable[..., Any], name: str, stages: Path) -> Callable[..
 
 
 class _ForkedWorker:
-    """Stands in for the `Popen` of a worker, which would need seconds to import everything."""
+    """Stands in for the `Popen` of a worker, which, or whose server, would need seconds to import everything."""
 
     def __init__(self, job: Job, environment: Mapping[str, str]) -> None:
         self._standard_input = os.pipe()  # closes when the launcher ends

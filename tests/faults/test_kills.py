@@ -1,5 +1,6 @@
 """Workers that are killed, again and again, end with the weights of one that was left alone."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,7 @@ from faults.killed_worker import PLACES, Kill, fit
 from tiny_run import TINY
 from toy import assert_equal_states
 
+from dbl.commands.launch.forked import can_fork
 from dbl.commands.run_config import RunConfig, write_config
 from dbl.commands.schema import config_parser
 
@@ -58,23 +60,35 @@ def test_ten_kills_change_no_weight(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert_equal_states(_checkpoint(whole)[key], _checkpoint(killed)[key])  # type: ignore[index]
 
 
-def test_a_worker_stops_with_its_launcher(tmp_path: Path) -> None:
+_STARTED = "start_process(job, {'OMP_NUM_THREADS': '1'})"
+_FORKED = "server = ForkServer(job, {'OMP_NUM_THREADS': '1'}); worker = server.start(job, {})"
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        pytest.param(_STARTED, id="started"),
+        pytest.param(_FORKED, id="forked", marks=pytest.mark.skipif(not can_fork(), reason="no process can be forked")),
+    ],
+)
+def test_a_worker_stops_with_its_launcher(start: str, tmp_path: Path) -> None:
     """Catches a worker that goes on unseen when its launcher was killed, and keeps the next one from its block."""
     launcher = tmp_path / "launcher.py"
     launcher.write_text(
         "import sys, time\n"
         "from pathlib import Path\n"
+        "from dbl.commands.launch.forked import ForkServer\n"
         "from dbl.commands.launch.job import Job, start_process\n"
         "job = Job(Path(sys.argv[1]), 0, False, Path.cwd())\n"
-        "print(start_process(job, {'OMP_NUM_THREADS': '1'}).pid, flush=True)\n"
+        f"{start}\n"
         "time.sleep(600)\n"
     )
     run = tmp_path / "runs" / "digits_vit"
     _write_config(tmp_path, run)
-    with subprocess.Popen([sys.executable, launcher, run], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        worker = int(process.stdout.readline())
-        _wait_until(lambda: (run / "block_0" / "status.json").exists(), 120)
+    status = run / "block_0" / "status.json"
+    with subprocess.Popen([sys.executable, launcher, run], cwd=tmp_path) as process:
+        _wait_until(lambda: status.exists() and json.loads(status.read_text())["step"] > 0, 120)
+        worker = json.loads(status.read_text())["pid"]
         process.kill()
     _wait_until(lambda: not _lives(worker), 60)
     assert "stopped at step" in (run / "block_0" / "train.log").read_text()

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from dbl.run.folder import LOG, STATUS
 
@@ -90,19 +91,34 @@ def start_process(job: Job, environment: Mapping[str, str]) -> "subprocess.Popen
     Returns:
         The process; its exit code is that of `dbl fit`, and its output is appended to the log of the job.
     """
-    job.log.parent.mkdir(parents=True, exist_ok=True)
-    with job.log.open("ab") as log:
-        log.write(f"{_LAUNCHED} at {datetime.now():%Y-%m-%d %H:%M:%S}\n".encode())
-        log.flush()
+    with begin_log(job) as log:
         return subprocess.Popen(
             job.command,
             cwd=job.cwd,
-            env=os.environ | worker_environment() | dict(environment),
+            env=launcher_environment() | dict(environment),
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is for the launcher, which tells its workers
         )
+
+
+def begin_log(job: Job) -> BinaryIO:
+    """Open the log of a job to append the output of another worker, after a line that separates it."""
+    log = open_log(job)
+    log.write(f"{_LAUNCHED} at {datetime.now():%Y-%m-%d %H:%M:%S}\n".encode())
+    return log
+
+
+def open_log(job: Job) -> BinaryIO:
+    """Open the log of a job to append to it."""
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    return job.log.open("ab", buffering=0)
+
+
+def launcher_environment() -> dict[str, str]:
+    """Variables of this process, and of all workers."""
+    return os.environ | worker_environment()
 
 
 def worker_environment() -> dict[str, str]:

@@ -7,6 +7,7 @@ import torch
 from typing_extensions import override
 
 from dbl.commands.launch.backend import Outcome, WatchedBackend, watch
+from dbl.commands.launch.forked import ForkedWorker, ForkServer, can_fork
 from dbl.commands.launch.job import GRACE_S, Job, start_process
 from dbl.utils.errors import UserError
 
@@ -15,7 +16,8 @@ class ProcessBackend(WatchedBackend):
     """Parallel workers on one machine.
 
     On the CPU the cores are divided among the workers, unless OMP_NUM_THREADS says how many threads each has. On a
-    machine with GPUs each worker sees its own.
+    machine with GPUs each worker sees its own. Where the system allows it, workers of one device are forked from a
+    process that has imported everything.
 
     Args:
         workers: number of parallel workers; None: as many as there are GPUs for, or cores on a machine without.
@@ -34,12 +36,19 @@ class ProcessBackend(WatchedBackend):
         self._devices = devices
         self._limit = workers or len(self._gpus) or max(1, _cores() // devices)
         self._waiting: list[Job] = []
-        self._running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}  # slot -> what runs in it
+        self._running: dict[int, tuple[Job, subprocess.Popen[bytes] | ForkedWorker]] = {}  # slot -> what runs in it
+        # Lightning starts the processes of further devices by the command line of the first.
+        self._forks = devices == 1 and can_fork()
+        self._server: ForkServer | None = None
         self._ended: dict[str, int] = {}
 
     @override
     def run(self, jobs: list[Job]) -> list[Outcome]:
-        return watch(self, jobs)
+        try:
+            return watch(self, jobs)
+        finally:
+            if self._server:
+                self._server.close()
 
     @override
     def start(self, jobs: list[Job]) -> None:
@@ -52,7 +61,14 @@ class ProcessBackend(WatchedBackend):
         for slot in range(self._limit):
             if slot not in self._running and self._waiting:
                 job = self._waiting.pop(0)
-                self._running[slot] = (job, start_process(job, self._environment(slot)))
+                self._running[slot] = (job, self._start(job, self._environment(slot)))
+
+    def _start(self, job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes] | ForkedWorker:
+        if not self._forks:
+            return start_process(job, environment)
+        if not (self._server and self._server.runs):
+            self._server = ForkServer(job, environment)
+        return self._server.start(job, environment)
 
     def _environment(self, slot: int) -> dict[str, str]:
         if self._gpus:

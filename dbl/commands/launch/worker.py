@@ -12,6 +12,12 @@ import threading
 from dbl.commands.main import main
 
 
+def work(options: list[str]) -> int:
+    """Train as `dbl fit` with these options does, and stop when the standard input closes. Returns the exit code."""
+    threading.Thread(target=_stop_with_launcher, daemon=True).start()
+    return main(["fit", *options])
+
+
 def _stop_with_launcher() -> None:
     while os.read(0, 4096):  # not sys.stdin: its lock would be held when the interpreter ends, which aborts it
         pass
@@ -19,5 +25,4 @@ def _stop_with_launcher() -> None:
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_stop_with_launcher, daemon=True).start()
-    sys.exit(main(["fit", *sys.argv[1:]]))
+    sys.exit(work(sys.argv[1:]))

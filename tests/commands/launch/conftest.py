@@ -1,19 +1,27 @@
 """Jobs whose workers are small scripts in place of trainings."""
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
+from dbl.commands.launch import fork_server
 from dbl.commands.launch.job import Job
 
-# Stands in for `dbl.commands.launch.worker`: the folder where a job runs comes before all others on Python's path.
+# Stands in for `dbl.commands.launch.worker`: the folder where a job runs comes before all others on Python's path. The
+# real fork server beside it finds nothing else to import.
 _WORKER = """
 import sys
 from pathlib import Path
-block = sys.argv[sys.argv.index("--model.block") + 1]
-exec((Path.cwd() / f"script_{block}.py").read_text())
+
+def work(options):
+    block = options[options.index("--model.block") + 1]
+    exec((Path.cwd() / f"script_{block}.py").read_text(), {})
+
+if __name__ == "__main__":
+    work(sys.argv[1:])
 """
 
 
@@ -36,6 +44,7 @@ def jobs(tmp_path: Path) -> MakeJobs:
         for package in (worker.parent, worker.parents[1], worker.parents[2]):
             (package / "__init__.py").touch()
         worker.write_text(_WORKER)
+        shutil.copy(fork_server.__file__, worker.parent)
         run.mkdir()
         for block, script in enumerate(scripts):
             (cwd / f"script_{block}.py").write_text(script)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dbl.commands.launch import process
+from dbl.commands.launch.forked import can_fork
 from dbl.commands.launch.process import ProcessBackend
 from dbl.utils.errors import Interrupted, UserError
 
@@ -21,6 +22,16 @@ Choose = Callable[[Mapping[str, str]], None]
 _TIMED = "import time; print('began', time.time()); time.sleep(0.6); print('ended', time.time())"
 
 
+@pytest.fixture(params=["forked", "started"])
+def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers as on this system, and as where no process can be forked."""
+    if request.param == "started":
+        monkeypatch.setattr(process, "can_fork", lambda: False)
+    elif not can_fork():
+        pytest.skip("no process can be forked here")
+
+
+@pytest.mark.usefixtures("each_way")
 def test_a_failing_job_does_not_stop_the_others(jobs: MakeJobs) -> None:
     """Catches a launcher that gives up at the first failure, or that loses an exit code or the last lines."""
     made = jobs("print('fine')", "print('oh'); print('no'); raise SystemExit(7)", "print('fine too')")
@@ -31,12 +42,14 @@ def test_a_failing_job_does_not_stop_the_others(jobs: MakeJobs) -> None:
     assert made[2].last_lines() == ["fine too"]
 
 
+@pytest.mark.usefixtures("each_way")
 def test_a_killed_worker_is_an_outcome(jobs: MakeJobs) -> None:
     """Catches a launcher that waits for ever for a worker that was killed."""
     outcomes = ProcessBackend(workers=1, on_cpu=True).run(jobs("import os; os.kill(os.getpid(), 9)", "pass"))
     assert [outcome.code for outcome in outcomes] == [-signal.SIGKILL, 0]
 
 
+@pytest.mark.usefixtures("each_way")
 def test_output_of_an_earlier_worker_is_not_repeated(jobs: MakeJobs) -> None:
     """Catches a worker that was killed without a word, beneath the last words of the one before."""
     (job,) = jobs("print('earlier')")
@@ -85,6 +98,7 @@ def test_each_worker_has_devices_of_its_own(jobs: MakeJobs, no_threads_chosen: C
         ProcessBackend(devices=6)
 
 
+@pytest.mark.usefixtures("each_way")
 def test_stopping_the_launcher_stops_its_workers(jobs: MakeJobs) -> None:
     """Catches workers that go on unseen, and waiting ones that start after the stop."""
     wait = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(130)); print('up'); time.sleep(60)"
@@ -105,6 +119,7 @@ def test_stopping_the_launcher_stops_its_workers(jobs: MakeJobs) -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.usefixtures("each_way")
 def test_workers_import_what_the_launcher_can(jobs: MakeJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches an own network, beside the config, that the launcher finds and its workers do not."""
     (tmp_path / "own").mkdir()
