@@ -128,7 +128,7 @@ def figures(repeats: int = 11) -> dict[str, float]:
     """Official / ours, seconds of a step: one block of three (4 layers), and all 12 layers as one block."""
     found = {}
     for num_blocks in (3, 1):
-        calls = {"official": official_step(12 // num_blocks), "ours": our_step(num_blocks)}
+        calls: dict[str, Call] = {"official": official_step(12 // num_blocks), "ours": our_step(num_blocks)}
         seconds = median_seconds(calls, repeats)
         found[f"official / ours, ViT block step, B = {num_blocks}"] = seconds["official"] / seconds["ours"]
     return found

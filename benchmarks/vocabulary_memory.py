@@ -9,7 +9,7 @@ from benchmarks.timing import config_of, print_figures
 from dbl.data.spec import TextSpec
 from dbl.denoising.targets import MaskTarget
 from dbl.diffusion.masking import MaskingNoise
-from dbl.networks import MaskedLM
+from dbl.networks import CausalLM, MaskedLM
 from dbl.run.contract import ContractConfig
 from dbl.training.memory.planner import Planner
 
@@ -20,8 +20,10 @@ def figures() -> dict[str, float]:
     """Block / whole, with the sizes, precision and 4 blocks of `configs/lm1b_ar.yaml`."""
     config = config_of("lm1b_ar")
     contract, batch_size = config.contract_config, config.data.batch_size
-    clean = replace(contract, network=replace(contract.network, streams="clean"))  # type: ignore[call-arg]
-    sizes = {name: getattr(contract.network, name) for name in ("num_layers", "width", "num_heads", "mlp_width")}
+    network = contract.network
+    assert isinstance(network, CausalLM)
+    clean = replace(contract, network=replace(network, streams="clean"))
+    sizes = {name: getattr(network, name) for name in ("num_layers", "width", "num_heads", "mlp_width")}
     masked = replace(contract, network=MaskedLM(**sizes), target=MaskTarget(), noise=MaskingNoise())
     cases = {
         "lm1b_ar": (contract, batch_size),
