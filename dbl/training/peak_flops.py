@@ -7,23 +7,29 @@ import torch
 
 Source = Literal["given", "published", "measured", "unknown"]
 
-# TFLOP/s of dense matrix products, from NVIDIA's data sheets (which quote twice as much for sparse ones): name of the
-# device -> bfloat16, TF32, float32. The first name that the device's own name contains counts.
+# TFLOP/s of dense matrix products in bfloat16, TF32 and float32, from NVIDIA's data sheets, which quote twice as much
+# for sparse ones. By the names of devices; one that is not here, such as a slice of a device, is unknown.
+_H100_SXM = (989.4, 494.7, 66.9)
+_H100_NVL = (835.5, 417.5, 60.0)
+_A100 = (312.0, 156.0, 19.5)
 _PUBLISHED = {
-    "B200": (2250.0, 1125.0, 75.0),
-    "H200": (989.4, 494.7, 66.9),
-    "GH200": (989.4, 494.7, 66.9),
-    "H100 NVL": (835.5, 417.5, 60.0),
-    "H100 PCIe": (756.5, 378.0, 51.2),
-    "H100": (989.4, 494.7, 66.9),
-    "A100": (311.8, 155.9, 19.5),
-    "L40S": (362.0, 183.2, 91.6),
-    "L4": (121.0, 60.0, 30.3),
-    "A40": (149.7, 74.8, 37.4),
-    "A10G": (70.0, 35.0, 31.5),
-    "A10": (125.0, 62.5, 31.2),
-    "RTX 4090": (165.2, 82.6, 82.6),
-    "RTX 3090": (71.0, 35.6, 35.6),
+    "NVIDIA B200": (2250.0, 1125.0, 75.0),
+    "NVIDIA GH200 480GB": _H100_SXM,
+    "NVIDIA H200": _H100_SXM,
+    "NVIDIA H200 NVL": _H100_NVL,
+    "NVIDIA H100 80GB HBM3": _H100_SXM,
+    "NVIDIA H100 NVL": _H100_NVL,
+    "NVIDIA H100 PCIe": (756.5, 378.0, 51.2),
+    "NVIDIA A100-SXM4-80GB": _A100,
+    "NVIDIA A100-SXM4-40GB": _A100,
+    "NVIDIA A100 80GB PCIe": _A100,
+    "NVIDIA A100-PCIE-40GB": _A100,
+    "NVIDIA L40S": (362.0, 183.2, 91.6),
+    "NVIDIA L4": (121.0, 60.0, 30.3),
+    "NVIDIA A40": (149.7, 74.8, 37.4),
+    "NVIDIA A10": (125.0, 62.5, 31.2),
+    "NVIDIA GeForce RTX 4090": (165.2, 82.6, 82.6),
+    "NVIDIA GeForce RTX 3090": (71.0, 35.6, 35.6),
 }
 # Side of the matrices of the measured product, and the number of products, of which the fastest counts.
 _SIDE, _PRODUCTS = 1024, 12
@@ -53,11 +59,10 @@ def device_peak(device: str, precision: str, matmul_precision: str, given: float
 
 
 def published_peak(name: str, precision: str, matmul_precision: str) -> Peak:
-    """Look up a device of NVIDIA by its name, such as `NVIDIA H100 80GB HBM3`; other arguments as in `device_peak`."""
-    known = next((peaks for part, peaks in _PUBLISHED.items() if f"{part} " in f"{name} ".replace("-", " ")), None)
-    if known is None:
+    """Look up a device by its name, such as `NVIDIA H100 80GB HBM3`; other arguments as in `device_peak`."""
+    if name not in _PUBLISHED:
         return Peak(None, "unknown")
-    in_bf16, in_tf32, in_float32 = known
+    in_bf16, in_tf32, in_float32 = _PUBLISHED[name]
     if precision == "bf16-mixed":
         return Peak(in_bf16, "published")
     return Peak(in_float32 if matmul_precision == "highest" else in_tf32, "published")
