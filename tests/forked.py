@@ -17,10 +17,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
         "forked",
-        *(
-            f"dbl.commands.{name}"
-            for name in ("main", "fit", "train", "compare", "plan", "bench", "assemble", "sample")
-        ),
+        *(f"dbl.commands.{name}" for name in ("main", "fit", "train", "compare", "plan", "assemble", "sample")),
         "dbl.data",
         "dbl.evaluation.features",
         "dbl.inference.generation",
