@@ -93,7 +93,7 @@ def test_a_network_that_does_not_fit_leaves_the_block_measured(
     [
         ("--num_steps=0", "--num_steps (0) must be a whole number"),
         ("--peak_tflops=0", "--peak_tflops (0.0) must be a finite number above 0"),
-        ("--peak_tflops=nan", "--peak_tflops (nan) must be a finite number above 0"),
+        ("--peak_tflops=nan", "peak_tflops (nan) must be a number"),
         ("--trainer.accelerator=cuda", "trainer.accelerator=cuda is not there: choose auto or cpu"),
         ("--trainer.precision=16-mixed", "trainer.precision=16-mixed is not supported"),
         ("--contract.partition.num_blocks=2", "3 layers cannot be split evenly"),
