@@ -52,8 +52,8 @@ docs: $(READY) ## generate the tables in docs/ from the code
 notebooks: $(READY) ## run the notebooks; copies with outputs go to build/notebooks
 	$(BIN)/jupyter-nbconvert --execute --to notebook --output-dir build/notebooks notebooks/*.ipynb
 
-bench: $(READY) ## compare time and memory of a block with those of the whole network
-	$(BIN)/python -m benchmarks.block_against_whole
+bench: $(READY) ## measure speed and memory, every figure with its goal  [ARGS="blocks official_vit"]
+	$(BIN)/python -m benchmarks $(ARGS)
 
 tensorboard: $(READY) ## show the logs of all runs
 	$(BIN)/tensorboard --logdir runs

@@ -19,6 +19,7 @@ whole runs
   train     train all blocks of a run, then assemble, evaluate and report
   compare   the same beside the end-to-end network at equal compute, in one report
   plan      memory of a training step by category, before any training
+  bench     time of a training step beside the whole network's, and its share of the device's peak
   assemble  check the blocks of a run and merge them into its model folder
   sample    draw images or write text with an assembled network (options: dbl sample RUN --help)
   tokenizer train a byte-pair tokenizer on text files
@@ -32,7 +33,7 @@ single parts, with every option of Lightning's Trainer
 
 # Command -> module with its `build_parser()` and `main(arguments)`.
 COMMANDS = dict.fromkeys(("fit", "validate", "test", "predict"), "dbl.commands.fit") | {
-    name: f"dbl.commands.{name}" for name in ("train", "compare", "plan", "assemble", "sample", "tokenizer")
+    name: f"dbl.commands.{name}" for name in ("train", "compare", "plan", "bench", "assemble", "sample", "tokenizer")
 }
 
 _EXIT_CODES = {UserError: 2, TrainingFailed: 1, Interrupted: 130}

@@ -32,7 +32,7 @@ from docs.tables.parameters import (
 
 _TABLE = re.compile(r"^<!-- table: (\w+) ([\w.]+) -->$.*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
 # Commands that take a config. Groups of keys that all of them have are those of a config.
-_COMMANDS = ("train", "compare", "plan")
+_COMMANDS = ("train", "compare", "plan", "bench")
 # Top-level keys that the prose explains: Lightning's own, and the one whose classes have sections.
 _IN_PROSE = ("seed_everything", "trainer", "data")
 

@@ -228,7 +228,7 @@ class Points(ResumableDataModule):
 """
 
 
-@pytest.mark.parametrize("command", ["train", "compare", "plan"])
+@pytest.mark.parametrize("command", ["train", "compare", "plan", "bench"])
 def test_data_of_another_kind_is_named_before_any_training(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

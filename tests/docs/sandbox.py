@@ -116,7 +116,7 @@ class Sandbox:
         """Only parse a line that cannot be run here, if it is one of the commands that take a config."""
         with pytest.MonkeyPatch.context() as patch:
             arguments = dbl_arguments(shlex.join(_with_environment(shlex.split(line), patch)))
-            if arguments and arguments[0] in (*_TRAINING, *_ON_A_MODEL, "plan"):
+            if arguments and arguments[0] in (*_TRAINING, *_ON_A_MODEL, "plan", "bench"):
                 has_subcommand = arguments[0] in ("fit", *_ON_A_MODEL)
                 patch.chdir(self._place([] if arguments[0] in _ON_A_MODEL else arguments, line))
                 parser_of(arguments[0]).parse_args(arguments if has_subcommand else arguments[1:])

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Adafactor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from dbl.data.spec import DataSpec
 from dbl.diffusion.noise import NoiseDistribution
@@ -32,6 +33,13 @@ from dbl.training.module import TrainingModule
 
 # A line through two small sizes may be almost flat, so a guess exceeds the largest known fit by at most this factor.
 _FARTHEST = 4096
+# FLOPs from the shapes of arguments, for the kernels that torch's counter does not know.
+_ATTENTION_ON_CPU: dict[Any, Callable[..., int]] = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
+    ),
+}
 
 
 def largest_within(size_of: Callable[[int], int], limit: int, near: int) -> int:
@@ -145,12 +153,24 @@ class Planner:
     def peak(self, make_part: MakePart, batch_size: int) -> dict[str, int]:
         """Plan one training step after the first: category -> bytes at the peak."""
         with self._without_data():
-            part = make_part()
-            # The weights are made on the planned device; tables were made with the contract and are still elsewhere.
-            for module in part.modules():
-                for name, buffer in module.named_buffers(recurse=False):
-                    setattr(module, name, buffer.to(self.device))
-            return SyntheticStep(part, self.data, batch_size, self.precision).peak()
+            return self._step(make_part, batch_size).peak()
+
+    def flops(self, make_part: MakePart, batch_size: int) -> int:
+        """Count the FLOPs of matrix products, convolutions and attention for one batch, forward and backward."""
+        with self._without_data():
+            step = self._step(make_part, batch_size)
+            step.num_batches = 1
+            with FlopCounterMode(display=False, custom_mapping=_ATTENTION_ON_CPU) as counter:
+                step()
+            return counter.get_total_flops()
+
+    def _step(self, make_part: MakePart, batch_size: int) -> SyntheticStep:
+        part = make_part()
+        # The weights are made on the planned device; tables were made with the contract and are still elsewhere.
+        for module in part.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(module, name, buffer.to(self.device))
+        return SyntheticStep(part, self.data, batch_size, self.precision)
 
     @contextmanager
     def _without_data(self) -> Iterator[None]:

@@ -22,6 +22,8 @@ class SyntheticStep:
         self.part.prepare_network()
         self.part.use_expected_cost = True
         self.in_bf16 = precision == "bf16-mixed"
+        # Two of an accumulation have the memory of all of them, since the second adds to gradients.
+        self.num_batches = min(part.recipe.accumulate, 2)
         self.optimizer = part.recipe.make_optimizer(part.parameters())
         for parameter in part.parameters():
             parameter.grad = torch.zeros_like(parameter)
@@ -29,9 +31,9 @@ class SyntheticStep:
         self.batch = _batch(part, data, batch_size)
 
     def __call__(self) -> None:
-        """Run forward, backward and optimizer; two batches under accumulation, since the second adds to gradients."""
+        """Run forward and backward pass for `num_batches` batches, then the optimizer."""
         accumulate, device = self.part.recipe.accumulate, next(self.part.parameters()).device.type
-        for _ in range(min(accumulate, 2)):
+        for _ in range(self.num_batches):
             with torch.autocast(device, torch.bfloat16, enabled=self.in_bf16):
                 loss = self.part.losses(self.batch).per_sample.mean()
             (loss / accumulate).backward()
