@@ -57,7 +57,9 @@ def figures(repeats: int = 9, num_tokens: int = 127) -> dict[str, Any]:
     seconds = median_seconds(writers | recurrent_writers(recurrent, num_tokens), repeats)
     rates = {name: num_tokens / second for name, second in seconds.items()}
     return {
-        "shapes": {path.stem: str(run.contract_config.network) for path, run in ((CAUSAL, causal), (RECURRENT, recurrent))},
+        "shapes": {
+            path.stem: str(run.contract_config.network) for path, run in ((CAUSAL, causal), (RECURRENT, recurrent))
+        },
         "tokens": num_tokens,
         "threads": torch.get_num_threads(),
         "tokens_per_second": {name: round(rate, 1) for name, rate in rates.items()},

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dbl.denoising.decoding import Decoding, draw_tokens
-from dbl.denoising.denoiser import Denoiser
+from dbl.denoising.denoiser import Denoiser, Predict
 from dbl.denoising.readout import Prediction
 from dbl.denoising.sampling import per_sample, state_dtype
-from dbl.inference.generation.base import BlockSampling, Reader, TextGenerator, WholeText, stopped
+from dbl.inference.generation.base import BlockSampling, Levels, Reader, TextGenerator, WholeText, stopped
 from dbl.networks.causal_lm import Context
 from dbl.utils.errors import UserError
 from dbl.utils.seeding import SampleDraws
@@ -72,18 +72,21 @@ class BlockDecoder(WholeText):
     """
 
     def __init__(self, blocks: BlockSampling, cached: bool = True) -> None:
-        super().__init__()
         self.blocks = blocks
         self.cached = cached
+        super().__init__()
 
     @override
     def restart(self) -> None:
         super().restart()
         self._contexts: dict[int, Any] = {}
+        self._levels = Levels(self.blocks)
+        self._predictor: tuple[int, Predict] | None = None
 
     @override
     def read(self, tokens: Tensor) -> None:
         super().read(tokens)
+        self._predictor = None
         if self.cached:
             for block in range(self.blocks.partition.num_blocks):
                 self._contexts[block] = _extended(self.blocks.denoiser(block), tokens, self._contexts.get(block))
@@ -92,13 +95,22 @@ class BlockDecoder(WholeText):
     def draw(self, draws: SampleDraws) -> Tensor:
         device = self.tokens.device
         like = torch.empty(len(self.tokens), 1, self.blocks.table.shape[1], device=device, dtype=state_dtype(device))
-        return self.blocks.next_token(self._predict, draws.normal(like), draws)
+        predict = self._predict if self.cached else self._predict_anew
+        return self.blocks.next_token(predict, draws.normal(like), draws)
 
     def _predict(self, noisy: Tensor, sigma: Tensor) -> Prediction:
         """Prediction of the next token from noisy [N, 1, D], by the block that owns the level."""
-        block = int(self.blocks.partition.block_for(sigma))
-        denoiser = self.blocks.denoiser(block)
-        context = self._contexts[block] if self.cached else _extended(denoiser, self.tokens, None)
+        block = self._levels.owner(sigma)
+        if self._predictor is None or self._predictor[0] != block:
+            self._predictor = None  # its block is free to go before the next one is loaded
+            denoiser = self.blocks.denoiser(block)
+            self._predictor = block, denoiser.predictor(self._contexts[block], self.blocks.decoding)
+        return self._predictor[1](noisy, self._levels.at(sigma, noisy))
+
+    def _predict_anew(self, noisy: Tensor, sigma: Tensor) -> Prediction:
+        """The same, with nothing kept from other levels or tokens."""
+        denoiser = self.blocks.denoiser(int(self.blocks.partition.block_for(sigma)))
+        context = _extended(denoiser, self.tokens, None)
         return denoiser.predict(noisy, per_sample(sigma, noisy), context, self.blocks.decoding)
 
 
