@@ -36,6 +36,11 @@ class Level(NamedTuple):
     scalings: Scalings
     noise: Tensor | LevelModulations
 
+    def rows(self, start: int, end: int) -> "Level":
+        """Those of some rows of the batch."""
+        noise = self.noise[start:end] if isinstance(self.noise, Tensor) else self.noise.rows(start, end)
+        return Level(self.sigma[start:end], Scalings(*(scale[start:end] for scale in self.scalings)), noise)
+
 
 Predict = Callable[[Tensor, Tensor | Level], Prediction]
 
@@ -67,7 +72,7 @@ class Denoiser(nn.Module, ABC):
         """
 
     def at_level(self, sigma: Tensor) -> Tensor | Level:
-        """What `predict` can use in place of levels [N] that are all the same, to share work between calls."""
+        """What `predict` can use in place of levels [N] in many calls: what depends on them alone is computed here."""
         return sigma
 
     def predictor(self, cond: Any, adjust: Adjust | None = None) -> Predict:
@@ -121,10 +126,13 @@ class GaussianDenoiser(Denoiser):
 
     def _preconditioned(self, noisy: Tensor, level: Level, cond: Any) -> tuple[Tensor, Tensor]:
         """`c_skip z + c_out F(c_in z, c_noise)` (EDM, Eq. 7) in float32, and F itself in the network's precision."""
-        scales = level.scalings
-        c_skip, c_out, c_in = (append_axes(scale, noisy) for scale in (scales.c_skip, scales.c_out, scales.c_in))
-        output: Tensor = self.network(c_in * noisy, level.noise, cond)
+        c_skip, c_out = (append_axes(scale, noisy) for scale in (level.scalings.c_skip, level.scalings.c_out))
+        output: Tensor = self.network(self.scaled(noisy, level), level.noise, cond)
         return c_skip * noisy + c_out * output.float(), output
+
+    def scaled(self, noisy: Tensor, level: Level) -> Tensor:
+        """`c_in z`, the first input of the network, from noisy targets [N, *target_shape]."""
+        return append_axes(level.scalings.c_in, noisy) * noisy
 
     @override
     def at_level(self, sigma: Tensor) -> Level:
@@ -132,7 +140,7 @@ class GaussianDenoiser(Denoiser):
         modulations = getattr(self.network, "modulations", None)
         if modulations is None or getattr(self.network, "reads_context_alone", False):
             return level
-        return level._replace(noise=modulations(level.scalings.c_noise[:1]))  # one row serves the whole batch
+        return level._replace(noise=modulations(level.scalings.c_noise))
 
     @override
     def predict(self, noisy: Tensor, sigma: Tensor | Level, cond: Any, adjust: Adjust | None = None) -> Prediction:

@@ -28,6 +28,7 @@ from dbl.networks.llama import (
     embed_tokens,
     initialise_llama,
     rotary_angles,
+    up_to,
 )
 from dbl.utils.checks import check_choice
 from dbl.utils.errors import UserError
@@ -151,7 +152,7 @@ class CausalNetwork(nn.Module):
         start, length = 0 if context is None else context.length, tokens.shape[1]
         angles = rotary_angles(start, length, self.head_dim, tokens.device)
         # Without earlier tokens attention is causal by itself; a single token sees all of them.
-        mask = None if start == 0 or length == 1 else _up_to(start, length, tokens.device)
+        mask = None if start == 0 or length == 1 else up_to(start, length, tokens.device)
         pasts = [None] * len(self.layers) if context is None else list(context.memories)
         memories = []
         x = self.embedding(tokens)  # N, S, width
@@ -191,12 +192,7 @@ class CausalNetwork(nn.Module):
         return self.head(x, of_head(noise))  # N, T', D
 
 
-def _up_to(start: int, length: int, device: torch.device) -> Tensor:
-    """Mask [length, start + length]: query i, which is token start + i, sees the tokens up to itself."""
-    return torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)
-
-
 def _up_to_and_itself(start: int, length: int, device: torch.device) -> Tensor:
     """Mask [length, start + 2 length]: noisy vector start + i sees clean tokens up to start + i, and itself."""
     itself = torch.eye(length, dtype=torch.bool, device=device)
-    return torch.cat([_up_to(start, length, device), itself], dim=1)
+    return torch.cat([up_to(start, length, device), itself], dim=1)
