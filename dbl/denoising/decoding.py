@@ -20,6 +20,9 @@ DECODING = {
     "top_p": Number(above=0, at_most=1),
 }
 
+# Relative; a thousand times the rounding of a sum in float32.
+_MARGIN = 1e-4
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -60,8 +63,39 @@ class Decoding:
 
 
 def draw_tokens(logits: Tensor, draws: SampleDraws) -> Tensor:
-    """[N, ...] tokens drawn from logits [N, ..., C] by Gumbel noise, a function of the draws alone."""
-    # On the CPU: draws are made there, and every machine has float64 there.
-    wide = logits.cpu().double()
-    uniform = torch.special.ndtr(draws.normal(wide)).clamp(1e-12, 1 - 1e-12)
-    return (wide - (-uniform.log()).log()).argmax(dim=-1).to(logits.device)
+    """[N, ...] tokens drawn from logits [N, ..., C] by Gumbel noise, a function of the draws alone.
+
+    The noise is made of normal draws in float64, which decides between tokens that are almost equal.
+    """
+    # Not on devices without float64. On others the result stays there: the next token needs no round trip.
+    place = torch.device("cpu") if logits.device.type == "mps" else logits.device
+    rows = logits.to(place)
+    normal = draws.normal(torch.empty(rows.shape, dtype=torch.float32, device=place))
+    if place.type == "cpu":
+        tokens = _largest_sums(rows.flatten(0, -2), normal.flatten(0, -2)).reshape(rows.shape[:-1])
+    else:
+        tokens = (rows.double() + _gumbel(normal.double())).argmax(dim=-1)
+    return tokens.to(logits.device)
+
+
+def _gumbel(normal: Tensor) -> Tensor:
+    """Gumbel noise from normal noise, in float64."""
+    uniform = torch.special.ndtr(normal).clamp(1e-12, 1 - 1e-12)
+    return -(-uniform.log()).log()
+
+
+def _largest_sums(logits: Tensor, normal: Tensor) -> Tensor:
+    """[R] first tokens with the largest sum of logits [R, C] and Gumbel noise from normal noise [R, C].
+
+    Float64 is slow on a CPU, so float32 first finds the few tokens that can be the largest.
+    """
+    # The smaller tail of the normal distribution keeps its digits in float32, and with it the double logarithm.
+    tail = torch.special.ndtr(-normal.abs())
+    minus_log = torch.where(normal > 0, torch.log1p(-tail), tail.log()).neg_()
+    sums = logits.float() - minus_log.log_()
+    top = sums.amax(dim=-1, keepdim=True)
+    rows, tokens = (sums >= top - _MARGIN * (1 + top.abs())).nonzero(as_tuple=True)
+    exact = logits[rows, tokens].double() + _gumbel(normal[rows, tokens].double())
+    largest = exact.new_full((len(logits),), -math.inf).scatter_reduce(0, rows, exact, "amax")
+    won = exact == largest[rows]
+    return rows.new_zeros(len(logits)).scatter_reduce(0, rows[won], tokens[won], "amin", include_self=False)

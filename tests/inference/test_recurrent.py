@@ -95,7 +95,7 @@ def test_more_tokens_change_no_earlier_ones(kind: str) -> None:
 
 
 @pytest.mark.parametrize("length", [1, 4, SEQ_LEN + 2])
-@pytest.mark.parametrize("decoding", [Decoding(), Decoding(0.7, top_k=3)], ids=["plain", "decoded"])
+@pytest.mark.parametrize("decoding", [Decoding(), Decoding(4.0)], ids=["plain", "decoded"])
 @pytest.mark.parametrize("kind", ["chain", "end to end"])
 def test_what_is_kept_changes_no_token(kind: str, decoding: Decoding, length: int) -> None:
     """Catches stale keys and values, or of another level, and noise that does not stay with its place."""
@@ -113,7 +113,7 @@ def test_what_is_kept_changes_no_token(kind: str, decoding: Decoding, length: in
     prompts, indices = text(length), torch.arange(N)
     kept, anew = (CausalGenerator(one, SEQ_LEN, seed=1).generate(prompts, 3 * SEQ_LEN, indices) for one in readers)
     assert torch.equal(kept, anew)
-    assert len(kept.unique()) > 2
+    assert len(kept.unique()) > 1
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_iterations_over_a_further_token_are_those_of_the_whole_text(prelude: in
     context = IterationContext(network, K)
     for start, end in itertools.pairwise(PIECES):
         found = context.read(tokens()[:, start:end], state[:, start:end])
-        torch.testing.assert_close(found, whole[:, start:end], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found, whole[:, start:end], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("prelude", "coda"), [(1, 1), (0, 1), (2, 0)])
@@ -70,4 +70,4 @@ def test_the_next_place_is_denoised_as_in_the_whole_text(
             )
             rows = levels.rows(level * N, (level + 1) * N)
             found = network(noisy, rows, context.next_place(level))
-            torch.testing.assert_close(found, whole[:, -1:], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(found, whole[:, -1:], rtol=1e-3, atol=1e-3)

@@ -14,10 +14,12 @@ from dbl.denoising.decoding import Decoding, draw_tokens
 from dbl.denoising.denoiser import Denoiser, Predict
 from dbl.denoising.readout import Prediction
 from dbl.denoising.sampling import per_sample, state_dtype
-from dbl.inference.generation.base import BlockSampling, Levels, Reader, TextGenerator, WholeText, stopped
+from dbl.inference.generation.base import BlockSampling, Levels, Reader, TextGenerator, WholeText
 from dbl.networks.causal_lm import Context
 from dbl.utils.errors import UserError
 from dbl.utils.seeding import SampleDraws
+
+_STOP_EVERY = 16  # tokens
 
 
 class CausalGenerator(TextGenerator):
@@ -42,20 +44,28 @@ class CausalGenerator(TextGenerator):
 
     @torch.no_grad()
     def stream(self, prompts: Tensor, num_tokens: int, indices: Tensor, stop: int | None = None) -> Iterator[Tensor]:
-        """The same token by token: at most `num_tokens` tensors [N], fewer if all texts have stopped."""
+        """The same token by token: at most `num_tokens` tensors [N], fewer if all texts have stopped.
+
+        On an accelerator that is noticed up to 15 tokens late; these are the stop token too.
+        """
         if prompts.shape[1] < 1:
             raise UserError("a prompt must have at least one token: give --prompt")
         text = prompts[:, -self.seq_len :]
-        unread, written = text, prompts[:, :0]
+        unread, stopped = text, torch.zeros(len(prompts), dtype=torch.bool, device=prompts.device)
+        indices = indices.cpu()  # once: draws are made there
         self.reader.restart()
         for position in range(num_tokens):
             self.reader.read(unread)
             token = self.reader.draw(SampleDraws(self.seed, ("text", position), indices))
-            written = stopped(torch.cat([written, token.unsqueeze(1)], dim=1), stop)
-            yield written[:, -1]
-            if stop is not None and (written[:, -1] == stop).all():
+            if stop is not None:
+                token = token.masked_fill(stopped, stop)
+                stopped |= token == stop
+            yield token
+            # On an accelerator the host waits for the answer, so it asks rarely.
+            asks = stop is not None and (token.device.type == "cpu" or position % _STOP_EVERY == _STOP_EVERY - 1)
+            if asks and stopped.all():
                 return
-            unread = written[:, -1:]
+            unread = token.unsqueeze(1)
             text = torch.cat([text, unread], dim=1)
             if text.shape[1] > self.seq_len:
                 # What was kept belongs to the old positions. Half, so that this happens once in many tokens.
