@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from toy_text import NUM_TOKENS, known_denoiser
 
-from dbl.denoising.decoding import Decoding, draw_tokens
+from dbl.denoising.decoding import Decoding, draw_tokens, gumbel_bound
 from dbl.denoising.sampling import Sampler
 from dbl.diffusion.noise import LogNormalNoise
 from dbl.diffusion.partition import PartitionConfig
@@ -152,3 +152,12 @@ def test_tokens_are_those_of_gumbel_noise_in_float64(scale: float) -> None:
     uniform = torch.special.ndtr(draws[0].normal(wide)).clamp(1e-12, 1 - 1e-12)
     expected = (wide - (-uniform.log()).log()).argmax(dim=-1)
     assert torch.equal(draw_tokens(logits, draws[1]), expected)
+
+
+def test_the_bound_of_gumbel_noise_holds() -> None:
+    """Catches a token that wins although its bound rules it out."""
+    normal = torch.linspace(-9, 9, 100_001, dtype=torch.float64)
+    gumbel = -(-torch.special.ndtr(normal).clamp(1e-12, 1 - 1e-12).log()).log()
+    above = gumbel_bound(normal) - gumbel
+    assert above.min() > 0.01
+    assert above[(normal > 0) & (normal < 5)].max() < 1
