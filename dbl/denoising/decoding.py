@@ -20,6 +20,7 @@ DECODING = {
     "top_p": Number(above=0, at_most=1),
 }
 
+_FEW_LOGITS = 2**14  # up to here float64 takes less time than finding out where it is needed
 # Relative; far more than the rounding of a sum in float32.
 _MARGIN = 1e-4
 
@@ -71,7 +72,7 @@ def draw_tokens(logits: Tensor, draws: SampleDraws) -> Tensor:
     place = torch.device("cpu") if logits.device.type == "mps" else logits.device
     rows = logits.to(place)
     normal = draws.normal(torch.empty(rows.shape, dtype=torch.float32, device=place))
-    if place.type == "cpu":
+    if place.type == "cpu" and rows.numel() > _FEW_LOGITS:
         tokens = _largest_sums(rows.flatten(0, -2), normal.flatten(0, -2)).reshape(rows.shape[:-1])
     else:
         tokens = (rows.double() + _gumbel(normal.double())).argmax(dim=-1)
