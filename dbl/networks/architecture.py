@@ -42,7 +42,7 @@ class Architecture(ABC):
 
     num_layers: int
     can_be_partitioned: ClassVar[bool] = True  # into more than one block
-    rereads_text: ClassVar[bool] = False  # generation has no cache: all tokens pass through again for each new one
+    rereads_text: ClassVar[bool] = False  # in each iteration for each token: generation has a cache of each iteration
 
     @abstractmethod
     def build(
