@@ -62,6 +62,11 @@ class CausalLM(LanguageModel):
         super().__post_init__()
         check_choice(f"{NETWORK}.streams", self.streams, get_args(Streams))
         check_choice(f"{NETWORK}.embedding", self.embedding, get_args(Embedding))
+        if self.streams == "clean" and self.conditioning_width is not None:
+            raise UserError(
+                f"{NETWORK}.conditioning_width ({self.conditioning_width}) has no use with streams=clean, which has no "
+                "modulation: set it to null"
+            )
 
     @property
     @override
@@ -103,14 +108,15 @@ class CausalNetwork(nn.Module):
     ) -> None:
         super().__init__()
         denoises = sizes.streams == "two"
+        cond_width = sizes.cond_width if denoises else None
         self.head_dim = sizes.head_dim
         self.embedding = embed_tokens(sizes.embedding, num_tokens, sizes.width, table)
-        self.noise_embedding = NoiseEmbedding(sizes.width) if denoises else None
+        self.noise_embedding = NoiseEmbedding(sizes.cond_width) if denoises else None
         self.noisy_embedding = nn.Linear(target_dim, sizes.width, bias=False) if denoises else None
         self.layers = nn.ModuleList(
-            LlamaLayer(sizes.width, sizes.num_heads, sizes.mlp_width, modulated=denoises) for _ in range(num_layers)
+            LlamaLayer(sizes.width, sizes.num_heads, sizes.mlp_width, cond_width) for _ in range(num_layers)
         )
-        self.head = LlamaHead(sizes.width, target_dim, modulated=denoises)
+        self.head = LlamaHead(sizes.width, target_dim, cond_width)
         initialise_llama(self, depth=num_layers)
 
     def forward(self, noisy: Tensor | None, c_noise: Tensor | None, cond: Tensor | Context) -> Tensor:
@@ -174,7 +180,7 @@ class CausalNetwork(nn.Module):
         # Noisy vector i takes the position of the token it stands for, the one after clean token i.
         angles = rotary_angles(start + 1, length, self.head_dim, noisy.device)
         mask = None if length == 1 else _up_to_and_itself(start, length, noisy.device)
-        noise = self.noise_embedding(c_noise)  # N, width
+        noise = self.noise_embedding(c_noise)  # N, conditioning width
         x = self.noisy_embedding(noisy).type_as(noisy)  # N, T', width
         for layer, memory in zip(self.layers, context.memories, strict=True):
             x, _ = layer(x, angles, mask, memory, noise)
