@@ -37,8 +37,8 @@ class LanguageModel(Architecture):
         width: token width.
         num_heads: number of attention heads; width / num_heads must be even.
         mlp_width: hidden width of the SwiGLU MLP.
-        conditioning_width: width of the vector that embeds the noise level, from which each layer projects its
-            6 `width` shifts, scales and gates; null for the token width. A narrow one saves parameters.
+        conditioning_width: width of the vector that embeds the noise level; each layer projects its shifts,
+            scales and gates from it, 6 `width` numbers. null: the token width; a narrow vector saves parameters.
     """
 
     num_layers: int = 12
@@ -143,8 +143,8 @@ class LlamaLayer(nn.Module):
 
     Args:
         hidden: hidden width of the MLP.
-        cond_width: width W of a noise vector that may set norms and gates (adaLN-Zero). The norms then have no weights of
-            their own, even for tokens that come without a noise vector. None: there is no noise vector.
+        cond_width: width W of a noise vector that may set norms and gates (adaLN-Zero). The norms then have no weights
+            of their own, even for tokens that come without a noise vector. None: no vector.
         causal: attention without a mask is causal; see `RotaryAttention`.
     """
 

@@ -26,8 +26,8 @@ class ViT(Architecture):
         patch_size: side of a patch in pixels.
         mlp_width: hidden width of the MLP.
         dropout: dropout in every layer and on the tokens.
-        conditioning_width: width of the vector that embeds the noise level, from which each layer projects its
-            6 `width` shifts, scales and gates; null for the token width. A narrow one saves parameters.
+        conditioning_width: width of the vector that embeds the noise level; each layer projects its shifts,
+            scales and gates from it, 6 `width` numbers. null: the token width; a narrow vector saves parameters.
         gelu: exact, or approximated by a tanh, which is slower on a CPU.
 
     Example:
