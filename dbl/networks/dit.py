@@ -38,8 +38,8 @@ class DiT(Architecture):
         patch_size: side of a patch in pixels.
         mlp_ratio: hidden width of the MLP in units of `width`.
         cond_dropout: fraction of labels replaced by "no class" in training, for classifier-free guidance.
-        conditioning_width: width of the vector that embeds the noise level and the label; each layer projects its shifts,
-            scales and gates from it, 6 `width` numbers. null: the token width; a narrow vector saves parameters.
+        conditioning_width: width of the vector that embeds the noise level and the label; each layer projects its
+            shifts, scales and gates from it, 6 `width` numbers. null: the token width; a narrow one saves parameters.
         gelu: approximated by a tanh, as in the paper, or exact, which is faster on a CPU.
 
     Example:

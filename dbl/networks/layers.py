@@ -78,8 +78,8 @@ def feed_forward(width: int, hidden: int, dropout: float = 0.0, gelu: Gelu = "ta
 class Modulation(nn.Module):
     """Shifts, scales and gates computed from a conditioning vector (adaLN-Zero of DiT, arXiv 2212.09748, Sec. 3.2).
 
-    The projection has `num_vectors * D * W` weights: a third of a Llama layer's if W = D. `initialise` zeroes it, so that
-    a layer starts as the identity.
+    The projection has `num_vectors * D * W` weights: a third of a Llama layer's if W = D. `initialise` zeroes it, so
+    that a layer starts as the identity.
     """
 
     def __init__(self, width: int, num_vectors: int, cond_width: int) -> None:

@@ -38,7 +38,7 @@ class LanguageModel(Architecture):
         num_heads: number of attention heads; width / num_heads must be even.
         mlp_width: hidden width of the SwiGLU MLP.
         conditioning_width: width of the vector that embeds the noise level; each layer projects its shifts,
-            scales and gates from it, 6 `width` numbers. null: the token width; a narrow vector saves parameters.
+            scales and gates from it, 6 `width` numbers. null: the token width; a narrow one saves parameters.
     """
 
     num_layers: int = 12

@@ -27,7 +27,7 @@ class ViT(Architecture):
         mlp_width: hidden width of the MLP.
         dropout: dropout in every layer and on the tokens.
         conditioning_width: width of the vector that embeds the noise level; each layer projects its shifts,
-            scales and gates from it, 6 `width` numbers. null: the token width; a narrow vector saves parameters.
+            scales and gates from it, 6 `width` numbers. null: the token width; a narrow one saves parameters.
         gelu: exact, or approximated by a tanh, which is slower on a CPU.
 
     Example:
