@@ -83,9 +83,7 @@ def num_parameters(module: nn.Module) -> int:
 def test_a_narrow_vector_saves_what_arithmetic_says(case: _Case) -> None:
     """Catches a network that ignores the width, and a part of the conditioning that keeps the token width."""
     wide, narrow = case.build(None), case.build(W)
-    modulated = sum(
-        isinstance(module, Layer | LlamaLayer) and module.modulation is not None for module in wide.modules()
-    )
+    modulated = sum(layer.modulation is not None for layer in wide.layers)
     assert modulated == 2
     vectors = 6 * modulated + 2  # two for the head
     of_modulations = vectors * D * (D - W)
