@@ -17,6 +17,7 @@ SIZES = {
     "width": whole(1, 2**20),
     "num_heads": whole(1, 2**20),
     "mlp_width": whole(1, 2**24),
+    "conditioning_width": whole(1, 2**20, optional=True),
     "patch_size": whole(1, 2**16),
 }
 

@@ -64,6 +64,11 @@ class CausalLM(LanguageModel):
         super().__post_init__()
         check_choice(f"{NETWORK}.streams", self.streams, get_args(Streams))
         check_choice(f"{NETWORK}.embedding", self.embedding, get_args(Embedding))
+        if self.streams == "clean" and self.conditioning_width is not None:
+            raise UserError(
+                f"{NETWORK}.conditioning_width ({self.conditioning_width}) has no use with streams=clean, which has no "
+                "modulation: set it to null"
+            )
 
     @property
     @override
@@ -106,14 +111,15 @@ class CausalNetwork(nn.Module):
         super().__init__()
         denoises = sizes.streams == "two"
         self.reads_context_alone = not denoises
+        cond_width = sizes.cond_width if denoises else None
         self.head_dim = sizes.head_dim
         self.embedding = embed_tokens(sizes.embedding, num_tokens, sizes.width, table)
-        self.noise_embedding = NoiseEmbedding(sizes.width) if denoises else None
+        self.noise_embedding = NoiseEmbedding(sizes.cond_width) if denoises else None
         self.noisy_embedding = nn.Linear(target_dim, sizes.width, bias=False) if denoises else None
         self.layers = nn.ModuleList(
-            LlamaLayer(sizes.width, sizes.num_heads, sizes.mlp_width, modulated=denoises) for _ in range(num_layers)
+            LlamaLayer(sizes.width, sizes.num_heads, sizes.mlp_width, cond_width) for _ in range(num_layers)
         )
-        self.head = LlamaHead(sizes.width, target_dim, modulated=denoises)
+        self.head = LlamaHead(sizes.width, target_dim, cond_width)
         initialise_llama(self, depth=num_layers)
 
     def forward(
@@ -184,7 +190,7 @@ class CausalNetwork(nn.Module):
         # Noisy vector i takes the position of the token it stands for, the one after clean token i.
         angles = rotary_angles(start + 1, length, self.head_dim, noisy.device)
         mask = None if length == 1 else _up_to_and_itself(start, length, noisy.device)
-        noise = c_noise if isinstance(c_noise, LevelModulations) else self.noise_embedding(c_noise)  # N, width
+        noise = c_noise if isinstance(c_noise, LevelModulations) else self.noise_embedding(c_noise)  # N, W
         x = self.noisy_embedding(noisy).type_as(noisy)  # N, T', width
         each = of_layers(noise, len(self.layers))
         for layer, memory, vectors in zip(self.layers, context.memories, each, strict=True):

@@ -4,7 +4,7 @@ Llama (Touvron et al. 2023, arXiv 2302.13971, Sec. 2.2): RMSNorm before each sub
 `dbl.networks.layers` and keep their biases. Under autocast linear layers return low precision, so whatever enters the
 first layer is cast to float32 (`type_as`) to keep the residual stream in float32.
 
-Axes: N batch, T tokens, D token width, H heads, S visible keys, C vocabulary.
+Axes: N batch, T tokens, D token width, W width of a noise vector, H heads, S visible keys, C vocabulary.
 """
 
 from dataclasses import dataclass
@@ -42,12 +42,15 @@ class LanguageModel(Architecture):
         width: token width.
         num_heads: number of attention heads; width / num_heads must be even.
         mlp_width: hidden width of the SwiGLU MLP.
+        conditioning_width: width of the vector that embeds the noise level; each layer projects its shifts,
+            scales and gates from it, 6 `width` numbers. null: the token width; a narrow one saves parameters.
     """
 
     num_layers: int = 12
     width: int = 768
     num_heads: int = 12
     mlp_width: int = 2048
+    conditioning_width: int | None = None
 
     def __post_init__(self) -> None:
         check_sizes(self)
@@ -61,6 +64,11 @@ class LanguageModel(Architecture):
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.width // self.num_heads
+
+    @property
+    def cond_width(self) -> int:
+        """Width of the vector that modulates the layers, W."""
+        return self.conditioning_width or self.width
 
 
 def rotary_angles(start: int, length: int, head_dim: int, device: torch.device) -> Angles:
@@ -150,14 +158,17 @@ class LlamaLayer(nn.Module):
 
     Args:
         hidden: hidden width of the MLP.
-        modulated: whether a noise vector may set norms and gates (adaLN-Zero). The norms then have no weights of their
-            own, even for tokens that come without a noise vector.
+        cond_width: width W of a noise vector that may set norms and gates (adaLN-Zero). The norms then have no weights
+            of their own, even for tokens that come without a noise vector. None: no vector.
         causal: attention without a mask is causal; see `RotaryAttention`.
     """
 
-    def __init__(self, width: int, num_heads: int, hidden: int, modulated: bool = False, causal: bool = True) -> None:
+    def __init__(
+        self, width: int, num_heads: int, hidden: int, cond_width: int | None = None, causal: bool = True
+    ) -> None:
         super().__init__()
-        self.modulation = Modulation(width, 6) if modulated else None
+        modulated = cond_width is not None
+        self.modulation = None if cond_width is None else Modulation(width, 6, cond_width)
         self.norm1 = rms_norm(width, modulated)
         self.attention = RotaryAttention(width, num_heads, causal)
         self.norm2 = rms_norm(width, modulated)
@@ -183,7 +194,7 @@ class LlamaLayer(nn.Module):
             mask: [T, S] true where a token may attend, with the memory's keys first. None: causal attention if the
                 layer is causal (valid only without a memory or for a single token), else full attention.
             memory: keys and values of earlier tokens.
-            noise: [N, D] modulation vector, or what `modulation` made of it, if the layer was built for one.
+            noise: [N, W] modulation vector, or what `modulation` made of it, if the layer was built for one.
 
         Returns:
             Tokens [N, T, D], and the memory extended by these tokens.
@@ -199,16 +210,16 @@ class LlamaLayer(nn.Module):
 
 
 class LlamaHead(nn.Module):
-    """Final norm, which a noise vector may modulate if `modulated`, and output projection."""
+    """Final norm, which a noise vector of width `cond_width` may modulate, and output projection."""
 
-    def __init__(self, width: int, out_features: int, modulated: bool = False) -> None:
+    def __init__(self, width: int, out_features: int, cond_width: int | None = None) -> None:
         super().__init__()
-        self.modulation = Modulation(width, 2) if modulated else None
-        self.norm = rms_norm(width, modulated)
+        self.modulation = None if cond_width is None else Modulation(width, 2, cond_width)
+        self.norm = rms_norm(width, modulated=cond_width is not None)
         self.project = nn.Linear(width, out_features, bias=False)
 
     def forward(self, x: Tensor, noise: Noise | None = None) -> Tensor:
-        """X [N, T, D] and noise [N, D], or what `modulation` made of it -> [N, T, out_features]."""
+        """X [N, T, D] and noise [N, W], or what `modulation` made of it -> [N, T, out_features]."""
         return self.project(self.features(x, noise))
 
     def features(self, x: Tensor, noise: Noise | None = None) -> Tensor:

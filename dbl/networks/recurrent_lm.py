@@ -148,10 +148,11 @@ class Recurrence(nn.Module):
     def __init__(self, sizes: RecurrentLM, num_tokens: int, target_dim: int, table: Tensor | None = None) -> None:
         super().__init__()
         self.head_dim = sizes.head_dim
+        cond_width = sizes.cond_width if self.modulated else None
         self.core_start, self.coda_start = sizes.prelude, sizes.num_layers - sizes.coda
         self.embedding = embed_tokens(sizes.embedding, num_tokens, sizes.width, table)
         self.layers = nn.ModuleList(
-            LlamaLayer(sizes.width, sizes.num_heads, sizes.mlp_width, self.modulated and number >= self.core_start)
+            LlamaLayer(sizes.width, sizes.num_heads, sizes.mlp_width, cond_width if number >= self.core_start else None)
             for number in range(sizes.num_layers)
         )
         # Huginn's adapter of the concatenated state and embedding, split into halves: the embedding's half is the same
@@ -159,9 +160,9 @@ class Recurrence(nn.Module):
         self.adapt_state = nn.Linear(sizes.width, sizes.width, bias=False)
         self.adapt_embedding = nn.Linear(sizes.width, sizes.width, bias=False)
         self.core_norm = rms_norm(sizes.width)
-        self.head = LlamaHead(sizes.width, target_dim, self.modulated)
+        self.head = LlamaHead(sizes.width, target_dim, cond_width)
         if self.modulated:
-            self.noise_embedding = NoiseEmbedding(sizes.width)
+            self.noise_embedding = NoiseEmbedding(sizes.cond_width)
             self.noisy_embedding = nn.Linear(target_dim, sizes.width, bias=False)
         initialise_llama(self, sizes.num_layers)
         for half in (self.adapt_state, self.adapt_embedding):
