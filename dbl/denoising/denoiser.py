@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,31 @@ from dbl.denoising.readout import (
     mean_over_scored,
 )
 from dbl.denoising.vocabulary import in_network_precision, project
-from dbl.diffusion.gaussian import append_axes, scalings
+from dbl.diffusion.gaussian import Scalings, append_axes, scalings
+from dbl.networks.level_modulations import LevelModulations
 from dbl.networks.masked_lm import MaskedNetwork
+
+
+class Level(NamedTuple):
+    """Levels of noise, with what depends on them alone: computed once for many calls of a network.
+
+    Attributes:
+        sigma: [N] float32 levels.
+        scalings: preconditioning, [N] each.
+        noise: what the network is told of the levels: c_noise [N], or the modulations that it makes of it.
+    """
+
+    sigma: Tensor
+    scalings: Scalings
+    noise: Tensor | LevelModulations
+
+    def rows(self, start: int, end: int) -> "Level":
+        """Those of some rows of the batch."""
+        noise = self.noise[start:end] if isinstance(self.noise, Tensor) else self.noise.rows(start, end)
+        return Level(self.sigma[start:end], Scalings(*(scale[start:end] for scale in self.scalings)), noise)
+
+
+Predict = Callable[[Tensor, Tensor | Level], Prediction]
 
 
 class Denoiser(nn.Module, ABC):
@@ -38,15 +61,23 @@ class Denoiser(nn.Module, ABC):
         self.loss_weight = loss_weight
 
     @abstractmethod
-    def predict(self, noisy: Tensor, sigma: Tensor, cond: Any, adjust: Adjust | None = None) -> Prediction:
+    def predict(self, noisy: Tensor, sigma: Tensor | Level, cond: Any, adjust: Adjust | None = None) -> Prediction:
         """Denoise, with logits if the target is discrete.
 
         Args:
             noisy: [N, *target_shape].
-            sigma: [N] levels.
+            sigma: [N] levels, or what `at_level` made of them.
             cond: labels [N], images [N, channels, height, width], tokens [N, T], or what the network made of them.
             adjust: change of the network's own logits; see `Readout.forward`.
         """
+
+    def at_level(self, sigma: Tensor) -> Tensor | Level:
+        """What `predict` can use in place of levels [N] in many calls: what depends on them alone is computed here."""
+        return sigma
+
+    def predictor(self, cond: Any, adjust: Adjust | None = None) -> Predict:
+        """`predict` for one condition and many levels: what depends on no level may be computed here, once."""
+        return lambda noisy, sigma: self.predict(noisy, sigma, cond, adjust)
 
     @abstractmethod
     def prediction_loss(self, prediction: Prediction, clean: Clean, noisy: Tensor) -> Tensor:
@@ -88,31 +119,65 @@ class GaussianDenoiser(Denoiser):
         self.readout = readout
         self.sigma_data = sigma_data
 
-    def _preconditioned(self, noisy: Tensor, sigma: Tensor, cond: Any) -> tuple[Tensor, Tensor]:
+    def _level(self, sigma: Tensor) -> Level:
+        sigma = sigma.float()
+        scales = scalings(sigma, self.sigma_data)  # EDM, Table 1
+        return Level(sigma, scales, scales.c_noise)
+
+    def _preconditioned(self, noisy: Tensor, level: Level, cond: Any) -> tuple[Tensor, Tensor]:
         """`c_skip z + c_out F(c_in z, c_noise)` (EDM, Eq. 7) in float32, and F itself in the network's precision."""
-        c_skip, c_out, c_in, c_noise = scalings(sigma, self.sigma_data)  # EDM, Table 1
-        c_skip, c_out, c_in = (append_axes(scale, noisy) for scale in (c_skip, c_out, c_in))
-        output: Tensor = self.network(c_in * noisy, c_noise, cond)
+        c_skip, c_out = (append_axes(scale, noisy) for scale in (level.scalings.c_skip, level.scalings.c_out))
+        output: Tensor = self.network(self.scaled(noisy, level), level.noise, cond)
         return c_skip * noisy + c_out * output.float(), output
 
+    def scaled(self, noisy: Tensor, level: Level) -> Tensor:
+        """`c_in z`, the first input of the network, from noisy targets [N, *target_shape]."""
+        return append_axes(level.scalings.c_in, noisy) * noisy
+
     @override
-    def predict(self, noisy: Tensor, sigma: Tensor, cond: Any, adjust: Adjust | None = None) -> Prediction:
-        noisy, sigma = noisy.float(), sigma.float()
-        estimate, output = self._preconditioned(noisy, sigma, cond)
+    def at_level(self, sigma: Tensor) -> Level:
+        level = self._level(sigma)
+        modulations = getattr(self.network, "modulations", None)
+        if modulations is None or getattr(self.network, "reads_context_alone", False):
+            return level
+        return level._replace(noise=modulations(level.scalings.c_noise))
+
+    @override
+    def predict(self, noisy: Tensor, sigma: Tensor | Level, cond: Any, adjust: Adjust | None = None) -> Prediction:
+        noisy, level = noisy.float(), sigma if isinstance(sigma, Level) else self._level(sigma)
+        estimate, output = self._preconditioned(noisy, level, cond)
         with torch.autocast(noisy.device.type, enabled=False):
-            prediction: Prediction = self.readout(estimate, output, noisy, sigma, adjust)
+            prediction: Prediction = self.readout(estimate, output, noisy, level.sigma, adjust)
         return prediction
 
     @override
+    def predictor(self, cond: Any, adjust: Adjust | None = None) -> Predict:
+        if not getattr(self.network, "reads_context_alone", False):
+            return super().predictor(cond, adjust)
+        output = self.network(None, None, cond)
+        with torch.autocast(output.device.type, enabled=False):
+            read = self.readout.reader(output, adjust)
+        return super().predictor(cond, adjust) if read is None else at_any_level(read)
+
+    @override
     def unweighted_loss(self, clean: Clean, noisy: Tensor, sigma: Tensor) -> Tensor:
-        noisy, sigma = noisy.float(), sigma.float()
-        estimate, output = self._preconditioned(noisy, sigma, clean.cond)
+        noisy, level = noisy.float(), self._level(sigma)
+        estimate, output = self._preconditioned(noisy, level, clean.cond)
         with torch.autocast(noisy.device.type, enabled=False):
-            return self.readout.unweighted_loss(estimate, output, noisy, sigma, clean)
+            return self.readout.unweighted_loss(estimate, output, noisy, level.sigma, clean)
 
     @override
     def prediction_loss(self, prediction: Prediction, clean: Clean, noisy: Tensor) -> Tensor:
         return self.readout.loss(prediction, clean)
+
+
+def at_any_level(read: Callable[[Tensor, Tensor], Prediction]) -> Predict:
+    """A predictor from a function of float32 noisy targets [N, ...] and levels [N]."""
+
+    def predict(noisy: Tensor, sigma: Tensor | Level) -> Prediction:
+        return read(noisy.float(), sigma.sigma if isinstance(sigma, Level) else sigma.float())
+
+    return predict
 
 
 class MaskedDenoiser(Denoiser):
@@ -129,8 +194,9 @@ class MaskedDenoiser(Denoiser):
         self.mask = mask
 
     @override
-    def predict(self, noisy: Tensor, sigma: Tensor, cond: Any, adjust: Adjust | None = None) -> Prediction:
+    def predict(self, noisy: Tensor, sigma: Tensor | Level, cond: Any, adjust: Adjust | None = None) -> Prediction:
         """Tokens [N, T], the most probable one where a token is hidden, and logits; arguments as in `Denoiser`."""
+        assert isinstance(sigma, Tensor)
         if not isinstance(self.network, MaskedNetwork):
             logits = self.network(noisy, sigma.float(), cond).float()
             logits = logits if adjust is None else adjust(logits)

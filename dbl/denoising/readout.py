@@ -152,6 +152,18 @@ class Readout(nn.Module, ABC):
                 evidence of the noisy target is added.
         """
 
+    def reader(self, output: Tensor, adjust: Adjust | None = None) -> Callable[[Tensor, Tensor], Prediction] | None:
+        """Read an output that depends on no noise once, for many levels.
+
+        Args:
+            output: [N, *target_shape] raw output of a network that reads the condition alone.
+            adjust: as in `forward`.
+
+        Returns:
+            The prediction as a function of noisy [N, *target_shape] and levels [N]; None if `forward` must be called.
+        """
+        return None
+
     @abstractmethod
     def loss(self, prediction: Prediction, clean: Clean) -> Tensor:
         """[N] loss of a prediction."""

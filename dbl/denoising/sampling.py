@@ -156,9 +156,19 @@ class Sampler:
         """Carry `start` [N, ...] along `sigmas` to level 0."""
         return _METHODS[self.method](denoise, start, sigmas)
 
-    def sample(self, denoise: Denoise, unit_noise: Tensor, noise: NoiseDistribution) -> Tensor:
-        """Carry standard normal noise [N, ...] from the highest level of a training distribution to level 0."""
-        return self.run(denoise, self.temperature * noise.sigma_max * unit_noise, self.levels(noise))
+    def sample(
+        self, denoise: Denoise, unit_noise: Tensor, noise: NoiseDistribution, levels: Tensor | None = None
+    ) -> Tensor:
+        """Carry standard normal noise [N, ...] from the highest level of a training distribution to level 0.
+
+        Args:
+            denoise: function of noisy [N, ...] and a level.
+            unit_noise: [N, ...].
+            noise: training distribution.
+            levels: what `levels(noise)` gave, where many samples share it.
+        """
+        levels = self.levels(noise) if levels is None else levels
+        return self.run(denoise, self.temperature * noise.sigma_max * unit_noise, levels)
 
     def calls_per_block(self, noise: NoiseDistribution, partition: Partition) -> list[int]:
         """[B] calls of each block in one sample, without the doubling of guidance; warns if a block is never called."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from dbl.denoising.denoiser import Denoiser, GaussianDenoiser
+from dbl.denoising.denoiser import Denoiser, GaussianDenoiser, Level, Predict, at_any_level
 from dbl.denoising.readout import Adjust, Clean, Prediction
 from dbl.denoising.targets import TableReadout
 from dbl.denoising.vocabulary import project
@@ -40,12 +40,20 @@ class Ensemble(Denoiser):
         return cast(TableReadout, self.readouts[0])
 
     @override
-    def predict(self, noisy: Tensor, sigma: Tensor, cond: Any, adjust: Adjust | None = None) -> Prediction:
+    def predict(self, noisy: Tensor, sigma: Tensor | Level, cond: Any, adjust: Adjust | None = None) -> Prediction:
         """As in `Denoiser`; cond is tokens [N, T] or what the network's `extend` made of them."""
+        assert isinstance(sigma, Tensor)
         noisy, sigma = noisy.float(), sigma.float()
         outputs = torch.stack(self.network(noisy, cond), dim=-2)  # N, T, B, D
         with torch.autocast(noisy.device.type, enabled=False):
             return self.readout.prediction(self._context_logits, outputs, noisy, sigma, adjust)
+
+    @override
+    def predictor(self, cond: Any, adjust: Adjust | None = None) -> Predict:
+        outputs = torch.stack(self.network(None, cond), dim=-2)  # N, T, B, D
+        with torch.autocast(outputs.device.type, enabled=False):
+            own = self._context_logits(outputs.flatten(0, 1)).unflatten(0, outputs.shape[:2])
+            return at_any_level(self.readout.reader_of(own, adjust))
 
     def _context_logits(self, outputs: Tensor) -> Tensor:
         """[R, C] of the outputs [R, B, D] of all members."""
@@ -80,7 +88,7 @@ class EnsembleNetwork(nn.Module):
             for member, context in zip(self.members, before, strict=True)
         )
 
-    def forward(self, noisy: Tensor, cond: Tensor | tuple[Context, ...]) -> list[Tensor]:
-        """The output [N, T', D] of each member; only the length of noisy [N, T', D] matters."""
+    def forward(self, noisy: Tensor | None, cond: Tensor | tuple[Context, ...]) -> list[Tensor]:
+        """The output [N, T', D] of each member; of noisy [N, T', D] only the length matters, see `CausalNetwork`."""
         each: Sequence[Tensor | Context] = [cond] * len(self.members) if isinstance(cond, Tensor) else cond
         return [member(noisy, None, one) for member, one in zip(self.members, each, strict=True)]

@@ -18,6 +18,7 @@ SIZES = {
     "width": whole(1, 2**20),
     "num_heads": whole(1, 2**20),
     "mlp_width": whole(1, 2**24),
+    "conditioning_width": whole(1, 2**20, optional=True),
     "patch_size": whole(1, 2**16),
 }
 
@@ -43,7 +44,7 @@ class Architecture(ABC):
 
     num_layers: int
     can_be_partitioned: ClassVar[bool] = True  # into more than one block
-    rereads_text: ClassVar[bool] = False  # generation has no cache: all tokens pass through again for each new one
+    rereads_text: ClassVar[bool] = False  # in each iteration for each token: generation has a cache of each iteration
 
     @abstractmethod
     def build(

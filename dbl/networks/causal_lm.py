@@ -17,16 +17,18 @@ from typing_extensions import override
 
 from dbl.data.spec import DataSpec, TextSpec
 from dbl.networks.architecture import NETWORK
+from dbl.networks.kv_cache import KeysValues
 from dbl.networks.layers import NoiseEmbedding
+from dbl.networks.level_modulations import LevelModulations, of_head, of_layers
 from dbl.networks.llama import (
     Embedding,
-    KeysValues,
     LanguageModel,
     LlamaHead,
     LlamaLayer,
     embed_tokens,
     initialise_llama,
     rotary_angles,
+    up_to,
 )
 from dbl.utils.checks import check_choice
 from dbl.utils.errors import UserError
@@ -62,6 +64,11 @@ class CausalLM(LanguageModel):
         super().__post_init__()
         check_choice(f"{NETWORK}.streams", self.streams, get_args(Streams))
         check_choice(f"{NETWORK}.embedding", self.embedding, get_args(Embedding))
+        if self.streams == "clean" and self.conditioning_width is not None:
+            raise UserError(
+                f"{NETWORK}.conditioning_width ({self.conditioning_width}) has no use with streams=clean, which has no "
+                "modulation: set it to null"
+            )
 
     @property
     @override
@@ -103,23 +110,27 @@ class CausalNetwork(nn.Module):
     ) -> None:
         super().__init__()
         denoises = sizes.streams == "two"
+        self.reads_context_alone = not denoises
+        cond_width = sizes.cond_width if denoises else None
         self.head_dim = sizes.head_dim
         self.embedding = embed_tokens(sizes.embedding, num_tokens, sizes.width, table)
-        self.noise_embedding = NoiseEmbedding(sizes.width) if denoises else None
+        self.noise_embedding = NoiseEmbedding(sizes.cond_width) if denoises else None
         self.noisy_embedding = nn.Linear(target_dim, sizes.width, bias=False) if denoises else None
         self.layers = nn.ModuleList(
-            LlamaLayer(sizes.width, sizes.num_heads, sizes.mlp_width, modulated=denoises) for _ in range(num_layers)
+            LlamaLayer(sizes.width, sizes.num_heads, sizes.mlp_width, cond_width) for _ in range(num_layers)
         )
-        self.head = LlamaHead(sizes.width, target_dim, modulated=denoises)
+        self.head = LlamaHead(sizes.width, target_dim, cond_width)
         initialise_llama(self, depth=num_layers)
 
-    def forward(self, noisy: Tensor | None, c_noise: Tensor | None, cond: Tensor | Context) -> Tensor:
+    def forward(
+        self, noisy: Tensor | None, c_noise: Tensor | LevelModulations | None, cond: Tensor | Context
+    ) -> Tensor:
         """Denoise the tokens that follow the clean ones, or predict them from the clean ones alone.
 
         Args:
             noisy: [N, T', D] vectors scaled by c_in, for the tokens after the last T' clean ones. Only T' matters with
                 `streams="clean"`; None means one per token in `cond`, or one after a `Context`.
-            c_noise: [N] embedded noise levels, ignored with `streams="clean"`.
+            c_noise: [N] embedded noise levels, or what `modulations` made of them; ignored with `streams="clean"`.
             cond: clean tokens [N, T], or their `Context` from `extend`.
 
         Returns:
@@ -147,7 +158,7 @@ class CausalNetwork(nn.Module):
         start, length = 0 if context is None else context.length, tokens.shape[1]
         angles = rotary_angles(start, length, self.head_dim, tokens.device)
         # Without earlier tokens attention is causal by itself; a single token sees all of them.
-        mask = None if start == 0 or length == 1 else _up_to(start, length, tokens.device)
+        mask = None if start == 0 or length == 1 else up_to(start, length, tokens.device)
         pasts = [None] * len(self.layers) if context is None else list(context.memories)
         memories = []
         x = self.embedding(tokens)  # N, S, width
@@ -165,7 +176,12 @@ class CausalNetwork(nn.Module):
             outputs = torch.cat([context.outputs, outputs], dim=1)
         return Context(tuple(memories), outputs)
 
-    def _denoise(self, noisy: Tensor, c_noise: Tensor, context: Context) -> Tensor:
+    def modulations(self, c_noise: Tensor) -> LevelModulations:
+        """What modulates the noisy vectors at embedded levels [N]; it depends on nothing else."""
+        assert self.noise_embedding is not None
+        return LevelModulations.of(self.layers, self.head, self.noise_embedding(c_noise))
+
+    def _denoise(self, noisy: Tensor, c_noise: Tensor | LevelModulations, context: Context) -> Tensor:
         """Denoise vectors [N, T', D] that follow the last T' tokens of the context."""
         assert self.noisy_embedding is not None
         assert self.noise_embedding is not None
@@ -174,19 +190,15 @@ class CausalNetwork(nn.Module):
         # Noisy vector i takes the position of the token it stands for, the one after clean token i.
         angles = rotary_angles(start + 1, length, self.head_dim, noisy.device)
         mask = None if length == 1 else _up_to_and_itself(start, length, noisy.device)
-        noise = self.noise_embedding(c_noise)  # N, width
+        noise = c_noise if isinstance(c_noise, LevelModulations) else self.noise_embedding(c_noise)  # N, W
         x = self.noisy_embedding(noisy).type_as(noisy)  # N, T', width
-        for layer, memory in zip(self.layers, context.memories, strict=True):
-            x, _ = layer(x, angles, mask, memory, noise)
-        return self.head(x, noise)  # N, T', D
-
-
-def _up_to(start: int, length: int, device: torch.device) -> Tensor:
-    """Mask [length, start + length]: query i, which is token start + i, sees the tokens up to itself."""
-    return torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)
+        each = of_layers(noise, len(self.layers))
+        for layer, memory, vectors in zip(self.layers, context.memories, each, strict=True):
+            x, _ = layer(x, angles, mask, memory, vectors)
+        return self.head(x, of_head(noise))  # N, T', D
 
 
 def _up_to_and_itself(start: int, length: int, device: torch.device) -> Tensor:
     """Mask [length, start + 2 length]: noisy vector start + i sees clean tokens up to start + i, and itself."""
     itself = torch.eye(length, dtype=torch.bool, device=device)
-    return torch.cat([_up_to(start, length, device), itself], dim=1)
+    return torch.cat([up_to(start, length, device), itself], dim=1)

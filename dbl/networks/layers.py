@@ -1,6 +1,7 @@
 """Parts shared by the transformers: noise embedding, attention, residual layers, patches and positions.
 
-Axes: N batch, T tokens, D token width, H heads, P patch size. A layer is one residual transformer unit.
+Axes: N batch, T tokens, D token width, W width of a conditioning vector, H heads, P patch size. A layer is one residual
+transformer unit.
 """
 
 import math
@@ -77,16 +78,17 @@ def feed_forward(width: int, hidden: int, dropout: float = 0.0, gelu: Gelu = "ta
 class Modulation(nn.Module):
     """Shifts, scales and gates computed from a conditioning vector (adaLN-Zero of DiT, arXiv 2212.09748, Sec. 3.2).
 
-    `initialise` zeroes the projection, so that a layer starts as the identity.
+    The projection has `num_vectors * D * W` weights: a third of a Llama layer's if W = D. `initialise` zeroes it, so
+    that a layer starts as the identity.
     """
 
-    def __init__(self, width: int, num_vectors: int) -> None:
+    def __init__(self, width: int, num_vectors: int, cond_width: int) -> None:
         super().__init__()
         self.num_vectors = num_vectors
-        self.project = nn.Linear(width, num_vectors * width)
+        self.project = nn.Linear(cond_width, num_vectors * width)
 
     def forward(self, cond: Tensor) -> tuple[Tensor, ...]:
-        """[N, D] -> `num_vectors` tensors [N, 1, D]."""
+        """[N, W] -> `num_vectors` tensors [N, 1, D]."""
         return self.project(F.silu(cond)).unsqueeze(1).chunk(self.num_vectors, dim=2)
 
 
@@ -101,7 +103,7 @@ class Layer(nn.Module):
     Args:
         hidden: hidden width of the MLP.
         dropout: dropout of the attention weights, the attention output and the MLP output.
-        modulated: whether a conditioning vector sets norms and residual gates (adaLN-Zero).
+        cond_width: width W of a conditioning vector that sets norms and residual gates (adaLN-Zero); None: no vector.
         gelu: exact, or approximated by a tanh.
     """
 
@@ -111,15 +113,15 @@ class Layer(nn.Module):
         num_heads: int,
         hidden: int,
         dropout: float = 0.0,
-        modulated: bool = False,
+        cond_width: int | None = None,
         gelu: Gelu = "tanh",
     ) -> None:
         super().__init__()
-        self.modulation = Modulation(width, 6) if modulated else None
-        self.norm1 = nn.LayerNorm(width, elementwise_affine=not modulated)
+        self.modulation = None if cond_width is None else Modulation(width, 6, cond_width)
+        self.norm1 = nn.LayerNorm(width, elementwise_affine=cond_width is None)
         self.attention = Attention(width, num_heads, dropout)
         self.drop = nn.Dropout(dropout)
-        self.norm2 = nn.LayerNorm(width, elementwise_affine=not modulated)
+        self.norm2 = nn.LayerNorm(width, elementwise_affine=cond_width is None)
         self.mlp = feed_forward(width, hidden, dropout, gelu)
 
     def forward(self, x: Tensor, cond: Tensor | None = None, num_queries: int | None = None) -> Tensor:
@@ -127,7 +129,7 @@ class Layer(nn.Module):
 
         Args:
             x: [N, T, D].
-            cond: [N, D] if the layer is modulated.
+            cond: [N, W] if the layer is modulated.
             num_queries: number of first tokens to compute; None: all.
 
         Returns:
@@ -145,14 +147,14 @@ class Layer(nn.Module):
 class ModulatedHead(nn.Module):
     """Modulated final norm and output projection."""
 
-    def __init__(self, width: int, out_features: int) -> None:
+    def __init__(self, width: int, out_features: int, cond_width: int) -> None:
         super().__init__()
-        self.modulation = Modulation(width, 2)
+        self.modulation = Modulation(width, 2, cond_width)
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.project = nn.Linear(width, out_features)
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
-        """X [N, T, D] and cond [N, D] -> [N, T, out_features]."""
+        """X [N, T, D] and cond [N, W] -> [N, T, out_features]."""
         shift, scale = self.modulation(cond)
         return self.project(modulate(self.norm(x), shift, scale))  # N, T, out_features
 

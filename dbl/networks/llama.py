@@ -4,25 +4,30 @@ Llama (Touvron et al. 2023, arXiv 2302.13971, Sec. 2.2): RMSNorm before each sub
 `dbl.networks.layers` and keep their biases. Under autocast linear layers return low precision, so whatever enters the
 first layer is cast to float32 (`type_as`) to keep the residual stream in float32.
 
-Axes: N batch, T tokens, D token width, H heads, S visible keys, C vocabulary.
+Axes: N batch, T tokens, D token width, W width of a noise vector, H heads, S visible keys, C vocabulary.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dbl.networks.architecture import NETWORK, Architecture, check_sizes
+from dbl.networks.kv_cache import KeysValues, Memory
 from dbl.networks.layers import Modulation, modulate
 from dbl.utils.errors import UserError
 
 Embedding = Literal["own", "table"]
 Angles = tuple[Tensor, Tensor]
+# What modulates a layer: a vector [N, D], or the shifts, scales and gates that the layer makes of it.
+Noise = Tensor | tuple[Tensor, ...]
 
 _EPS = 1e-6  # of RMSNorm; torch's default depends on the precision
 _BASE = 10000.0  # of the rotary frequencies
+_LEAST_ANGLES = 256  # positions
 # About the scale that a layer adds at the start. With the usual 0.02 the first layer's average over earlier tokens
 # drowns the token itself: worse after 250 steps on characters (4 layers, width 96, 3 seeds, both kinds of `CausalLM`).
 _EMBEDDING_STD = 0.3
@@ -37,12 +42,15 @@ class LanguageModel(Architecture):
         width: token width.
         num_heads: number of attention heads; width / num_heads must be even.
         mlp_width: hidden width of the SwiGLU MLP.
+        conditioning_width: width of the vector that embeds the noise level; each layer projects its shifts,
+            scales and gates from it, 6 `width` numbers. null: the token width; a narrow one saves parameters.
     """
 
     num_layers: int = 12
     width: int = 768
     num_heads: int = 12
     mlp_width: int = 2048
+    conditioning_width: int | None = None
 
     def __post_init__(self) -> None:
         check_sizes(self)
@@ -57,20 +65,32 @@ class LanguageModel(Architecture):
         """Width of one attention head."""
         return self.width // self.num_heads
 
-
-class KeysValues(NamedTuple):
-    """Keys (already rotated) and values of earlier tokens, each [N, H, S, D / H]."""
-
-    keys: Tensor
-    values: Tensor
+    @property
+    def cond_width(self) -> int:
+        """Width of the vector that modulates the layers, W."""
+        return self.conditioning_width or self.width
 
 
 def rotary_angles(start: int, length: int, head_dim: int, device: torch.device) -> Angles:
     """Cosines and sines [T, 1, D / H / 2] of positions from `start` on (RoFormer, arXiv 2104.09864, Eq. 15)."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return _angles(start, length, head_dim, device)
+    # Writing text asks for one position after the other, in each block.
+    room = max(1 << (start + length - 1).bit_length(), _LEAST_ANGLES)
+    cos, sin = _known_angles(room, head_dim, device)
+    return cos[start : start + length], sin[start : start + length]
+
+
+def _angles(start: int, length: int, head_dim: int, device: torch.device) -> Angles:
     frequencies = _BASE ** -(torch.arange(0, head_dim, 2, device=device) / head_dim)
     positions = torch.arange(start, start + length, device=device)
     angles = (positions.unsqueeze(1) * frequencies).unsqueeze(1)
     return angles.cos(), angles.sin()
+
+
+@lru_cache(maxsize=16)
+def _known_angles(length: int, head_dim: int, device: torch.device) -> Angles:
+    return _angles(0, length, head_dim, device)
 
 
 def rotate(x: Tensor, angles: Angles) -> Tensor:
@@ -78,6 +98,11 @@ def rotate(x: Tensor, angles: Angles) -> Tensor:
     cos, sin = angles
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).type_as(x)
+
+
+def up_to(start: int, length: int, device: torch.device) -> Tensor:
+    """Mask [length, start + length]: query i, which is token start + i, sees the tokens up to itself."""
+    return torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)
 
 
 class RotaryAttention(nn.Module):
@@ -95,16 +120,14 @@ class RotaryAttention(nn.Module):
         self.key_value = nn.Linear(width, 2 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def memorise(self, x: Tensor, angles: Angles, memory: KeysValues | None = None) -> KeysValues:
+    def memorise(self, x: Tensor, angles: Angles, memory: Memory | None = None) -> KeysValues:
         """Append the keys and values of x [N, T, D] to a memory."""
         keys, values = self.key_value(x).unflatten(2, (2, self.num_heads, -1)).unbind(2)  # N, T, H, D/H
         keys, values = rotate(keys, angles).transpose(1, 2), values.transpose(1, 2)  # N, H, T, D/H
-        if memory is None:
-            return KeysValues(keys, values)
-        return KeysValues(torch.cat([memory.keys, keys], dim=2), torch.cat([memory.values, values], dim=2))
+        return KeysValues(keys, values) if memory is None else memory.append(keys, values)
 
     def forward(
-        self, x: Tensor, angles: Angles, mask: Tensor | None = None, memory: KeysValues | None = None
+        self, x: Tensor, angles: Angles, mask: Tensor | None = None, memory: Memory | None = None
     ) -> tuple[Tensor, KeysValues]:
         """Attend; arguments and results as in `LlamaLayer.forward`."""
         seen = self.memorise(x, angles, memory)
@@ -135,20 +158,23 @@ class LlamaLayer(nn.Module):
 
     Args:
         hidden: hidden width of the MLP.
-        modulated: whether a noise vector may set norms and gates (adaLN-Zero). The norms then have no weights of their
-            own, even for tokens that come without a noise vector.
+        cond_width: width W of a noise vector that may set norms and gates (adaLN-Zero). The norms then have no weights
+            of their own, even for tokens that come without a noise vector. None: no vector.
         causal: attention without a mask is causal; see `RotaryAttention`.
     """
 
-    def __init__(self, width: int, num_heads: int, hidden: int, modulated: bool = False, causal: bool = True) -> None:
+    def __init__(
+        self, width: int, num_heads: int, hidden: int, cond_width: int | None = None, causal: bool = True
+    ) -> None:
         super().__init__()
-        self.modulation = Modulation(width, 6) if modulated else None
+        modulated = cond_width is not None
+        self.modulation = None if cond_width is None else Modulation(width, 6, cond_width)
         self.norm1 = rms_norm(width, modulated)
         self.attention = RotaryAttention(width, num_heads, causal)
         self.norm2 = rms_norm(width, modulated)
         self.mlp = SwiGLU(width, hidden)
 
-    def memorise(self, x: Tensor, angles: Angles, memory: KeysValues | None = None) -> KeysValues:
+    def memorise(self, x: Tensor, angles: Angles, memory: Memory | None = None) -> KeysValues:
         """Append x [N, T, D] to the memory only, for tokens whose outputs are not needed."""
         return self.attention.memorise(self.norm1(x), angles, memory)
 
@@ -157,8 +183,8 @@ class LlamaLayer(nn.Module):
         x: Tensor,
         angles: Angles,
         mask: Tensor | None = None,
-        memory: KeysValues | None = None,
-        noise: Tensor | None = None,
+        memory: Memory | None = None,
+        noise: Noise | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """Apply the layer.
 
@@ -168,7 +194,7 @@ class LlamaLayer(nn.Module):
             mask: [T, S] true where a token may attend, with the memory's keys first. None: causal attention if the
                 layer is causal (valid only without a memory or for a single token), else full attention.
             memory: keys and values of earlier tokens.
-            noise: [N, D] modulation vector, if the layer was built for one.
+            noise: [N, W] modulation vector, or what `modulation` made of it, if the layer was built for one.
 
         Returns:
             Tokens [N, T, D], and the memory extended by these tokens.
@@ -177,31 +203,36 @@ class LlamaLayer(nn.Module):
             attended, seen = self.attention(self.norm1(x), angles, mask, memory)
             x = x + attended
             return x + self.mlp(self.norm2(x)), seen
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(noise)
+        shift1, scale1, gate1, shift2, scale2, gate2 = _vectors(self.modulation, noise)
         attended, seen = self.attention(modulate(self.norm1(x), shift1, scale1), angles, mask, memory)
         x = x + gate1 * attended
         return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2)), seen
 
 
 class LlamaHead(nn.Module):
-    """Final norm, which a noise vector may modulate if `modulated`, and output projection."""
+    """Final norm, which a noise vector of width `cond_width` may modulate, and output projection."""
 
-    def __init__(self, width: int, out_features: int, modulated: bool = False) -> None:
+    def __init__(self, width: int, out_features: int, cond_width: int | None = None) -> None:
         super().__init__()
-        self.modulation = Modulation(width, 2) if modulated else None
-        self.norm = rms_norm(width, modulated)
+        self.modulation = None if cond_width is None else Modulation(width, 2, cond_width)
+        self.norm = rms_norm(width, modulated=cond_width is not None)
         self.project = nn.Linear(width, out_features, bias=False)
 
-    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """X [N, T, D] and noise [N, D] -> [N, T, out_features]."""
+    def forward(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+        """X [N, T, D] and noise [N, W], or what `modulation` made of it -> [N, T, out_features]."""
         return self.project(self.features(x, noise))
 
-    def features(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+    def features(self, x: Tensor, noise: Noise | None = None) -> Tensor:
         """What the projection reads, [N, T, D]; arguments as in `forward`."""
         x = self.norm(x)
         if self.modulation is not None and noise is not None:
-            x = modulate(x, *self.modulation(noise))
+            x = modulate(x, *_vectors(self.modulation, noise))
         return x
+
+
+def _vectors(modulation: Modulation, noise: Noise) -> tuple[Tensor, ...]:
+    """Shifts, scales and gates [N, 1, D]."""
+    return noise if isinstance(noise, tuple) else modulation(noise)
 
 
 class TableEmbedding(nn.Module):

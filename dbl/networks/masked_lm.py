@@ -47,12 +47,12 @@ class MaskedNetwork(nn.Module):
         super().__init__()
         self.head_dim = sizes.head_dim
         self.embedding = nn.Embedding(num_tokens + 1, sizes.width)  # id C is the mask
-        self.noise_embedding = NoiseEmbedding(sizes.width)
+        self.noise_embedding = NoiseEmbedding(sizes.cond_width)
         self.layers = nn.ModuleList(
-            LlamaLayer(sizes.width, sizes.num_heads, sizes.mlp_width, modulated=True, causal=False)
+            LlamaLayer(sizes.width, sizes.num_heads, sizes.mlp_width, sizes.cond_width, causal=False)
             for _ in range(num_layers)
         )
-        self.head = LlamaHead(sizes.width, num_tokens, modulated=True)
+        self.head = LlamaHead(sizes.width, num_tokens, sizes.cond_width)
         initialise_llama(self, depth=num_layers)
         nn.init.zeros_(self.head.project.weight)  # all tokens start equally likely
 
@@ -70,7 +70,7 @@ class MaskedNetwork(nn.Module):
         """
         angles = rotary_angles(0, noisy.shape[1], self.head_dim, noisy.device)
         x = self.embedding(noisy)  # N, T, width
-        noise = self.noise_embedding(c_noise)  # N, width
+        noise = self.noise_embedding(c_noise)  # N, conditioning width
         for layer in self.layers:
             x, _ = layer(x, angles, noise=noise)
         return self.head(x, noise) if project else self.head.features(x, noise)

@@ -10,7 +10,7 @@ Axes: N batch, T tokens, D width of a target vector, W width of the state.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, get_args
+from typing import ClassVar, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,9 @@ from typing_extensions import override
 
 from dbl.data.spec import DataSpec, TextSpec
 from dbl.networks.architecture import NETWORK
+from dbl.networks.kv_cache import KeyValueBuffer
 from dbl.networks.layers import NoiseEmbedding
+from dbl.networks.level_modulations import LevelModulations, of_head, of_layers
 from dbl.networks.llama import (
     Angles,
     Embedding,
@@ -109,6 +111,32 @@ class RecurrentLM(LanguageModel):
         return RecurrentBaseline(self, self.require(data, TextSpec).num_classes, target_dim, table)
 
 
+class Place(NamedTuple):
+    """Where tokens stand, and what was read before them.
+
+    Attributes:
+        angles: rotary angles of their positions.
+        memories: keys and values of earlier tokens, of each layer; None: there are no earlier tokens.
+        mask: [T, S] as in `LlamaLayer.forward`.
+    """
+
+    angles: Angles
+    memories: tuple[KeyValueBuffer, ...] | None = None
+    mask: Tensor | None = None
+
+
+class NextPlace(NamedTuple):
+    """The last place of a text, whose next token is denoised.
+
+    Attributes:
+        embedded: [N, 1, W] what prelude and adapter made of its token.
+        place: where it stands, and what one level has read before it.
+    """
+
+    embedded: Tensor
+    place: Place
+
+
 class Recurrence(nn.Module):
     """Prelude, core and coda; the `forward` of a subclass decides how often to pass through the core.
 
@@ -120,10 +148,11 @@ class Recurrence(nn.Module):
     def __init__(self, sizes: RecurrentLM, num_tokens: int, target_dim: int, table: Tensor | None = None) -> None:
         super().__init__()
         self.head_dim = sizes.head_dim
+        cond_width = sizes.cond_width if self.modulated else None
         self.core_start, self.coda_start = sizes.prelude, sizes.num_layers - sizes.coda
         self.embedding = embed_tokens(sizes.embedding, num_tokens, sizes.width, table)
         self.layers = nn.ModuleList(
-            LlamaLayer(sizes.width, sizes.num_heads, sizes.mlp_width, self.modulated and number >= self.core_start)
+            LlamaLayer(sizes.width, sizes.num_heads, sizes.mlp_width, cond_width if number >= self.core_start else None)
             for number in range(sizes.num_layers)
         )
         # Huginn's adapter of the concatenated state and embedding, split into halves: the embedding's half is the same
@@ -131,32 +160,48 @@ class Recurrence(nn.Module):
         self.adapt_state = nn.Linear(sizes.width, sizes.width, bias=False)
         self.adapt_embedding = nn.Linear(sizes.width, sizes.width, bias=False)
         self.core_norm = rms_norm(sizes.width)
-        self.head = LlamaHead(sizes.width, target_dim, self.modulated)
+        self.head = LlamaHead(sizes.width, target_dim, cond_width)
         if self.modulated:
-            self.noise_embedding = NoiseEmbedding(sizes.width)
+            self.noise_embedding = NoiseEmbedding(sizes.cond_width)
             self.noisy_embedding = nn.Linear(target_dim, sizes.width, bias=False)
         initialise_llama(self, sizes.num_layers)
         for half in (self.adapt_state, self.adapt_embedding):
             # Scaled as one layer with 2 W inputs.
             nn.init.normal_(half.weight, std=(2 * half.in_features) ** -0.5)
 
-    def angles(self, tokens: Tensor) -> Angles:
-        """Rotary positions of tokens [N, T]."""
-        return rotary_angles(0, tokens.shape[1], self.head_dim, tokens.device)
+    def whole(self, tokens: Tensor) -> Place:
+        """The place of tokens [N, T] that are a text from its beginning."""
+        return Place(rotary_angles(0, tokens.shape[1], self.head_dim, tokens.device))
 
-    def embed(self, tokens: Tensor, angles: Angles) -> Tensor:
+    def embed(self, tokens: Tensor, place: Place) -> Tensor:
         """Prelude and its half of the adapter: tokens [N, T] -> [N, T, W], added in every iteration."""
-        x = _through(self.layers[: self.core_start], self.embedding(tokens), angles)  # N, T, W
+        x = self._through(range(self.core_start), self.embedding(tokens), place, None)  # N, T, W
         return self.adapt_embedding(x).type_as(x)
 
-    def iterate(self, state: Tensor, embedded: Tensor, angles: Angles, noise: Tensor | None = None) -> Tensor:
+    def iterate(
+        self, state: Tensor, embedded: Tensor, place: Place, noise: Tensor | LevelModulations | None = None
+    ) -> Tensor:
         """One pass through the core: state [N, T, W] -> next state [N, T, W]."""
         x = self.adapt_state(state) + embedded
-        return self.core_norm(_through(self.layers[self.core_start : self.coda_start], x, angles, noise))
+        return self.core_norm(self._through(range(self.core_start, self.coda_start), x, place, noise))
 
-    def read(self, state: Tensor, angles: Angles, noise: Tensor | None = None) -> Tensor:
+    def read(self, state: Tensor, place: Place, noise: Tensor | LevelModulations | None = None) -> Tensor:
         """Coda and head: last state [N, T, W] -> [N, T, D]."""
-        return self.head(_through(self.layers[self.coda_start :], state, angles, noise), noise)
+        return self.head(self.after_coda(state, place, noise), of_head(noise))
+
+    def after_coda(self, state: Tensor, place: Place, noise: Tensor | LevelModulations | None = None) -> Tensor:
+        """Coda: last state [N, T, W] -> [N, T, W]."""
+        return self._through(range(self.coda_start, len(self.layers)), state, place, noise)
+
+    def _through(
+        self, numbers: Iterable[int], x: Tensor, place: Place, noise: Tensor | LevelModulations | None
+    ) -> Tensor:
+        """Pass [N, T, W] through some layers."""
+        each = of_layers(noise, len(self.layers))
+        for number in numbers:
+            memory = None if place.memories is None else place.memories[number]
+            x, _ = self.layers[number](x, place.angles, place.mask, memory, each[number])
+        return x
 
 
 class RecurrentNetwork(Recurrence):
@@ -168,12 +213,29 @@ class RecurrentNetwork(Recurrence):
 
     modulated = True
 
-    def forward(self, noisy: Tensor, c_noise: Tensor, cond: Tensor) -> Tensor:
-        """Vectors [N, T, D] scaled by c_in, c_noise [N] and clean tokens [N, T] -> [N, T, D]."""
-        angles, noise = self.angles(cond), self.noise_embedding(c_noise)
-        state = self.noisy_embedding(noisy)  # N, T, W
-        state = self.iterate(state, self.embed(cond, angles), angles, noise)
-        return self.read(state, angles, noise)  # N, T, D
+    def forward(self, noisy: Tensor, c_noise: Tensor | LevelModulations, cond: Tensor | NextPlace) -> Tensor:
+        """Denoise the tokens that follow the clean ones.
+
+        Args:
+            noisy: [N, T, D] vectors scaled by c_in.
+            c_noise: [N] embedded noise levels, or what `modulations` made of them.
+            cond: clean tokens [N, T], or the last place of a text that a `RecurrentContext` has read (T = 1).
+
+        Returns:
+            [N, T, D].
+        """
+        noise = c_noise if isinstance(c_noise, LevelModulations) else self.noise_embedding(c_noise)
+        if isinstance(cond, Tensor):
+            place = self.whole(cond)
+            embedded = self.embed(cond, place)
+        else:
+            embedded, place = cond
+        state = self.iterate(self.noisy_embedding(noisy), embedded, place, noise)  # N, T, W
+        return self.read(state, place, noise)  # N, T, D
+
+    def modulations(self, c_noise: Tensor) -> LevelModulations:
+        """What modulates core, coda and head at embedded levels [N]; it depends on nothing else."""
+        return LevelModulations.of(self.layers, self.head, self.noise_embedding(c_noise))
 
 
 class RecurrentBaseline(Recurrence):
@@ -193,16 +255,9 @@ class RecurrentBaseline(Recurrence):
         backprop = iterations if backprop_iterations is None else backprop_iterations
         if min(iterations, backprop) < 1:
             raise UserError(f"iterations ({iterations}) and backprop_iterations ({backprop}) must be at least 1")
-        angles = self.angles(tokens)
-        embedded = self.embed(tokens, angles)
+        place = self.whole(tokens)
+        embedded = self.embed(tokens, place)
         for number in range(iterations):
             with torch.set_grad_enabled(torch.is_grad_enabled() and number >= iterations - backprop):
-                state = self.iterate(state, embedded, angles)
-        return self.read(state, angles)  # N, T, D
-
-
-def _through(layers: Iterable[nn.Module], x: Tensor, angles: Angles, noise: Tensor | None = None) -> Tensor:
-    """Pass [N, T, W] through causal layers."""
-    for layer in layers:
-        x, _ = layer(x, angles, noise=noise)
-    return x
+                state = self.iterate(state, embedded, place)
+        return self.read(state, place)  # N, T, D

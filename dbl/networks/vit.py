@@ -26,6 +26,8 @@ class ViT(Architecture):
         patch_size: side of a patch in pixels.
         mlp_width: hidden width of the MLP.
         dropout: dropout in every layer and on the tokens.
+        conditioning_width: width of the vector that embeds the noise level; each layer projects its shifts,
+            scales and gates from it, 6 `width` numbers. null: the token width; a narrow one saves parameters.
         gelu: exact, or approximated by a tanh, which is slower on a CPU.
 
     Example:
@@ -42,6 +44,7 @@ class ViT(Architecture):
     patch_size: int = 4
     mlp_width: int = 512
     dropout: float = 0.1
+    conditioning_width: int | None = None
     gelu: Gelu = "exact"
 
     def __post_init__(self) -> None:
@@ -87,18 +90,19 @@ class ViTNetwork(nn.Module):
         super().__init__()
         self.label_token = nn.Linear(target_dim, sizes.width)
         self.tokens = PatchTokens(sizes, data)
-        self.noise_embedding = NoiseEmbedding(sizes.width)
+        cond_width = sizes.conditioning_width or sizes.width
+        self.noise_embedding = NoiseEmbedding(cond_width)
         self.layers = nn.ModuleList(
-            Layer(sizes.width, sizes.num_heads, sizes.mlp_width, sizes.dropout, modulated=True, gelu=sizes.gelu)
+            Layer(sizes.width, sizes.num_heads, sizes.mlp_width, sizes.dropout, cond_width, sizes.gelu)
             for _ in range(num_layers)
         )
-        self.head = ModulatedHead(sizes.width, target_dim)
+        self.head = ModulatedHead(sizes.width, target_dim, cond_width)
         initialise(self)
 
     def forward(self, noisy: Tensor, c_noise: Tensor, cond: Tensor) -> Tensor:
         """Label vectors [N, target_dim] scaled by c_in, c_noise [N] and images -> [N, target_dim]."""
         x = self.tokens(self.label_token(noisy), cond)  # N, 1 + T, D
-        vector = self.noise_embedding(c_noise)  # N, D
+        vector = self.noise_embedding(c_noise)  # N, W
         for layer, num_queries in _with_queries(self.layers):
             x = layer(x, vector, num_queries=num_queries)
         return self.head(x, vector).squeeze(1)  # N, target_dim

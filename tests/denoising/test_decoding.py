@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from toy_text import NUM_TOKENS, known_denoiser
 
-from dbl.denoising.decoding import Decoding, draw_tokens
+from dbl.denoising.decoding import Decoding, draw_tokens, gumbel_bound
 from dbl.denoising.sampling import Sampler
 from dbl.diffusion.noise import LogNormalNoise
 from dbl.diffusion.partition import PartitionConfig
@@ -140,3 +140,24 @@ def test_the_entropy_of_what_a_chain_draws_falls_with_the_temperature() -> None:
         found.append(entropy(torch.bincount(drawn, minlength=NUM_TOKENS) / NUM_DRAWS))
         assert found[-1] == pytest.approx(entropy(torch.tensor(decoded(Decoding(temperature)))), abs=0.04)
     assert sorted(found, reverse=True) == found
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.01, 3.0, 1e4])
+def test_tokens_are_those_of_gumbel_noise_in_float64(scale: float) -> None:
+    """Catches tokens that float32 rules out too early, also among equal logits, excluded ones, and large ones."""
+    logits = scale * torch.randn(3, 40, 2000, generator=torch.Generator().manual_seed(0)).round(decimals=1)
+    logits[:, ::2, 100:] = -math.inf
+    draws = [SampleDraws(5, ("test",), torch.arange(3)) for _ in range(2)]
+    wide = logits.double()
+    uniform = torch.special.ndtr(draws[0].normal(wide)).clamp(1e-12, 1 - 1e-12)
+    expected = (wide - (-uniform.log()).log()).argmax(dim=-1)
+    assert torch.equal(draw_tokens(logits, draws[1]), expected)
+
+
+def test_the_bound_of_gumbel_noise_holds() -> None:
+    """Catches a token that wins although its bound rules it out."""
+    normal = torch.linspace(-9, 9, 100_001, dtype=torch.float64)
+    gumbel = -(-torch.special.ndtr(normal).clamp(1e-12, 1 - 1e-12).log()).log()
+    above = gumbel_bound(normal) - gumbel
+    assert above.min() > 0.01
+    assert above[(normal > 0) & (normal < 5)].max() < 1

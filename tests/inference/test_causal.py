@@ -212,7 +212,7 @@ def test_each_level_asks_the_block_that_owns_it() -> None:
 
     class Watched(GaussianDenoiser):
         def predict(self, noisy, sigma, cond, adjust=None):  # type: ignore[no-untyped-def]
-            asked.append((self.block, float(sigma[0])))
+            asked.append((self.block, float(sigma.sigma[0])))
             return super().predict(noisy, sigma, cond, adjust)
 
     def load(block: int) -> GaussianDenoiser:

@@ -7,10 +7,17 @@ import pytest
 import torch
 from evaluation_toy import random_denoiser
 from torch import Tensor
-from toy_text import DIM, NUM_TOKENS, SEQ_LEN, randomised, text_contract, text_stack
+from toy_text import DIM, NUM_TOKENS, SEQ_LEN, randomised, text_contract, text_sampler, text_stack
 
 from dbl.denoising.decoding import Decoding
-from dbl.inference.generation import CausalGenerator, TextGenerator
+from dbl.inference.generation import (
+    BlockSampling,
+    CausalGenerator,
+    Reader,
+    RecurrentChain,
+    RecurrentIterations,
+    TextGenerator,
+)
 from dbl.networks.recurrent_lm import Recurrence
 from dbl.training.baselines import EndToEndRecurrentLM
 
@@ -50,7 +57,8 @@ def test_a_chain_iterates_as_often_as_asked(
     generator, network = make("chain", num_steps)
     shapes = counted(monkeypatch, network)
     generator.generate(text(2), 2, torch.arange(N))
-    assert [shape[1] for shape in shapes] == [2] * passes + [3] * passes
+    # For each token, the place that has become known at all levels together, and the next place at one after the other.
+    assert [shape[:2] for shape in shapes] == 2 * [(passes * N, 1), *[(N, 1)] * passes]
 
 
 @pytest.mark.parametrize(("num_steps", "passes"), [(7, 7), (1, 1), (None, 4)])
@@ -61,7 +69,7 @@ def test_the_baseline_iterates_as_often_as_asked(
     generator, network = make("end to end", num_steps)
     shapes = counted(monkeypatch, network)
     generator.generate(text(2), 2, torch.arange(N))
-    assert [shape[1] for shape in shapes] == [2] * passes + [3] * passes
+    assert [shape[:2] for shape in shapes] == [(N, 2)] * passes + [(N, 1)] * passes
 
 
 @pytest.mark.parametrize("kind", ["chain", "end to end"])
@@ -86,13 +94,37 @@ def test_more_tokens_change_no_earlier_ones(kind: str) -> None:
     assert torch.equal(generator.generate(prompts, 5, indices), long[:, :5])
 
 
+@pytest.mark.parametrize("length", [1, 4, SEQ_LEN + 2])
+@pytest.mark.parametrize("decoding", [Decoding(), Decoding(4.0)], ids=["plain", "decoded"])
 @pytest.mark.parametrize("kind", ["chain", "end to end"])
-def test_a_full_context_is_left_behind(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_kept_changes_no_token(kind: str, decoding: Decoding, length: int) -> None:
+    """Catches stale keys and values, or of another level, and noise that does not stay with its place."""
+    readers: list[Reader] = []
+    for cached in (True, False):
+        if kind == "chain":
+            contract, sampler = text_contract("recurrent"), text_sampler("recurrent")
+            denoiser = random_denoiser(contract, 0)
+            noise, partition = contract.noise, contract.partition
+            blocks = BlockSampling(lambda _, denoiser=denoiser: denoiser, noise, partition, sampler, decoding)  # type: ignore[misc]
+            readers.append(RecurrentChain(blocks, cached))
+        else:
+            part = cast(EndToEndRecurrentLM, randomised(EndToEndRecurrentLM(text_contract("recurrent"))))
+            readers.append(RecurrentIterations(part.network, 4, decoding, part._start, cached))
+    prompts, indices = text(length), torch.arange(N)
+    kept, anew = (CausalGenerator(one, SEQ_LEN, seed=1).generate(prompts, 3 * SEQ_LEN, indices) for one in readers)
+    assert torch.equal(kept, anew)
+    assert len(kept.unique()) > 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "lengths"), [("chain", [5, 1, 2, 1, 1, 1, 1, 1, 1, 1]), ("end to end", [6, 3, 1, 1, 1])]
+)
+def test_a_full_context_is_left_behind(kind: str, lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches texts that are longer than any in training."""
     generator, network = make(kind, num_steps=1)
     shapes = counted(monkeypatch, network)
     generator.generate(text(SEQ_LEN + 3), 5, torch.arange(N))
-    assert [shape[1] for shape in shapes] == [6, 3, 4, 5, 6]
+    assert [shape[1] for shape in shapes] == lengths
     assert isinstance(generator, CausalGenerator)
 
 
@@ -108,7 +140,9 @@ def test_known_tokens_carry_their_vectors_with_noise_of_the_level() -> None:
 
     denoiser.predict = watched  # type: ignore[method-assign]
     prompts = text(5).repeat(40, 1)
-    stack.text_generator(Decoding()).generate(prompts, 1, torch.arange(len(prompts)))
+    blocks = stack.text_generator(Decoding()).reader.blocks  # type: ignore[attr-defined]
+    CausalGenerator(RecurrentChain(blocks, cached=False), SEQ_LEN).generate(prompts, 2, torch.arange(len(prompts)))
+    seen, later = seen[: len(seen) // 2], seen[len(seen) // 2 :]
     table = stack.contract.table
     assert table is not None
     units = [(noisy[:, :-1] - table[cond[:, 1:]]) / sigma.reshape(-1, 1, 1) for noisy, sigma, cond in seen]
@@ -119,6 +153,12 @@ def test_known_tokens_carry_their_vectors_with_noise_of_the_level() -> None:
         assert noisy.shape == (len(prompts), 5, DIM)
         torch.testing.assert_close(unit, units[0], atol=1e-4, rtol=1e-4)  # along one path, as the sampler's own noise
         assert len(sigma.unique()) == 1
+    # A place keeps its noise; the place that has become known gets noise of its own, not that of its token.
+    noisy, sigma, cond = later[0]
+    after = (noisy[:, :-1] - table[cond[:, 1:]]) / sigma.reshape(-1, 1, 1)
+    torch.testing.assert_close(after[:, :4], units[0], atol=1e-4, rtol=1e-4)
+    start = seen[0][0][:, -1] / seen[0][1].unsqueeze(1)
+    assert abs((start * after[:, 4]).mean().item()) < 0.1
 
 
 @pytest.mark.parametrize("place", range(SEQ_LEN))

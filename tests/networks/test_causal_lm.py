@@ -98,7 +98,7 @@ def test_the_mlp_is_gated() -> None:
 
 def test_a_modulated_layer_starts_as_the_identity_for_modulated_tokens_only() -> None:
     """Catches gates that start open, and gates that also close the clean stream."""
-    layer = LlamaLayer(8, 2, 12, modulated=True)
+    layer = LlamaLayer(8, 2, 12, cond_width=8)
     randomise(layer)
     nn.init.zeros_(layer.modulation.project.weight)
     nn.init.zeros_(layer.modulation.project.bias)

@@ -66,7 +66,7 @@ def test_attention_drops_in_training_only() -> None:
 
 def test_samples_do_not_see_each_other() -> None:
     """Catches attention or a norm over the batch axis."""
-    layer = Layer(D, H, hidden=7, modulated=True)
+    layer = Layer(D, H, hidden=7, cond_width=D)
     randomise(layer)
     x, cond = tokens(), torch.randn(N, D, generator=torch.Generator().manual_seed(1))
     changed = x.clone()
@@ -89,7 +89,7 @@ def test_modulate_shifts_and_scales_each_sample() -> None:
 
 def test_modulated_layer_by_hand() -> None:
     """Catches a vector used twice or in the wrong place, or a norm with a scale of its own (DiT, Sec. 3.2)."""
-    layer = Layer(D, H, hidden=7, modulated=True)
+    layer = Layer(D, H, hidden=7, cond_width=D)
     randomise(layer)
     x, cond = tokens(), torch.randn(N, D, generator=torch.Generator().manual_seed(1))
 
@@ -116,7 +116,7 @@ def test_plain_layer_by_hand() -> None:
 
 def test_modulated_layer_starts_as_the_identity() -> None:
     """Catches gates that do not start at 0, with which a deep stack starts far from its input."""
-    layer = Layer(D, H, hidden=7, modulated=True)
+    layer = Layer(D, H, hidden=7, cond_width=D)
     initialise(layer)
     x = tokens()
     assert torch.equal(layer(x, torch.randn(N, D)), x)
@@ -126,7 +126,7 @@ def test_start_values() -> None:
     """Catches a row of the table of start values that is not carried out."""
     network = nn.ModuleDict(
         {"mlp": feed_forward(40, 60), "patches": PatchEmbedding(3, 4, 50), "names": nn.Embedding(60, 40)}
-        | {"head": ModulatedHead(40, 30)}
+        | {"head": ModulatedHead(40, 30, 40)}
     )
     randomise(network, std=5.0)
     initialise(network)
@@ -148,7 +148,7 @@ def test_start_values() -> None:
 @pytest.mark.parametrize("num_vectors", [2, 6])
 def test_modulation_gives_vectors_that_broadcast_over_tokens(num_vectors: int) -> None:
     """Catches vectors that lie on the batch or token axis: [N, 1, D] each, and all different."""
-    modulation = Modulation(D, num_vectors)
+    modulation = Modulation(D, num_vectors, D)
     randomise(modulation)
     vectors = modulation(torch.randn(N, D, generator=torch.Generator().manual_seed(1)))
     assert [vector.shape for vector in vectors] == [(N, 1, D)] * num_vectors
@@ -204,7 +204,7 @@ def test_noise_embedding_has_the_width_of_the_network() -> None:
 @pytest.mark.parametrize("modulated", [True, False])
 def test_the_first_tokens_alone_are_those_of_the_whole_layer(modulated: bool) -> None:
     """Catches queries of other tokens, keys of the first tokens alone, and gradients that do not reach the others."""
-    layer = Layer(D, H, hidden=7, modulated=modulated).double()
+    layer = Layer(D, H, hidden=7, cond_width=D if modulated else None).double()
     for parameter in layer.parameters():
         nn.init.normal_(parameter)
     x, cond = torch.randn(3, 5, D).double(), torch.randn(3, D).double() if modulated else None

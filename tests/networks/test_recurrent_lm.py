@@ -124,8 +124,8 @@ def test_iterations_go_on_from_the_last_state() -> None:
     network, state = build_baseline().eval(), random(N, T, W)
     outs = [network(tokens(), state, iterations) for iterations in (1, 2, 3)]
     assert min((outs[0] - outs[1]).abs().max(), (outs[1] - outs[2]).abs().max()) > 1e-4
-    angles = network.angles(tokens())
-    after = network.iterate(state, network.embed(tokens(), angles), angles)
+    place = network.whole(tokens())
+    after = network.iterate(state, network.embed(tokens(), place), place)
     torch.testing.assert_close(network(tokens(), after, iterations=2), outs[2])
 
 
@@ -145,13 +145,13 @@ def test_long_back_propagation_is_the_full_one(backprop_iterations: int | None) 
     network(tokens(), state, 3, backprop_iterations).square().sum().backward()
     assert state.grad.abs().max() > 0
     # The same by hand, without a word about gradients.
-    angles = network.angles(tokens())
+    place = network.whole(tokens())
     reached, by_hand = gradients(network), copy.deepcopy(network)
     by_hand.zero_grad()
     x = state.detach()
     for _ in range(3):
-        x = by_hand.iterate(x, by_hand.embed(tokens(), angles), angles)
-    by_hand.read(x, angles).square().sum().backward()
+        x = by_hand.iterate(x, by_hand.embed(tokens(), place), place)
+    by_hand.read(x, place).square().sum().backward()
     for name, gradient in gradients(by_hand).items():
         torch.testing.assert_close(reached[name], gradient, rtol=1e-4, atol=1e-4)
 
@@ -168,11 +168,11 @@ def test_truncated_back_propagation_stops_at_the_state() -> None:
     assert truncated["layers.0.mlp.down.weight"].abs().max() > 0
     # One pass from the state that three passes leave.
     network.zero_grad()
-    angles = network.angles(tokens())
+    place = network.whole(tokens())
     with torch.no_grad():
-        embedded, last = network.embed(tokens(), angles), state
+        embedded, last = network.embed(tokens(), place), state
         for _ in range(3):
-            last = network.iterate(last, embedded, angles)
+            last = network.iterate(last, embedded, place)
     network(tokens(), last, 1).square().sum().backward()
     for name, gradient in gradients(network).items():
         torch.testing.assert_close(truncated[name], gradient)

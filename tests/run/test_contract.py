@@ -44,6 +44,7 @@ CHANGES: dict[str, list[Any]] = {
         replace(EVEN.network, patch_size=1),
         replace(EVEN.network, mlp_ratio=2.0),
         replace(EVEN.network, cond_dropout=0.2),
+        replace(EVEN.network, conditioning_width=8),
         replace(EVEN.network, gelu="exact"),
     ],
     "target": [PixelTarget(sigma_data=0.4), PixelTarget(weight="uniform")],
@@ -93,7 +94,7 @@ def test_hash_changes_with_every_choice(data_spec: ImageSpec) -> None:
     """Catches a field that the hash leaves out: blocks that differ in it could be assembled."""
     changed = [replace(EVEN, **{name: value}) for name, values in CHANGES.items() for value in values]
     hashes = [config.build(data_spec).hash for config in (EVEN, *changed)]
-    assert len(set(hashes)) == len(hashes) == 23
+    assert len(set(hashes)) == len(hashes) == 24
 
 
 def test_no_choice_is_forgotten_above() -> None:

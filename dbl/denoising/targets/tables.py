@@ -59,6 +59,17 @@ class TableReadout(Readout):
     ) -> Prediction:
         return self.prediction(self._own_logits, self._features(estimate, output), noisy, sigma, adjust)
 
+    @override
+    def reader(self, output: Tensor, adjust: Adjust | None = None) -> Callable[[Tensor, Tensor], Prediction] | None:
+        if self.kind == "cosine":
+            return None
+        return self.reader_of(self._own_logits(output.flatten(0, -2)).unflatten(0, output.shape[:-1]), adjust)
+
+    def reader_of(self, own: Tensor, adjust: Adjust | None = None) -> Callable[[Tensor, Tensor], Prediction]:
+        """The same from logits [N, C] or [N, T, C] without evidence."""
+        adjusted = own if adjust is None else adjust(own)
+        return lambda noisy, sigma: self.with_evidence(adjusted, noisy, sigma)
+
     def with_evidence(self, own: Tensor, noisy: Tensor, sigma: Tensor) -> RowPrediction:
         """The prediction from the network's own logits.
 

@@ -6,6 +6,7 @@ Axes: N samples, S tokens that are read at once, D of a target vector, C vocabul
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -13,9 +14,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from dbl.denoising.decoding import Decoding, draw_tokens
-from dbl.denoising.denoiser import Denoiser, GaussianDenoiser
+from dbl.denoising.denoiser import Denoiser, GaussianDenoiser, Level
 from dbl.denoising.readout import Prediction
-from dbl.denoising.sampling import Sampler
+from dbl.denoising.sampling import Sampler, per_sample
 from dbl.denoising.targets import TableReadout
 from dbl.diffusion.noise import NoiseDistribution
 from dbl.diffusion.partition import Partition
@@ -103,6 +104,11 @@ class BlockSampling:
         """[C, D] vectors of the tokens, which all blocks share."""
         return cast(TableReadout, cast(GaussianDenoiser, self.denoiser(0)).readout).table
 
+    @cached_property
+    def levels(self) -> Tensor:
+        """[K+1] levels of the sampler, the last of which is 0; on the CPU."""
+        return self.sampler.levels(self.noise)
+
     def next_token(
         self, predict: Callable[[Tensor, Tensor], Prediction], unit_noise: Tensor, draws: SampleDraws
     ) -> Tensor:
@@ -122,7 +128,34 @@ class BlockSampling:
             last = predict(noisy, sigma)
             return last.denoised[:, -1:].to(noisy.dtype)
 
-        self.sampler.sample(denoise, unit_noise, self.noise)
+        self.sampler.sample(denoise, unit_noise, self.noise, self.levels)
         assert last is not None
         assert last.logits is not None
         return draw_tokens(last.logits[:, -1], draws)
+
+
+class Levels:
+    """The levels that a text is written at, with what depends on them alone; for one batch.
+
+    Args:
+        blocks: blocks and how they are sampled.
+    """
+
+    def __init__(self, blocks: BlockSampling) -> None:
+        self._blocks = blocks
+        self._owners: dict[float, int] = {}
+        self._levels: dict[float, Tensor | Level] = {}
+
+    def owner(self, sigma: Tensor) -> int:
+        """The block that owns a level, a scalar."""
+        key = float(sigma)
+        if key not in self._owners:
+            self._owners[key] = int(self._blocks.partition.block_for(sigma))
+        return self._owners[key]
+
+    def at(self, sigma: Tensor, noisy: Tensor) -> Tensor | Level:
+        """What the denoiser of its block can use in place of a level, for noisy [N, ...]."""
+        key = float(sigma)
+        if key not in self._levels:
+            self._levels[key] = self._blocks.denoiser(self.owner(sigma)).at_level(per_sample(sigma, noisy))
+        return self._levels[key]

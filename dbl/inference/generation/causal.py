@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dbl.denoising.decoding import Decoding, draw_tokens
-from dbl.denoising.denoiser import Denoiser
+from dbl.denoising.denoiser import Denoiser, Predict
 from dbl.denoising.readout import Prediction
 from dbl.denoising.sampling import per_sample, state_dtype
-from dbl.inference.generation.base import BlockSampling, Reader, TextGenerator, WholeText, stopped
+from dbl.inference.generation.base import BlockSampling, Levels, Reader, TextGenerator, WholeText
 from dbl.networks.causal_lm import Context
 from dbl.utils.errors import UserError
 from dbl.utils.seeding import SampleDraws
+
+_STOP_EVERY = 16  # tokens
 
 
 class CausalGenerator(TextGenerator):
@@ -42,20 +44,28 @@ class CausalGenerator(TextGenerator):
 
     @torch.no_grad()
     def stream(self, prompts: Tensor, num_tokens: int, indices: Tensor, stop: int | None = None) -> Iterator[Tensor]:
-        """The same token by token: at most `num_tokens` tensors [N], fewer if all texts have stopped."""
+        """The same token by token: at most `num_tokens` tensors [N], fewer if all texts have stopped.
+
+        On an accelerator that is noticed up to 15 tokens late; these are the stop token too.
+        """
         if prompts.shape[1] < 1:
             raise UserError("a prompt must have at least one token: give --prompt")
         text = prompts[:, -self.seq_len :]
-        unread, written = text, prompts[:, :0]
+        unread, stopped = text, torch.zeros(len(prompts), dtype=torch.bool, device=prompts.device)
+        indices = indices.cpu()  # once: draws are made there
         self.reader.restart()
         for position in range(num_tokens):
             self.reader.read(unread)
             token = self.reader.draw(SampleDraws(self.seed, ("text", position), indices))
-            written = stopped(torch.cat([written, token.unsqueeze(1)], dim=1), stop)
-            yield written[:, -1]
-            if stop is not None and (written[:, -1] == stop).all():
+            if stop is not None:
+                token = token.masked_fill(stopped, stop)
+                stopped |= token == stop
+            yield token
+            # On an accelerator the host waits for the answer, so it asks rarely.
+            asks = stop is not None and (token.device.type == "cpu" or position % _STOP_EVERY == _STOP_EVERY - 1)
+            if asks and stopped.all():
                 return
-            unread = written[:, -1:]
+            unread = token.unsqueeze(1)
             text = torch.cat([text, unread], dim=1)
             if text.shape[1] > self.seq_len:
                 # What was kept belongs to the old positions. Half, so that this happens once in many tokens.
@@ -72,18 +82,21 @@ class BlockDecoder(WholeText):
     """
 
     def __init__(self, blocks: BlockSampling, cached: bool = True) -> None:
-        super().__init__()
         self.blocks = blocks
         self.cached = cached
+        super().__init__()
 
     @override
     def restart(self) -> None:
         super().restart()
         self._contexts: dict[int, Any] = {}
+        self._levels = Levels(self.blocks)
+        self._predictor: tuple[int, Predict] | None = None
 
     @override
     def read(self, tokens: Tensor) -> None:
         super().read(tokens)
+        self._predictor = None
         if self.cached:
             for block in range(self.blocks.partition.num_blocks):
                 self._contexts[block] = _extended(self.blocks.denoiser(block), tokens, self._contexts.get(block))
@@ -92,13 +105,22 @@ class BlockDecoder(WholeText):
     def draw(self, draws: SampleDraws) -> Tensor:
         device = self.tokens.device
         like = torch.empty(len(self.tokens), 1, self.blocks.table.shape[1], device=device, dtype=state_dtype(device))
-        return self.blocks.next_token(self._predict, draws.normal(like), draws)
+        predict = self._predict if self.cached else self._predict_anew
+        return self.blocks.next_token(predict, draws.normal(like), draws)
 
     def _predict(self, noisy: Tensor, sigma: Tensor) -> Prediction:
         """Prediction of the next token from noisy [N, 1, D], by the block that owns the level."""
-        block = int(self.blocks.partition.block_for(sigma))
-        denoiser = self.blocks.denoiser(block)
-        context = self._contexts[block] if self.cached else _extended(denoiser, self.tokens, None)
+        block = self._levels.owner(sigma)
+        if self._predictor is None or self._predictor[0] != block:
+            self._predictor = None  # its block is free to go before the next one is loaded
+            denoiser = self.blocks.denoiser(block)
+            self._predictor = block, denoiser.predictor(self._contexts[block], self.blocks.decoding)
+        return self._predictor[1](noisy, self._levels.at(sigma, noisy))
+
+    def _predict_anew(self, noisy: Tensor, sigma: Tensor) -> Prediction:
+        """The same, with nothing kept from other levels or tokens."""
+        denoiser = self.blocks.denoiser(int(self.blocks.partition.block_for(sigma)))
+        context = _extended(denoiser, self.tokens, None)
         return denoiser.predict(noisy, per_sample(sigma, noisy), context, self.blocks.decoding)
 
 
