@@ -4,8 +4,8 @@ python -m benchmarks.starts --config configs/digits_dit.yaml --budgets 250,1000 
 
 A budget is given by T, the steps of each block from random weights, hence B x T block-steps in all. With share 0
 `dbl compare` trains the rivals as well: the whole network, and one block for all levels. A call resumes what an earlier
-one began, leaves finished runs alone, and prints JSON: for each run its command, the metrics of each arm, and the mean
-loss of each part in its last validation.
+one began, leaves finished runs alone, and prints JSON: for each run its command, the metrics of each arm (images by the
+number of sampler steps too), and the mean loss of each part in its last validation.
 """
 
 import argparse
@@ -16,6 +16,10 @@ import sys
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from dbl.commands.evaluate import evaluate_stack
+from dbl.commands.run_config import RunConfig
+from dbl.evaluation.quality_by_steps import step_numbers
 
 ROOT = Path("runs/starts")
 
@@ -72,6 +76,8 @@ def result(trial: Trial, extra: list[str]) -> dict[str, Any]:
         if code:
             return {"command": " ".join(command), "exit_code": code, "log": str(log)}
     arms = json.loads(report.read_text(encoding="utf-8"))["sides"]
+    if not arms[0]["quality_by_steps"]:
+        arms[0]["quality_by_steps"] = by_steps(run)
     return {
         "command": " ".join(command),
         "budget": trial.budget,
@@ -92,6 +98,17 @@ def figures(arm: dict[str, Any]) -> dict[str, Any]:
     for row in arm["quality_by_steps"]:
         found |= {f"{name}_{row['steps']}_steps": spread["mean"] for name, spread in row["metrics"].items()}
     return found | {"seconds": arm["seconds"], "layer_passes": arm["layer_passes"]}
+
+
+def by_steps(run: Path) -> list[dict[str, Any]]:
+    """Quality of a trained run by the number of sampler steps, which `dbl train` leaves out; kept in a file."""
+    kept = run / "report" / "quality_by_steps.json"
+    if not kept.is_file():
+        config = RunConfig.load(run / "config.yaml")
+        numbers = step_numbers(config.contract.partition.num_blocks, config.inference.sampler.num_steps)
+        kept.write_text(json.dumps(evaluate_stack(config.run, "blocks", numbers).quality_by_steps), encoding="utf-8")
+    rows = json.loads(kept.read_text(encoding="utf-8"))
+    return [row | {"metrics": {name: {"mean": value} for name, value in row["metrics"].items()}} for row in rows]
 
 
 def last_validation(path: Path) -> float | None:
