@@ -9,6 +9,7 @@ number of sampler steps too), and the mean loss of each part in its last validat
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import subprocess
@@ -106,7 +107,9 @@ def by_steps(run: Path) -> list[dict[str, Any]]:
     if not kept.is_file():
         config = RunConfig.load(run / "config.yaml")
         numbers = step_numbers(config.contract.partition.num_blocks, config.inference.sampler.num_steps)
-        kept.write_text(json.dumps(evaluate_stack(config.run, "blocks", numbers).quality_by_steps), encoding="utf-8")
+        with contextlib.redirect_stdout(sys.stderr):  # what it prints is no part of the table
+            rows = evaluate_stack(config.run, "blocks", numbers).quality_by_steps
+        kept.write_text(json.dumps(rows), encoding="utf-8")
     rows = json.loads(kept.read_text(encoding="utf-8"))
     return [row | {"metrics": {name: {"mean": value} for name, value in row["metrics"].items()}} for row in rows]
 
