@@ -58,7 +58,7 @@ GROUPS = {
         "against_transformers, two streams, K = 4": Goal("at least", 0.45),
         "tokens_per_second, recurrent, K = 8": Goal("at least", 60),
     },
-    "workers": {},
+    "workers": {"extra_wall_s_a_worker": Goal("at most", 6), "first_step_s, median": Goal("at most", 5)},
     "make_train": {"seconds of make train": Goal("at most", 200)},
 }
 
