@@ -87,7 +87,7 @@ def test_compare_over_seeds_is_one_report(dbl: Run) -> None:
     for arm in report["sides"]:
         assert len(set(arm["quality"]["nats"]["values"])) == 2
         assert arm["memory"]["peak_bytes"] == sum(arm["memory"]["bytes"].values())
-    blocks, whole = report["sides"]
+    blocks, whole, _ = report["sides"]
     assert blocks["layer_passes"] == whole["layer_passes"] == 4 * 32 * 3
     assert [row["steps"] for row in blocks["quality_by_steps"]] == [1, 3, 6, 12]
     assert len(blocks["likelihood"]["blocks"]) == 3

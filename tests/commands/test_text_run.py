@@ -51,7 +51,7 @@ def test_a_comparison_leaves_all_files(run: Path) -> None:
 
 def test_both_sides_are_measured_alike(run: Path) -> None:
     """Catches a side without its nats, its texts or its memory, and figures of the other side."""
-    blocks, whole = report(run)["sides"]
+    blocks, whole, *_ = report(run)["sides"]
     assert (blocks["name"], whole["name"]) == ("blocks", "end_to_end")
     assert [part["part"] for part in whole["parts"]] == [BASELINES[run.name]]
     for side in (blocks, whole):
@@ -72,7 +72,7 @@ def test_both_sides_are_measured_alike(run: Path) -> None:
 
 def test_both_sides_had_the_same_compute(run: Path) -> None:
     """Catches layers, streams or iterations that are not counted: they decide on the steps of the baseline."""
-    blocks, whole = report(run)["sides"]
+    blocks, whole, *rivals = report(run)["sides"]
     # The core of one of three layers is passed thrice forward and thrice backward, which counts twice.
     passes = {"pydoc_ar": (2 * 2, 2), "pydoc_mdm": (2, 2), "pydoc_huginn": (3, (2 + 3 + 2 * (2 + 3)) / 3)}
     of_blocks, of_whole = passes[run.name]
@@ -82,6 +82,8 @@ def test_both_sides_had_the_same_compute(run: Path) -> None:
     assert blocks["layer_passes"] == 6 * of_blocks * batch
     assert whole["layer_passes"] == pytest.approx(steps * of_whole * batch)
     assert abs(whole["layer_passes"] - blocks["layer_passes"]) <= of_whole * batch
+    assert all(rival["layer_passes"] == blocks["layer_passes"] for rival in rivals)
+    assert len(rivals) == (run.name != "pydoc_huginn")  # it has one block alone
 
 
 def test_train_then_test_gives_the_figures_of_the_report(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,7 +92,7 @@ def test_more_steps_go_on_where_the_training_ended(dbl: Run) -> None:
 def test_compare_reports_blocks_beside_one_block(dbl: Run) -> None:
     """Catches a baseline with other steps or layers than the blocks have together."""
     assert dbl("compare", "digits_dit") == 0
-    blocks, whole = _report("digits_dit")["sides"]
+    blocks, whole, _ = _report("digits_dit")["sides"]
     assert (blocks["name"], whole["name"]) == ("blocks", "end_to_end")
     assert [part["layers"] for part in whole["parts"]] == [3]
     assert whole["parts"][0]["steps"] == blocks["parts"][0]["steps"] == 4
@@ -121,7 +121,7 @@ def test_compare_reports_a_classifier_beside_the_plain_vit(dbl: Run) -> None:
     """Catches a baseline that is tested with untrained weights: the accuracy must be that of the checkpoint."""
     steps = ["--trainer.max_steps=60", "--model.recipe.optimizer.lr=0.003", "--contract.network.mlp_width=32"]
     assert dbl("compare", "digits_vit", *steps) == 0
-    blocks, whole = _report("digits_vit")["sides"]
+    blocks, whole, _ = _report("digits_vit")["sides"]
     assert [part["part"] for part in whole["parts"]] == ["end_to_end"]
     assert whole["test"]["test/accuracy"] > 0.2
     assert blocks["test"]["test/accuracy"] > 0.2

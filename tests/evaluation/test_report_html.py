@@ -43,6 +43,7 @@ def _arm(name: str, quality: dict[str, Any]) -> dict[str, Any]:
     return dict.fromkeys(optional) | {
         "name": name,
         "parts": [part, part],
+        "ancestors": [],
         "calls": [2, 1],
         "weights": "ema",
         "parameters_at_once": 1234,
@@ -103,7 +104,15 @@ def test_each_task_has_a_template_that_needs_no_optional_part(task: str) -> None
     both = markdown(_report(task, _arm("blocks", {"loss": _spread(0.5)}), _arm("end_to_end", {"loss": _spread(0.25)})))
     assert "| denoising loss | 0.5 | 0.25 |" in both
     assert "2,468 for" in both
-    for text in (lone, both):
+    names = {"blocks": 0.5, "end_to_end": 0.25, "one_block": 0.125}
+    all_three = markdown(_report(task, *(_arm(name, {"loss": _spread(value)}) for name, value in names.items())))
+    assert "| denoising loss | 0.5 | 0.25 | 0.125 |" in all_three
+    descended = _arm("blocks", {"loss": _spread(0.5)})
+    descended["ancestors"] = [descended["parts"][0] | {"part": "ancestor/block_0"}]
+    after_an_ancestor = markdown(_report(task, descended))
+    assert "with 50% of the compute" in after_an_ancestor
+    assert "| ancestor/block_0 | 2 to 0.1 | 3 | 10 |" in after_an_ancestor
+    for text in (lone, both, all_three, after_an_ancestor):
         assert ("image" in text.lower()) == (not task.endswith("text"))
         assert not re.search(r"None|\{\{|\{%|\s[.,;]\s|  [a-z]", text)
         assert all(not line or line.strip() == line for line in text.split("\n"))
