@@ -26,14 +26,18 @@ def figures(repeats: int = 15) -> dict[str, float]:
 
 
 def step_ratio(config: RunConfig, num_blocks: int, repeats: int) -> float:
-    """B times the seconds of a training step of one block over those of a step of the whole network."""
+    """B times the seconds of a training step of one block over those of a step of the whole network.
+
+    B steps of the block in a row, as in training, take turns with one of the whole network: alternating single steps
+    would give the block cold caches at each of them.
+    """
     planner = planner_of(config)
     parts = {
         "block": planner.block(planner.partition_config(num_blocks), planner.recipe),
         "whole": planner.end_to_end(planner.recipe),
     }
     calls = {name: SyntheticStep(make(), planner.data, config.data.batch_size) for name, make in parts.items()}
-    seconds = median_seconds(calls, repeats)
+    seconds = median_seconds(calls, repeats, in_a_row={"block": num_blocks})
     return num_blocks * seconds["block"] / seconds["whole"]
 
 

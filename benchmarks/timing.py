@@ -22,15 +22,26 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 Call = Callable[[], object]
 
 
-def median_seconds(calls: Mapping[str, Call], repeats: int, warm_up: int = 2) -> dict[str, float]:
-    """Median process time of each call, all of them in turn, after `warm_up` calls of each."""
+def median_seconds(
+    calls: Mapping[str, Call], repeats: int, warm_up: int = 2, in_a_row: Mapping[str, int] | None = None
+) -> dict[str, float]:
+    """Median process time of each call, all of them in turn.
+
+    Args:
+        calls: what to time, by name.
+        repeats: number of turns.
+        warm_up: number of turns before these.
+        in_a_row: number of times that a call is made in its turn, if not once; the time is that of one.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(warm_up + repeats):
         for name, call in calls.items():
+            number = (in_a_row or {}).get(name, 1)
             start = time.process_time()
-            call()
+            for _ in range(number):
+                call()
             if turn >= warm_up:
-                seconds[name].append(time.process_time() - start)
+                seconds[name].append((time.process_time() - start) / number)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
