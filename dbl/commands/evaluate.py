@@ -1,5 +1,9 @@
 """Evaluate an assembled network or a baseline, and collect for the report what it is and what it cost."""
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -24,7 +28,7 @@ from dbl.training.block import DiffusionBlock
 from dbl.training.memory.stored import read_memory
 from dbl.training.module import TrainingModule
 from dbl.training.restoring import refusing_what_does_not_fit
-from dbl.utils.errors import UserError
+from dbl.utils.errors import Interrupted, UserError
 from dbl.utils.files import write_tensors
 
 
@@ -64,7 +68,7 @@ def evaluate(config: RunConfig, command: str, checkpoint: str | None = None, ver
     options = {"datamodule": data, "ckpt_path": checkpoint, "weights_only": True}  # never run code of a checkpoint
     options |= {"return_predictions": True} if command == "predict" else {"verbose": verbose}
     try:
-        with refusing_what_does_not_fit(checkpoint):
+        with refusing_what_does_not_fit(checkpoint), _ended_by_sigterm():
             results = getattr(trainer, command)(model, **options) or []
     except OSError as error:
         error.filename = error.filename or str(run.report)  # TensorBoard's writer names no file
@@ -73,6 +77,23 @@ def evaluate(config: RunConfig, command: str, checkpoint: str | None = None, ver
         _write_predictions(run, results)
         return Evaluation(model, groups, trainer, {})
     return Evaluation(model, groups, trainer, dict(results[0]) if results else {})
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end an evaluation; Lightning's own handler only notes it for a training."""
+
+    def end(*_: object) -> None:
+        raise Interrupted("the evaluation was stopped by a signal; what is trained is there: repeat the command")
+
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _load_stack(config: RunConfig, command: str, checkpoint: str | None) -> StackEvaluation:

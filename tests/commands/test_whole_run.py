@@ -1,6 +1,8 @@
 """`dbl train`, `compare`, `sample`, `test` and `predict` from the command line to the files."""
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from dbl.commands.main import main
+from dbl.evaluation.stack_evaluation import StackEvaluation
 from dbl.run.model_folder import ModelFolder
 from dbl.utils.files import read_tensors
 
@@ -141,6 +144,18 @@ def test_test_and_predict_use_the_assembled_stack(dbl: Run, capsys: pytest.Captu
     predictions = read_tensors(Path("runs/digits_vit/report/predictions.safetensors"))["predictions"]
     assert predictions.shape == (355,)
     assert dbl("test", "digits_vit", "--contract.network.mlp_width=32", "--ckpt_path=other.ckpt") == 2
+
+
+def test_sigterm_ends_an_evaluation(
+    dbl: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a signal that Lightning keeps to itself: a job that is told to stop would be killed."""
+    assert dbl("train", "digits_dit") == 0
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(StackEvaluation, "test_step", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert dbl("test", "digits_dit") == 130
+    assert "stopped by a signal" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_sample_draws_the_classes_asked_for(dbl: Run, capsys: pytest.CaptureFixture[str]) -> None:
