@@ -64,6 +64,14 @@ def test_blocks_are_independent_after_their_ancestor(dbl: Run) -> None:
         assert _equal(_weights(RUN / "model", block), _weights(Path("runs/whole/model"), block))
 
 
+def test_workers_give_the_weights_of_one_process(dbl: Run) -> None:
+    """Catches a worker that starts from something else than the ancestor, and an ancestor trained in another way."""
+    assert dbl("train", "digits_dit", *ANCESTOR) == 0
+    assert dbl("train", "digits_dit", *ANCESTOR, "--run.name=workers", "--backend=process", "--workers=1") == 0
+    for block in range(3):
+        assert _equal(_weights(RUN / "model", block), _weights(Path("runs/workers/model"), block))
+
+
 def test_a_tree_of_ancestors(dbl: Run) -> None:
     """Catches a block that starts from the wrong branch."""
     tree = [*ANCESTOR, "--contract.start.num_blocks=2", "--contract.start.start=dbl.Ancestor"]
