@@ -70,7 +70,8 @@ def _has_flash(device: torch.device) -> bool:
 class _OwnTokenAttention(torch.autograd.Function):
     """The attention for S = T, on kernels of torch's, since its public functions return no log of the sum.
 
-    The own part is computed in the precision of that log: float32, or float64 for inputs in float64.
+    Scores and sums have the precision of that log, float32, or float64 for inputs in float64; weights and gradients of
+    scores are rounded to that of the inputs before they multiply them, as in the kernels.
     """
 
     @staticmethod
@@ -78,7 +79,7 @@ class _OwnTokenAttention(torch.autograd.Function):
         clean, lse, *rest = _causal(query, keys, values)  # N, H, T, D/H and N, H, T
         score = (query.to(lse.dtype) * own_keys).sum(dim=3) * query.shape[3] ** -0.5  # N, H, T
         own = torch.sigmoid(score - lse).unsqueeze(3)  # N, H, T, 1
-        out = torch.lerp(clean.to(lse.dtype), own_values.to(lse.dtype), own).type_as(query)
+        out = torch.lerp(clean, own_values, own.type_as(clean))
         merged = torch.logaddexp(lse, score).contiguous()  # the kernel for CUDA reads it as if it were
         ctx.save_for_backward(query, keys, values, own_keys, own_values, own, out, merged, *rest)
         return out
@@ -88,9 +89,9 @@ class _OwnTokenAttention(torch.autograd.Function):
         query, keys, values, own_keys, own_values, own, out, merged, *rest = ctx.saved_tensors
         of_query, of_keys, of_values = _causal_backward(grad, query, keys, values, out, merged, *rest)
         gain = (grad.to(merged.dtype) * (own_values - out)).sum(dim=3, keepdim=True)
-        of_score = own * gain * query.shape[3] ** -0.5  # N, H, T, 1
-        of_query = (of_query + of_score * own_keys).type_as(query)
-        return of_query, of_keys, of_values, (of_score * query).type_as(query), (own * grad).type_as(query)
+        of_score = (own * gain * query.shape[3] ** -0.5).type_as(query)  # N, H, T, 1
+        of_query = of_query.addcmul_(of_score, own_keys)
+        return of_query, of_keys, of_values, of_score * query, own.type_as(grad) * grad
 
 
 def _causal(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
