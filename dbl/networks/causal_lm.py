@@ -189,16 +189,10 @@ class CausalNetwork(nn.Module):
         start = context.length - length
         # Noisy vector i takes the position of the token it stands for, the one after clean token i.
         angles = rotary_angles(start + 1, length, self.head_dim, noisy.device)
-        mask = None if length == 1 else _up_to_and_itself(start, length, noisy.device)
         noise = c_noise if isinstance(c_noise, LevelModulations) else self.noise_embedding(c_noise)  # N, W
         x = self.noisy_embedding(noisy).type_as(noisy)  # N, T', width
         each = of_layers(noise, len(self.layers))
         for layer, memory, vectors in zip(self.layers, context.memories, each, strict=True):
-            x, _ = layer(x, angles, mask, memory, vectors)
+            # A single vector comes last and sees everything, whatever holds it.
+            x, _ = layer(x, angles, None, memory, vectors, length > 1)
         return self.head(x, of_head(noise))  # N, T', D
-
-
-def _up_to_and_itself(start: int, length: int, device: torch.device) -> Tensor:
-    """Mask [length, start + 2 length]: noisy vector start + i sees clean tokens up to start + i, and itself."""
-    itself = torch.eye(length, dtype=torch.bool, device=device)
-    return torch.cat([up_to(start, length, device), itself], dim=1)

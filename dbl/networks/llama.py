@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from dbl.networks.architecture import NETWORK, Architecture, check_sizes
 from dbl.networks.kv_cache import KeysValues, Memory
 from dbl.networks.layers import Modulation, modulate
+from dbl.networks.own_token_attention import own_token_attention
 from dbl.utils.errors import UserError
 
 Embedding = Literal["own", "table"]
@@ -127,11 +128,20 @@ class RotaryAttention(nn.Module):
         return KeysValues(keys, values) if memory is None else memory.append(keys, values)
 
     def forward(
-        self, x: Tensor, angles: Angles, mask: Tensor | None = None, memory: Memory | None = None
+        self,
+        x: Tensor,
+        angles: Angles,
+        mask: Tensor | None = None,
+        memory: Memory | None = None,
+        apart: bool = False,
     ) -> tuple[Tensor, KeysValues]:
         """Attend; arguments and results as in `LlamaLayer.forward`."""
-        seen = self.memorise(x, angles, memory)
+        seen = self.memorise(x, angles, None if apart else memory)
         query = rotate(self.query(x).unflatten(2, (self.num_heads, -1)), angles).transpose(1, 2)  # N, H, T, D/H
+        if apart:
+            assert isinstance(memory, KeysValues)
+            mixed = own_token_attention(query, memory, own=seen)
+            return self.out(mixed.transpose(1, 2).flatten(2)), seen  # N, T, D
         # is_causal is faster than a mask, but torch aligns the first query with the first key, which is wrong behind a
         # memory. A single query comes last and sees everything.
         is_causal = self.causal and mask is None and x.shape[1] > 1
@@ -185,6 +195,7 @@ class LlamaLayer(nn.Module):
         mask: Tensor | None = None,
         memory: Memory | None = None,
         noise: Noise | None = None,
+        apart: bool = False,
     ) -> tuple[Tensor, KeysValues]:
         """Apply the layer.
 
@@ -195,16 +206,18 @@ class LlamaLayer(nn.Module):
                 layer is causal (valid only without a memory or for a single token), else full attention.
             memory: keys and values of earlier tokens.
             noise: [N, W] modulation vector, or what `modulation` made of it, if the layer was built for one.
+            apart: whether the tokens do not see each other: each sees the memory up to its place (the last one all of
+                it) and itself. Needs a memory of T or more tokens, and no mask.
 
         Returns:
-            Tokens [N, T, D], and the memory extended by these tokens.
+            Tokens [N, T, D], and the memory extended by these tokens; if they are apart, these alone.
         """
         if self.modulation is None or noise is None:
-            attended, seen = self.attention(self.norm1(x), angles, mask, memory)
+            attended, seen = self.attention(self.norm1(x), angles, mask, memory, apart)
             x = x + attended
             return x + self.mlp(self.norm2(x)), seen
         shift1, scale1, gate1, shift2, scale2, gate2 = _vectors(self.modulation, noise)
-        attended, seen = self.attention(modulate(self.norm1(x), shift1, scale1), angles, mask, memory)
+        attended, seen = self.attention(modulate(self.norm1(x), shift1, scale1), angles, mask, memory, apart)
         x = x + gate1 * attended
         return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2)), seen
 
