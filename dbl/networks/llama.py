@@ -72,7 +72,7 @@ class LanguageModel(Architecture):
 
 
 def rotary_angles(start: int, length: int, head_dim: int, device: torch.device) -> Angles:
-    """Cosines and sines [T, 1, D / H] of positions from `start` on, for `rotate` (RoFormer, arXiv 2104.09864, Eq. 15)."""
+    """Cosines and sines [T, 1, D / H] of positions from `start` on (RoFormer, arXiv 2104.09864, Eq. 15 and 34)."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return _angles(start, length, head_dim, device)
     # Writing text asks for one position after the other, in each block.
@@ -174,9 +174,14 @@ class LlamaLayer(nn.Module):
         self.norm2 = rms_norm(width, modulated)
         self.mlp = SwiGLU(width, hidden)
 
-    def memorise(self, x: Tensor, angles: Angles, memory: Memory | None = None) -> KeysValues:
+    def memorise(
+        self, x: Tensor, angles: Angles, memory: Memory | None = None, noise: Noise | None = None
+    ) -> KeysValues:
         """Append x [N, T, D] to the memory only, for tokens whose outputs are not needed."""
-        return self.attention.memorise(self.norm1(x), angles, memory)
+        x = self.norm1(x)
+        if self.modulation is not None and noise is not None:
+            x = modulate(x, *_vectors(self.modulation, noise)[:2])
+        return self.attention.memorise(x, angles, memory)
 
     def forward(
         self,
