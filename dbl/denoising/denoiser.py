@@ -175,7 +175,8 @@ def at_any_level(read: Callable[[Tensor, Tensor], Prediction]) -> Predict:
     """A predictor from a function of float32 noisy targets [N, ...] and levels [N]."""
 
     def predict(noisy: Tensor, sigma: Tensor | Level) -> Prediction:
-        return read(noisy.float(), sigma.sigma if isinstance(sigma, Level) else sigma.float())
+        with torch.autocast(noisy.device.type, enabled=False):
+            return read(noisy.float(), sigma.sigma if isinstance(sigma, Level) else sigma.float())
 
     return predict
 

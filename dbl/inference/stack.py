@@ -218,5 +218,6 @@ class Blocks(nn.ModuleDict):
             return cast(Denoiser, self[str(block)])
         if self._active is None or self._active[0] != block:
             self._active = None  # free the last block before the next is loaded
-            self._active = (block, self._load(block))
+            with torch.inference_mode(False):  # texts are written in that mode, whose tensors serve nothing else
+                self._active = (block, self._load(block).to(self.device))
         return self._active[1].to(self.device)

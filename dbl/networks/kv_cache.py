@@ -49,9 +49,10 @@ class KeyValueBuffer:
         if self._both is None or self._both.keys.shape[2] <= end:  # one token more always fits, into `rows` too
             self._grow(end, keys)
         assert self._both is not None
-        self._both.keys[:, :, self.length : end] = keys
-        self._both.values[:, :, self.length : end] = values
-        return KeysValues(self._both.keys[:, :, :end], self._both.values[:, :, :end])
+        # `narrow` takes half the time of an index: a network does this in each layer for each token.
+        for buffer, further in zip(self._both, (keys, values), strict=True):
+            buffer.narrow(2, self.length, keys.shape[2]).copy_(further)
+        return KeysValues(self._both.keys.narrow(2, 0, end), self._both.values.narrow(2, 0, end))
 
     def keep(self, number: int) -> None:
         """Count the first `number` of the tokens that were appended last as read."""

@@ -73,7 +73,7 @@ class LanguageModel(Architecture):
 
 
 def rotary_angles(start: int, length: int, head_dim: int, device: torch.device) -> Angles:
-    """Cosines and sines [T, 1, D / H / 2] of positions from `start` on (RoFormer, arXiv 2104.09864, Eq. 15)."""
+    """Cosines and sines [T, 1, D / H] of positions from `start` on (RoFormer, arXiv 2104.09864, Eq. 15 and 34)."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return _angles(start, length, head_dim, device)
     # Writing text asks for one position after the other, in each block.
@@ -85,8 +85,9 @@ def rotary_angles(start: int, length: int, head_dim: int, device: torch.device) 
 def _angles(start: int, length: int, head_dim: int, device: torch.device) -> Angles:
     frequencies = _BASE ** -(torch.arange(0, head_dim, 2, device=device) / head_dim)
     positions = torch.arange(start, start + length, device=device)
-    angles = (positions.unsqueeze(1) * frequencies).unsqueeze(1)
-    return angles.cos(), angles.sin()
+    angles = (positions.unsqueeze(1) * frequencies).unsqueeze(1)  # T, 1, D/H/2
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
 @lru_cache(maxsize=16)
@@ -97,8 +98,7 @@ def _known_angles(length: int, head_dim: int, device: torch.device) -> Angles:
 def rotate(x: Tensor, angles: Angles) -> Tensor:
     """Rotate queries or keys [N, T, H, D / H] by their positions; coordinate i is paired with i + D / H / 2."""
     cos, sin = angles
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).type_as(x)
+    return (x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin).type_as(x)  # the sines of the first half are negative
 
 
 def up_to(start: int, length: int, device: torch.device) -> Tensor:
@@ -184,9 +184,14 @@ class LlamaLayer(nn.Module):
         self.norm2 = rms_norm(width, modulated)
         self.mlp = SwiGLU(width, hidden)
 
-    def memorise(self, x: Tensor, angles: Angles, memory: Memory | None = None) -> KeysValues:
+    def memorise(
+        self, x: Tensor, angles: Angles, memory: Memory | None = None, noise: Noise | None = None
+    ) -> KeysValues:
         """Append x [N, T, D] to the memory only, for tokens whose outputs are not needed."""
-        return self.attention.memorise(self.norm1(x), angles, memory)
+        x = self.norm1(x)
+        if self.modulation is not None and noise is not None:
+            x = modulate(x, *_vectors(self.modulation, noise)[:2])
+        return self.attention.memorise(x, angles, memory)
 
     def forward(
         self,

@@ -73,7 +73,7 @@ class RecurrentContext:
         place = place_after(self.network, self.num_known, length, self._memories, vectors.device)
         state, embedded = self.network.noisy_embedding(vectors), embedded.repeat(self.num_levels, 1, 1)
         state = self.network.iterate(state, embedded, place, self.levels)
-        self.network.after_coda(state, place, self.levels)
+        self.network.memorise_in_coda(state, place, self.levels)
         keep(self._memories[self.network.core_start :], length)
         self.num_known += length
 

@@ -8,9 +8,8 @@ state is a noisy vector of the next token, and a training step passes through th
 Axes: N batch, T tokens, D width of a target vector, W width of the state.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, get_args
+from typing import ClassVar, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -187,20 +186,25 @@ class Recurrence(nn.Module):
 
     def read(self, state: Tensor, place: Place, noise: Tensor | LevelModulations | None = None) -> Tensor:
         """Coda and head: last state [N, T, W] -> [N, T, D]."""
-        return self.head(self.after_coda(state, place, noise), of_head(noise))
+        state = self._through(range(self.coda_start, len(self.layers)), state, place, noise)
+        return self.head(state, of_head(noise))
 
-    def after_coda(self, state: Tensor, place: Place, noise: Tensor | LevelModulations | None = None) -> Tensor:
-        """Coda: last state [N, T, W] -> [N, T, W]."""
-        return self._through(range(self.coda_start, len(self.layers)), state, place, noise)
+    def memorise_in_coda(self, state: Tensor, place: Place, noise: LevelModulations) -> None:
+        """Let the coda's layers remember the last state [N, T, W]; what the last layer makes of it is not needed."""
+        if self.coda_start == len(self.layers):
+            return
+        last = len(self.layers) - 1
+        x = self._through(range(self.coda_start, last), state, place, noise)
+        assert place.memories is not None
+        layer = cast(LlamaLayer, self.layers[last])
+        layer.memorise(x, place.angles, place.memories[last], noise.layers[last])
 
-    def _through(
-        self, numbers: Iterable[int], x: Tensor, place: Place, noise: Tensor | LevelModulations | None
-    ) -> Tensor:
+    def _through(self, numbers: range, x: Tensor, place: Place, noise: Tensor | LevelModulations | None) -> Tensor:
         """Pass [N, T, W] through some layers."""
-        each = of_layers(noise, len(self.layers))
-        for number in numbers:
-            memory = None if place.memories is None else place.memories[number]
-            x, _ = self.layers[number](x, place.angles, place.mask, memory, each[number])
+        memories = place.memories or [None] * len(self.layers)
+        each = list(zip(self.layers, memories, of_layers(noise, len(self.layers)), strict=True))
+        for layer, memory, vectors in each[numbers.start : numbers.stop]:
+            x, _ = layer(x, place.angles, place.mask, memory, vectors)
         return x
 
 

@@ -66,19 +66,17 @@ class TableReadout(Readout):
         return self.reader_of(self._own_logits(output.flatten(0, -2)).unflatten(0, output.shape[:-1]), adjust)
 
     def reader_of(self, own: Tensor, adjust: Adjust | None = None) -> Callable[[Tensor, Tensor], Prediction]:
-        """The same from logits [N, C] or [N, T, C] without evidence."""
+        """The same from logits [N, C] or [N, T, C] without evidence, which are few enough to be kept."""
         adjusted = own if adjust is None else adjust(own)
-        return lambda noisy, sigma: self.with_evidence(adjusted, noisy, sigma)
+        rows = adjusted.flatten(0, -2)
 
-    def with_evidence(self, own: Tensor, noisy: Tensor, sigma: Tensor) -> RowPrediction:
-        """The prediction from the network's own logits.
+        def read(noisy: Tensor, sigma: Tensor) -> Prediction:
+            levels = _levels(sigma, noisy).flatten()
+            logits = self._with_evidence(rows, noisy.flatten(0, -2), levels)
+            denoised = self._expected_row(logits)
+            return Prediction(denoised.reshape(noisy.shape), logits.reshape(adjusted.shape))
 
-        Args:
-            own: [N, C] or [N, T, C] logits, without the evidence of the noisy target.
-            noisy: [N, *target_shape].
-            sigma: [N].
-        """
-        return self.prediction(lambda own: own, own, noisy, sigma)
+        return read
 
     def prediction(
         self,

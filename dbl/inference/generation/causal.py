@@ -42,7 +42,6 @@ class CausalGenerator(TextGenerator):
         missing = num_tokens - tokens.shape[1]
         return tokens if stop is None else nn.functional.pad(tokens, (0, missing), value=stop)
 
-    @torch.no_grad()
     def stream(self, prompts: Tensor, num_tokens: int, indices: Tensor, stop: int | None = None) -> Iterator[Tensor]:
         """The same token by token: at most `num_tokens` tensors [N], fewer if all texts have stopped.
 
@@ -50,6 +49,12 @@ class CausalGenerator(TextGenerator):
         """
         if prompts.shape[1] < 1:
             raise UserError("a prompt must have at least one token: give --prompt")
+        for token in self._tokens(prompts, num_tokens, indices, stop):
+            yield token.clone()  # an ordinary tensor, which the caller may change
+
+    # Less work for each operation than `no_grad`: a sixth of the time of a small network.
+    @torch.inference_mode()
+    def _tokens(self, prompts: Tensor, num_tokens: int, indices: Tensor, stop: int | None) -> Iterator[Tensor]:
         text = prompts[:, -self.seq_len :]
         unread, stopped = text, torch.zeros(len(prompts), dtype=torch.bool, device=prompts.device)
         indices = indices.cpu()  # once: draws are made there
