@@ -216,8 +216,9 @@ class Blocks(nn.ModuleDict):
         """The denoiser of one block; one that is not kept replaces the last such one."""
         if str(block) in self:
             return cast(Denoiser, self[str(block)])
-        if self._active is None or self._active[0] != block:
-            self._active = None  # free the last block before the next is loaded
-            with torch.inference_mode(False):  # texts are written in that mode, whose tensors serve nothing else
-                self._active = (block, self._load(block).to(self.device))
-        return self._active[1].to(self.device)
+        # Texts are written in inference mode: parameters that are made in it serve nothing else.
+        with torch.inference_mode(False):
+            if self._active is None or self._active[0] != block:
+                self._active = None  # free the last block before the next is loaded
+                self._active = (block, self._load(block))
+            return self._active[1].to(self.device)

@@ -73,7 +73,7 @@ class LanguageModel(Architecture):
 
 
 def rotary_angles(start: int, length: int, head_dim: int, device: torch.device) -> Angles:
-    """Cosines and sines [T, 1, D / H] of positions from `start` on (RoFormer, arXiv 2104.09864, Eq. 15 and 34)."""
+    """Cosines and sines [T, 1, D / H] of positions from `start` on (RoFormer, arXiv 2104.09864, Eq. 15)."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return _angles(start, length, head_dim, device)
     # Writing text asks for one position after the other, in each block.

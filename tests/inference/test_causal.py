@@ -229,6 +229,16 @@ def test_each_level_asks_the_block_that_owns_it() -> None:
         assert low * (1 - 1e-6) <= sigma <= high * (1 + 1e-6)
 
 
+def test_tokens_and_loaded_blocks_are_ordinary_tensors() -> None:
+    """Catches what inference mode would leave behind: tensors that cannot be changed, or trained, by the caller."""
+    stack = text_stack("two", keep_in_memory="one")
+    generator = cast(CausalGenerator, stack.text_generator(Decoding(), num_steps=4))
+    tokens = list(generator.stream(text(2), 2, torch.arange(N)))
+    assert not any(token.is_inference() for token in tokens)
+    last = stack.contract.partition.num_blocks - 1  # it owns the lowest level, so it is in memory
+    assert not any(parameter.is_inference() for parameter in stack.denoiser(last).parameters())
+
+
 def test_an_empty_prompt_is_refused() -> None:
     """Catches a crash deep inside of the network where there is nothing to continue."""
     with pytest.raises(UserError, match="at least one token"):
