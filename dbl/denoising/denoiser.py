@@ -29,7 +29,7 @@ class Level(NamedTuple):
     Attributes:
         sigma: [N] float32 levels.
         scalings: preconditioning, [N] each.
-        noise: what the network is told of the levels: c_noise [N], or the modulations that it makes of it.
+        noise: levels as the network reads them: c_noise [N], or the modulations that it makes of it.
     """
 
     sigma: Tensor

@@ -165,7 +165,7 @@ class Sampler:
             denoise: function of noisy [N, ...] and a level.
             unit_noise: [N, ...].
             noise: training distribution.
-            levels: what `levels(noise)` gave, where many samples share it.
+            levels: result of `levels(noise)`, where many samples share it.
         """
         levels = self.levels(noise) if levels is None else levels
         return self.run(denoise, self.temperature * noise.sigma_max * unit_noise, levels)

@@ -16,8 +16,8 @@ class LevelModulations(NamedTuple):
     """What modulates the parts of a network.
 
     Attributes:
-        layers: of each layer; None where a layer is not modulated.
-        head: of the head.
+        layers: modulation of each layer; None where a layer is not modulated.
+        head: modulation of the head.
     """
 
     layers: tuple[Noise | None, ...]

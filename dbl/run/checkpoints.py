@@ -54,7 +54,7 @@ class StoredTraining(NamedTuple):
 
     Attributes:
         content: the whole dict of Lightning.
-        stamp: what `dbl` added to it.
+        stamp: entry that `dbl` added to it.
         step: optimizer steps done.
         seconds: wall time spent in training, over all resumes.
     """
@@ -72,7 +72,7 @@ class CheckpointInfo(NamedTuple):
         path: its file.
         step: its optimizer step.
         stamp: part and contract hash of the training that wrote it.
-        problem: what is wrong with a newer one that cannot be read, if there is any.
+        problem: defect of a newer one that cannot be read, if there is any.
     """
 
     path: Path

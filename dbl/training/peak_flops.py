@@ -47,8 +47,8 @@ def device_peak(device: str, precision: str, matmul_precision: str, given: float
 
     Args:
         device: `cpu`, whose peak is measured by a matrix product, or `cuda`, whose peak is a published one.
-        precision: of the trainer, `32-true` or `bf16-mixed`.
-        matmul_precision: of float32 matrix products on CUDA, as in `torch.set_float32_matmul_precision`.
+        precision: precision of the trainer, `32-true` or `bf16-mixed`.
+        matmul_precision: precision of float32 matrix products on CUDA, as in `torch.set_float32_matmul_precision`.
         given: TFLOP/s that replace both.
     """
     if given is not None:

@@ -30,7 +30,7 @@ class Number:
         below: value that must not be reached.
         whole: whether it must be an int.
         optional: whether None, which is null in a config, is allowed too.
-        remedy: what to do instead, for the message.
+        remedy: advice that ends the message.
     """
 
     at_least: float | None = None
@@ -116,7 +116,7 @@ def check_numbers(group: str, values: object, /, **allowed: Number) -> None:
     Args:
         group: config key of the object; the keys of its numbers are `<group>.<name>`.
         values: object with the numbers as attributes, or a mapping.
-        allowed: what the number of this name may be.
+        allowed: range of the number of this name.
 
     Example:
         >>> from dbl.utils.checks import Number, check_numbers, whole

@@ -80,7 +80,7 @@ class CachedChain:
     Args:
         blocks: the block, and how it is sampled.
         num_samples: N.
-        device: of the text.
+        device: device of the text.
 
     Attributes:
         length: number of tokens that were read.
