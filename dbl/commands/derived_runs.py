@@ -1,5 +1,6 @@
 """Runs inside a run, whose configs follow from its own: its ancestors, and one block of its size for all levels."""
 
+import warnings
 from dataclasses import asdict
 from typing import Any
 
@@ -9,6 +10,7 @@ from dbl.run.assembly import assemble
 from dbl.run.contract import ContractConfig
 from dbl.run.folder import RunFolder
 from dbl.run.start import RandomStart
+from dbl.utils.errors import DblWarning, UserError
 from dbl.utils.serialization import to_plain
 
 
@@ -55,12 +57,17 @@ def ancestor_of(config: RunConfig) -> RunConfig | None:
 def one_block_of(config: RunConfig) -> RunConfig | None:
     """One network of the size of a block for all levels, trained with the compute of the whole run.
 
-    It is the strongest rival of the same memory; None if the run itself has one block alone.
+    It is the strongest rival of the same memory. None if the run itself has one block alone, or, with a warning, if
+    the network cannot be made so small.
     """
     chosen = config.contract_config
     if chosen.partition.num_blocks == 1:
         return None
-    contract = chosen.with_num_blocks(1, RandomStart())
+    try:
+        contract = chosen.with_num_blocks(1, RandomStart())
+    except UserError as error:
+        warnings.warn(f"no comparison with one block for all levels: {error}", DblWarning, stacklevel=2)
+        return None
     passes = contract.network.layer_passes(contract.network.num_layers)
     return _derived(config, config.run.one_block(), contract, max(1, round(total_passes(config) / passes)))
 

@@ -9,14 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from dbl.commands.derived_runs import one_block_of
+from dbl.commands.run_config import RunConfig
+from dbl.networks import DiT
 from dbl.run.folder import RunFolder
 from dbl.run.model_folder import ModelFolder
+from dbl.utils.errors import DblWarning, UserError
 
 from .conftest import Run
 
 ANCESTOR = ["--contract.start=dbl.Ancestor", "--contract.start.share=0.5"]
 FROZEN = ["--model.recipe.optimizer.lr=0", "--ema.decay=0"]
 RUN = Path("runs/digits_dit")
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def _weights(model: Path, block: int) -> dict[str, Tensor]:
@@ -95,6 +100,20 @@ def test_rivals_get_the_compute_of_blocks_and_ancestor(dbl: Run) -> None:
     assert rival["parts"][0]["layers"] == 1
     text = (RUN / "report/report.md").read_text()
     assert "one block for all levels" in text
+
+
+def test_a_network_of_one_size_has_no_rival_of_a_blocks_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a comparison that refuses a network of the user's because it cannot be made smaller."""
+
+    def refuse(*_: object) -> None:
+        raise UserError("it has one size")
+
+    monkeypatch.chdir(tmp_path)
+    config = RunConfig.load(CONFIGS / "digits_dit.yaml")
+    assert one_block_of(config) is not None
+    monkeypatch.setattr(DiT, "with_layers", refuse)
+    with pytest.warns(DblWarning, match="one block for all levels: it has one size"):
+        assert one_block_of(config) is None
 
 
 def test_fit_needs_the_ancestor(dbl: Run, capsys: pytest.CaptureFixture[str]) -> None:
