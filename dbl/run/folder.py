@@ -175,9 +175,15 @@ class RunFolder:
         return stored if keeps else self._build(config, data)
 
     def _build(self, config: ContractConfig, data: DataSpec) -> Contract:
-        model = self.ancestor().model
-        trained = config.start.num_blocks > 0 and model.exists()
-        return config.build(data, ModelFolder(model).block_hashes if trained else ())
+        """A new contract, with the ancestor's weights if they are there; UserError if they are of another config."""
+        contract, path = config.build(data), self.ancestor().model  # refuses first what cannot have an ancestor
+        expected = config.ancestor()
+        if expected is None or not path.exists():
+            return contract
+        model = ModelFolder(path)
+        if to_plain(model.contract.config) != to_plain(expected):
+            raise UserError(f"{path} is no ancestor for this config: start another run (--run.name), or remove it")
+        return config.build(data, model.block_hashes)
 
     def has_trained_parts(self) -> bool:
         """Whether there is a checkpoint of a block or a baseline, which the contract binds."""

@@ -139,6 +139,15 @@ def test_another_ancestor_is_refused(damage: str, dbl: Run, capsys: pytest.Captu
     assert not list(RUN.glob("block_1/checkpoints/*"))
 
 
+def test_the_ancestor_of_another_config_is_refused(dbl: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a block that is bound to weights that another seed gave, before any block was trained."""
+    assert dbl("train", "digits_dit", *ANCESTOR, "--blocks=0") == 0
+    shutil.rmtree(RUN / "block_0")
+    assert dbl("fit", "digits_dit", *ANCESTOR, "--contract.seed=5") == 2
+    assert "is no ancestor for this config" in capsys.readouterr().err
+    assert dbl("fit", "digits_dit", *ANCESTOR) == 0
+
+
 def test_a_started_block_goes_on_without_the_ancestor(dbl: Run) -> None:
     """Catches a resumed block that is set back to where it started, or that needs files it no longer uses."""
     options = [*ANCESTOR, "--model.recipe.decay=constant"]
