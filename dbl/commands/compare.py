@@ -81,23 +81,23 @@ def _with_seed(config: RunConfig, seed: int) -> RunConfig:
 
 def _all_arms(config: RunConfig, launch: Launch, from_scratch: bool) -> list[Arm]:
     run, partition = config.run, config.contract.partition
-    launch.train(run, list(range(partition.num_blocks)), config.max_steps, from_scratch)
+    launch.train(run, list(range(partition.num_blocks)), config.steps, from_scratch)
     assemble(run)
     steps = step_numbers(partition.num_blocks, config.inference.sampler.num_steps)
     arms = [evaluate_stack(run, "blocks", steps), _end_to_end(config, steps, from_scratch)]
     rival = one_block_of(config)
     if rival is not None:
         arms.append(_trained_stack(rival, "one_block", steps, from_scratch))
-    _check_equal_compute(arms)
+    _check_equal_compute(arms, config.steps)
     return arms
 
 
-def _check_equal_compute(arms: list[Arm]) -> None:
-    """Raise UserError unless all blocks had the same steps, and all arms the same layer passes up to rounding."""
+def _check_equal_compute(arms: list[Arm], wanted: list[int]) -> None:
+    """Raise UserError unless all blocks had the wanted steps, and all arms the same layer passes up to rounding."""
     steps = {part["part"]: part["steps"] for part in arms[0].parts}
     passes = {arm.name: sum(part["layer_passes"] for part in arm.all_parts) for arm in arms}
     per_step = max(part["layer_passes"] / part["steps"] for arm in arms[1:] for part in arm.parts)
-    if len(set(steps.values())) > 1 or max(passes.values()) - min(passes.values()) > per_step:
+    if list(steps.values()) != wanted or max(passes.values()) - min(passes.values()) > per_step:
         counts = ", ".join(f"{name}: {number:,.0f}" for name, number in (steps | passes).items())
         raise UserError(
             f"steps of the blocks or layer passes of the arms differ ({counts}): train them anew with --from-scratch"
@@ -119,6 +119,7 @@ def _end_to_end(config: RunConfig, steps: list[int], from_scratch: bool) -> Arm:
     run, plain = config.run.baseline(), config.plain()
     plain["run"] = {"name": run.name, "root": run.root}
     plain["trainer"]["max_steps"] = _steps_of_baseline(config)
+    plain["relative_steps"] = None
     baseline = baseline_of(config.contract.config.network)
     if baseline is None:
         plain["contract"]["partition"] = {"num_blocks": 1, "overlap": 0.0}

@@ -72,6 +72,8 @@ def fit_part(config: RunConfig, from_scratch: bool = False, checkpoint: str | No
     if chosen:
         chosen.check(name, part.contract.hash)
     status = Status(run.status(name), name)
+    if isinstance(part, DiffusionBlock):
+        built.trainer.max_steps = config.steps[part.index]
     trainer = make_trainer(built, _callbacks(built, status), training=True)
     with guard(run, name, trainer, status):
         run.write_contract(part.contract)

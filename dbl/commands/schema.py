@@ -74,6 +74,13 @@ def config_parser(
         "Set to True to use a random seed.",
     )
     _add_matmul_precision(parser)
+    parser.add_argument(
+        "--relative_steps",
+        type=list[float] | None,
+        default=None,
+        help="Relative numbers of optimizer steps of the blocks, such as [1, 1, 2]; trainer.max_steps is their mean. "
+        "null: all blocks train for trainer.max_steps.",
+    )
     parser.add_lightning_class_args(L.Trainer, "trainer")
     parser.set_defaults({f"trainer.{name}": value for name, value in _TRAINER_DEFAULTS.items()})
     parser.add_lightning_class_args(part, "model")

@@ -38,10 +38,10 @@ def main(arguments: list[str]) -> None:
             print("the scripts of the blocks follow from the ancestor: submit this one first")
             return
         config.write()
-        blocks = _chosen_blocks(str(options.blocks), config.contract.partition)
+        blocks, steps = _chosen_blocks(str(options.blocks), config.contract.partition), config.steps
         del config
         gc.collect()  # data and tables: the workers have them, the launcher does not need them while it waits
-        launch.train(run, blocks, options.trainer.max_steps, options.from_scratch)
+        launch.train(run, blocks, steps, options.from_scratch)
         if not launch.dry_run:
             _finish(RunConfig.load(run.config))
 
