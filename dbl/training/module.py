@@ -23,7 +23,7 @@ from dbl.training.config import TrainingConfig, check_precision
 from dbl.training.distributed import ShardedStrategy, check_strategy, first_message, full_tensor, mean_over_ranks, shard
 from dbl.training.finite import FiniteCheck, NotFinite
 from dbl.utils.errors import UserError
-from dbl.utils.seeding import derive_seed
+from dbl.utils.seeding import derive_seed, seed_generator
 
 
 class Losses(NamedTuple):
@@ -122,11 +122,11 @@ class TrainingModule(L.LightningModule, ABC):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make dropout a function of the number of batches seen."""
-        seed = derive_seed(self.seed, "step", self.stream, self.batches_seen, self.global_rank)
+        purpose = ("step", self.stream, self.batches_seen, self.global_rank)
         # Not `torch.manual_seed`, which visits the generators of every kind of device.
-        torch.default_generator.manual_seed(seed)
+        seed_generator(torch.default_generator, self.seed, *purpose)
         if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+            torch.cuda.manual_seed(derive_seed(self.seed, *purpose))
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Backward pass, and an optimizer step after every `accumulate` batches."""
