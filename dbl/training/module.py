@@ -79,7 +79,7 @@ class TrainingModule(L.LightningModule, ABC):
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """One optimizer over all parameters, with a schedule in optimizer steps."""
-        optimizer = self.recipe.make_optimizer(self.parameters())
+        optimizer = self.recipe.make_optimizer(self)
         factor = partial(self.recipe.learning_rate_factor, total=self.trainer.max_steps)
         return [optimizer], [LambdaLR(optimizer, factor)]
 
@@ -172,8 +172,7 @@ class TrainingModule(L.LightningModule, ABC):
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         assert isinstance(scheduler, LRScheduler)
         assert not isinstance(optimizer, list)
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        norm = full_tensor(nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm or math.inf))
+        norm = full_tensor(nn.utils.clip_grad_norm_(self.parameters(), self.recipe.clip_norm or math.inf))
         if self._logs_within(self.recipe.accumulate):
             self.log("train/gradient_norm", norm)
             self.log("train/learning_rate", scheduler.get_last_lr()[0])

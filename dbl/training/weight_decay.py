@@ -1,0 +1,30 @@
+"""Which parameters decay: the matrices of linear layers and convolutions, as is usual for transformers.
+
+The scale of a norm, a bias or a temperature would be pulled to 0, which is no simpler model, and a row of an embedding
+would shrink in every step in which its token does not occur.
+"""
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+_WITH_MATRICES = (nn.Linear, nn.Bilinear, _ConvNd, nn.MultiheadAttention, nn.RNNBase)
+
+
+def by_decay(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters that decay, and all others, each in the order of the module.
+
+    Weights of two axes or more of linear layers, convolutions, torch's attention and recurrent networks decay; biases,
+    norms, embeddings and parameters of a class of your own do not.
+    """
+    decaying = {
+        id(parameter)
+        for part in module.modules()
+        if isinstance(part, _WITH_MATRICES)
+        for name, parameter in part.named_parameters(recurse=False)
+        if parameter.ndim >= 2 and "weight" in name
+    }
+    parameters = list(module.parameters())
+    return (
+        [parameter for parameter in parameters if id(parameter) in decaying],
+        [parameter for parameter in parameters if id(parameter) not in decaying],
+    )
