@@ -22,6 +22,7 @@ from dbl.run.contract import Contract
 from dbl.training.config import TrainingConfig, check_precision
 from dbl.training.distributed import ShardedStrategy, check_strategy, first_message, full_tensor, mean_over_ranks, shard
 from dbl.training.finite import FiniteCheck, NotFinite
+from dbl.training.weight_decay import numbered_by_module
 from dbl.utils.errors import UserError
 from dbl.utils.seeding import derive_seed, seed_generator
 
@@ -235,6 +236,9 @@ class TrainingModule(L.LightningModule, ABC):
             max_steps=self.trainer.max_steps,
         )
         checkpoint["dbl"] = asdict(stamp)
+        if "optimizer_states" in checkpoint and not isinstance(self.trainer.strategy, ShardedStrategy):  # which does so
+            (state,), (optimizer,) = checkpoint["optimizer_states"], self.trainer.optimizers
+            checkpoint["optimizer_states"] = [numbered_by_module(state, self, optimizer)]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another part or contract; restore the counters."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Rprop
-from toy import assert_equal_states, fit, recipe
+from toy import assert_equal_states, checkpoint, fit, recipe
 from toy_text import text_contract
 
 from dbl.run.contract import Contract
@@ -72,6 +72,16 @@ def test_a_training_decays_matrices_alone(dit_contract: Contract, tmp_path: Path
     for name, decayed in after[0.5].items():
         decays = id(decayed) in matrices and bool(start[name].any())  # modulations start at 0, where nothing can decay
         assert torch.equal(decayed, after[0.0][name]) != decays, name
+
+
+def test_a_checkpoint_numbers_weights_by_module(dit_contract: Contract, tmp_path: Path) -> None:
+    """Catches the order of the groups in a file, in which FSDP2 would give a weight the state of another one."""
+    block = DiffusionBlock(dit_contract, 1, recipe())
+    trainer = fit(block, tmp_path, steps=2)
+    (stored,) = checkpoint(tmp_path, block.part)["optimizer_states"]  # type: ignore[misc]
+    optimizer = trainer.optimizers[0]
+    for number, parameter in enumerate(block.parameters()):
+        assert torch.equal(stored["state"][number]["exp_avg"], optimizer.state[parameter]["exp_avg"])
 
 
 def test_without_decay_nothing_changes(dit_contract: Contract) -> None:
