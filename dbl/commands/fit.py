@@ -67,7 +67,7 @@ def fit_part(config: RunConfig, from_scratch: bool = False, checkpoint: str | No
     config.check_steps()
     built = config.build()
     run, part, data, name = built.run, built.model, built.data, built.model.part
-    part.recipe.make_optimizer(part.parameters())  # refuses its arguments before anything is written
+    part.recipe.make_optimizer(part)  # refuses its arguments before anything is written
     chosen = read_checkpoint_info(Path(checkpoint)) if checkpoint else None
     if chosen:
         chosen.check(name, part.contract.hash)

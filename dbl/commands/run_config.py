@@ -163,7 +163,7 @@ class RunConfig:
             message = "trainer.limit_test_batches would leave test samples out of the report: use it with dbl test"
             raise UserError(message)
         self.inference.check(self.contract)
-        self.recipe.make_optimizer([torch.nn.Parameter(torch.zeros(1, 1))])  # refuses its arguments
+        self.recipe.make_optimizer(torch.nn.Linear(1, 1))  # refuses its arguments
         if "block" in self.values.model:
             self.contract.partition.check_block(self.values.model.block)
         self.groups.image_quality.prepare(self.data, self.contract_config.target.generates == "images")

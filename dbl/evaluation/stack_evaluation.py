@@ -12,7 +12,7 @@ from dbl.diffusion.noise import even_fractions
 from dbl.inference.grid import image_grid
 from dbl.inference.stack import BlockStack
 from dbl.utils.errors import UserError
-from dbl.utils.seeding import generator_for
+from dbl.utils.seeding import SampleDraws
 
 
 class StackEvaluation(L.LightningModule):
@@ -84,13 +84,16 @@ class StackEvaluation(L.LightningModule):
 
     @torch.no_grad()
     def _add_losses(self, clean: Clean, batch: Batch) -> None:
-        """Weighted losses at fixed levels that cover the whole range, each with the block that owns its level."""
-        contract, device = self.stack.contract, clean.clean.device
-        levels = contract.noise.quantile(even_fractions(batch["index"].cpu()))
+        """Weighted losses at fixed levels that cover the whole range, each with the block that owns its level.
+
+        Level and noise belong to the sample, so the losses do not depend on how samples are spread over batches.
+        """
+        contract, device, index = self.stack.contract, clean.clean.device, batch["index"].cpu()
+        levels = contract.noise.quantile(even_fractions(index))
         owners = contract.partition.block_for(levels)
         sigma = levels.to(device, torch.float32)
-        generator = generator_for(self.stack.inference.seed, "test noise", int(batch["position"]), device=device)
-        noise = torch.randn(clean.clean.shape, generator=generator, device=device)
+        like = clean.clean.new_empty(clean.clean.shape, dtype=torch.float32)
+        noise = SampleDraws(self.stack.inference.seed, ("test noise",), index).normal(like)
         noisy = self.stack.space.corrupt(clean.clean, noise, sigma)
         for block in owners.unique().tolist():  # block by block: a stack may keep only one in memory
             rows = (owners == block).to(device)

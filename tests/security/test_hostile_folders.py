@@ -366,6 +366,13 @@ def test_values_of_a_checkpoint_are_checked(change: Callable[[Any], object], run
     assert contract.hash == run.load_contract().hash
 
 
+def _merge_groups(stored: Any) -> None:
+    """As versions wrote it in which everything decayed."""
+    first, second = stored["optimizer_states"][0]["param_groups"]
+    first["params"] += second["params"]
+    stored["optimizer_states"][0]["param_groups"] = [first]
+
+
 STATES: dict[str, Callable[[Any], object]] = {
     "no optimizer": lambda stored: stored.pop("optimizer_states"),
     "no state of an optimizer": _set("optimizer_states", []),
@@ -377,6 +384,7 @@ STATES: dict[str, Callable[[Any], object]] = {
     "loops of another kind": _set("loops", {"validate_loop": {}}),
     "no callbacks": lambda stored: stored.pop("callbacks"),
     "another number of weights": lambda stored: stored["optimizer_states"][0]["param_groups"][0]["params"].pop(),
+    "one group for all weights": _merge_groups,
     "groups of text": _set("optimizer_states", 0, "param_groups", "x"),
     "loops of text": _set("loops", "fit_loop", {"state_dict": "x"}),
     "callbacks of text": _set("callbacks", "EMA", "x"),
