@@ -9,9 +9,9 @@ from dbl.commands.outputs import check_output
 from dbl.denoising.sampling import Sampler
 from dbl.denoising.targets import image_spec
 from dbl.inference.grid import image_grid, save_picture
-from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.run.folder import RunFolder
+from dbl.run.inference import InferenceConfig
 from dbl.utils.errors import UserError
 from dbl.utils.files import write_tensors
 

@@ -14,9 +14,9 @@ from dbl.data.text.tokenizer import Tokenizer
 from dbl.denoising.decoding import Decoding
 from dbl.denoising.sampling import Sampler
 from dbl.inference.generation import CausalGenerator, MaskedGenerator, TextGenerator
-from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.run.folder import RunFolder, run_tokenizer
+from dbl.run.inference import InferenceConfig
 from dbl.training.baselines import EndToEndCausalLM, EndToEndRecurrentLM, baseline_of
 from dbl.utils.errors import UserError
 from dbl.utils.files import write_text

@@ -13,10 +13,11 @@ from dbl.denoising.denoiser import Denoiser
 from dbl.denoising.sampling import Denoise, guided, per_sample, state_dtype
 from dbl.inference.ensemble import Ensemble
 from dbl.inference.generation import BlockSampling, TextGenerator, stack_generator
-from dbl.inference.settings import InferenceConfig
 from dbl.run.contract import Contract
 from dbl.run.hub import find_model
-from dbl.run.model_folder import ModelFolder, Weights, require_blocks
+from dbl.run.inference import InferenceConfig, default_inference
+from dbl.run.model_config import Weights
+from dbl.run.model_folder import ModelFolder, require_blocks
 from dbl.utils.seeding import SampleDraws
 
 
@@ -29,7 +30,7 @@ class BlockStack(nn.Module):
     Args:
         contract: contract of the blocks.
         load: function that gives the denoiser of a block, ready for inference.
-        inference: settings of sampling.
+        inference: how it is used; None: `default_inference`, the sampler of the contract's target.
         weights: kind of weights that `load` gives, for reports: `ema` or `live`.
         available: blocks that `load` can give; None: all. A stack that lacks blocks refuses their levels.
 
@@ -56,7 +57,7 @@ class BlockStack(nn.Module):
         self.weights = weights
         self.contract = contract
         self.target = contract.config.target
-        self.inference = inference or InferenceConfig()
+        self.inference = inference or default_inference(contract)
         self.inference.check(contract)
         self.space = contract.space()
         self.available = tuple(range(contract.partition.num_blocks) if available is None else available)
@@ -74,23 +75,28 @@ class BlockStack(nn.Module):
         revision: str | None = None,
         trusted: Collection[str] = (),
     ) -> Self:
-        """The stack in a model folder written by `dbl assemble`, or in a copy of one on the Hugging Face hub.
+        """The stack of a run that is assembled, of a model folder, or of a copy of one on the Hugging Face hub.
+
+        It is in evaluation mode, on the CPU, and samples as the report of its run did.
 
         A model is data: no code of its choice is run, and no file outside its folder is read. Its classes are those of
         `dbl`, and those of yours that are already imported or whose package you trust.
 
-        Raises UserError if there is no such model, it is damaged, its parts do not belong together, or it names a class
-        of a module that is neither imported nor trusted.
+        Raises UserError if there is no such model, the run is not assembled, the model is damaged, its parts do not
+        belong together, or it names a class of a module that is neither imported nor trusted.
 
         Args:
-            name_or_folder: folder; if there is none, a string `owner/name` is looked up on the hub.
-            inference: settings of sampling.
+            name_or_folder: run folder, such as runs/digits_dit, or model folder; if there is none, a string
+                `owner/name` is looked up on the hub.
+            inference: how it is used; None: as was chosen when it was assembled, hence as its report used it. Models of
+                earlier versions do not say: of them, None means the sampler of their target.
             revision: branch, tag or commit on the hub; by default its main branch.
             trusted: packages with classes of your own that the model may import, e.g. ["my_package"]: this one and the
                 modules inside it. Their code is run.
         """
         model = ModelFolder(find_model(name_or_folder, revision), trusted)
-        return cls(model.contract, model.denoiser, inference, model.config["weights"], model.available)
+        inference = model.inference if inference is None else inference
+        return cls(model.contract, model.denoiser, inference, model.config["weights"], model.available).eval()
 
     @property
     def device(self) -> torch.device:

@@ -19,6 +19,8 @@ from dbl.data.spec import DataSpec, TextSpec
 from dbl.data.text.tokenizer import Tokenizer, load_tokenizer
 from dbl.run.checkpoints import Checkpoints
 from dbl.run.contract import Contract, ContractConfig
+from dbl.run.inference import InferenceConfig, default_inference, read_inference
+from dbl.run.model_config import inference_of, read_model_config
 from dbl.run.model_folder import ModelFolder
 from dbl.utils.errors import UserError
 from dbl.utils.files import read_json, read_tensor, remove_unfinished, write_json, write_tensors
@@ -235,6 +237,19 @@ class RunFolder:
 def _user_settings(config: ContractConfig, data: DataSpec) -> dict[str, Any]:
     """Plain values of the settings that a user can change, under their config keys."""
     return {"contract": to_plain(config)["init_args"], "data": to_plain(data)["init_args"]}
+
+
+def run_inference(run: RunFolder) -> InferenceConfig:
+    """How the assembled network of a run is used: as its model says; in one of an earlier version, as the config does.
+
+    Without either, the settings are those of `default_inference`. Raises UserError if the run is not assembled, or a
+    file is damaged or has other values.
+    """
+    contract = run.load_contract()
+    stored = inference_of(run.model, read_model_config(run.model), contract)
+    if stored is None and run.config.is_file():
+        return read_inference(run.config)
+    return stored or default_inference(contract)
 
 
 def run_tokenizer(run: RunFolder) -> Tokenizer:

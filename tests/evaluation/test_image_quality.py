@@ -19,9 +19,9 @@ from dbl.evaluation.callbacks.image_quality import ImageQuality, as_stored, labe
 from dbl.evaluation.features import InDomainFeatures, Reference
 from dbl.evaluation.image_metrics import NAMES, image_metrics
 from dbl.evaluation.stack_evaluation import StackEvaluation
-from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.run.contract import ContractConfig
+from dbl.run.inference import InferenceConfig
 from dbl.utils.errors import UserError
 
 pytest.importorskip("torch_fidelity")

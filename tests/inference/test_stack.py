@@ -12,11 +12,11 @@ from toy import Stripes, fit, recipe
 from toy_text import text_stack
 
 from dbl.denoising.sampling import Sampler
-from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.run.assembly import assemble
 from dbl.run.contract import Contract
 from dbl.run.folder import RunFolder
+from dbl.run.inference import InferenceConfig
 from dbl.run.model_folder import ModelFolder
 from dbl.training.block import DiffusionBlock
 from dbl.utils.errors import UserError

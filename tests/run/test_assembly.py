@@ -22,11 +22,11 @@ from dbl.data import Characters
 from dbl.denoising.decoding import Decoding
 from dbl.denoising.sampling import Sampler
 from dbl.evaluation.stack_evaluation import StackEvaluation
-from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.run.assembly import assemble
 from dbl.run.contract import Contract, plain_hash
 from dbl.run.folder import RunFolder, run_tokenizer
+from dbl.run.inference import InferenceConfig
 from dbl.run.model_folder import ModelFolder, file_hash
 from dbl.training.block import DiffusionBlock
 from dbl.utils.errors import UserError
