@@ -15,13 +15,14 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from dbl.data.spec import DataSpec, TextSpec
-from dbl.data.text.tokenizer import Tokenizer, load_tokenizer
+from dbl.data.spec import DataSpec
+from dbl.data.text.tokenizer import Tokenizer
 from dbl.run.checkpoints import Checkpoints
 from dbl.run.contract import Contract, ContractConfig
 from dbl.run.inference import InferenceConfig, default_inference, read_inference
 from dbl.run.model_config import inference_of, read_model_config
 from dbl.run.model_folder import ModelFolder
+from dbl.run.stored_tokenizer import tokenizer_in
 from dbl.utils.errors import UserError
 from dbl.utils.files import read_json, read_tensor, remove_unfinished, write_json, write_tensors
 from dbl.utils.locks import Lock, held_by_another, remove_dead_lock
@@ -256,22 +257,11 @@ def run_tokenizer(run: RunFolder) -> Tokenizer:
     """Load the tokenizer of a run. Raises UserError if it is absent or not the one that the run was trained with."""
     data = run.load_contract().data
     try:
-        return _tokenizer_in(run.tokenizer, data)
+        return tokenizer_in(run.tokenizer, data)
     except UserError as error:
         copy = run.model / run.tokenizer.name
         try:
-            _tokenizer_in(copy, data)
+            tokenizer_in(copy, data)
         except UserError:
             raise error from None
         raise UserError(f"{error}; {copy.relative_to(run.path)} there is a good copy") from None
-
-
-def _tokenizer_in(path: Path, data: DataSpec) -> Tokenizer:
-    """The tokenizer in a file. Raises UserError if it is absent, damaged, or not the one that made these data."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: copy it from the machine on which the run was trained")
-    tokenizer = load_tokenizer(path)
-    is_ours = isinstance(data, TextSpec) and tokenizer.identity == data.tokenizer
-    if not is_ours or tokenizer.vocab_size != data.num_classes:
-        raise UserError(f"{path} is not the tokenizer that this run was trained with: restore the file")
-    return tokenizer

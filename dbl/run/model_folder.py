@@ -11,11 +11,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from dbl.data.text.tokenizer import Tokenizer
 from dbl.denoising.denoiser import Denoiser
 from dbl.diffusion.partition import Partition
 from dbl.run.contract import Contract
 from dbl.run.inference import default_inference
 from dbl.run.model_config import check_inside, inference_of, not_ours, read_model_config
+from dbl.run.stored_tokenizer import tokenizer_in
 from dbl.utils.errors import UserError, reason_of
 from dbl.utils.files import read_metadata, read_tensor, read_tensors
 from dbl.utils.folders import set_aside
@@ -47,6 +49,7 @@ class ModelFolder:
 
     def __init__(self, path: str | Path, trusted: Collection[str] = ()) -> None:
         self.path = Path(path)
+        self._trusted = trusted
         for _ in range(_ATTEMPTS):
             try:
                 self._open(trusted)
@@ -131,6 +134,12 @@ class ModelFolder:
         weights = read_tensors(path)
         self._verify(path.name)  # that the file was not replaced in between
         return load_denoiser(self.contract, block, weights, path).eval().requires_grad_(False)
+
+    def tokenizer(self) -> Tokenizer:
+        """Load the tokenizer of a model of text. Raises UserError if it has none, or that of other data."""
+        path = self._file("tokenizer.json")
+        self._verify(path.name)
+        return tokenizer_in(path, self.contract.data, self._trusted)
 
 
 def block_metadata(contract: Contract, block: int, weights: str) -> dict[str, str]:

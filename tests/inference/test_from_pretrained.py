@@ -57,9 +57,9 @@ def test_a_classifier_is_as_right_as_its_report_says(tmp_path: Path) -> None:
     assert outcome.code == 0, outcome
     report = json.loads((tmp_path / "runs/digits_vit/report/report.json").read_text())
     stack = BlockStack.from_pretrained(tmp_path / "runs/digits_vit")
-    batch = dbl.Digits(batch_size=64, eval_batch_size=355).batch("test", torch.arange(355))
-    found = stack.classify(stack.space.encode(batch).cond, batch["index"])
-    right = float((found == batch["label"]).double().mean())
+    test = dbl.Digits(batch_size=64, eval_batch_size=355).split("test")
+    found = stack.classify(test.images[torch.arange(355)]).argmax(dim=-1)
+    right = float((found == test.labels).double().mean())
     assert 0.15 < right < 0.9  # it has learnt something, and has errors by which two samplers would differ
     assert right == pytest.approx(report["sides"][0]["test"]["test/accuracy_draw_0"], abs=1e-6)
 

@@ -17,12 +17,12 @@ from toy import fit, recipe
 from toy_text import text_contract, text_stack
 
 from dbl.commands.run_config import RunConfig
-from dbl.commands.sample_text import fill_template
 from dbl.data import Bytes, Characters
 from dbl.data.text.tokenizer import Tokenizer, load_tokenizer
 from dbl.data.text.tokenizer_file import TokenizerFile
 from dbl.denoising.decoding import Decoding
 from dbl.inference.stack import BlockStack
+from dbl.inference.writing import Writer
 from dbl.run.assembly import assemble, read_part
 from dbl.run.checkpoints import Checkpoints, read_training
 from dbl.run.contract import Contract, plain_hash
@@ -257,10 +257,11 @@ def test_bytes_of_checkpoints(examples: int, run: RunFolder, tmp_path: Path) -> 
 def test_templates(examples: int) -> None:
     """Catches a template that no tokenizer can express, has no gap, or is longer than the network reads."""
     stack = text_stack("masked")
-    tokenizer, generator = Characters("aböd\n"), stack.text_generator(Decoding(), num_steps=3)
+    generator = stack.text_generator(Decoding(), num_steps=3)
+    writer = Writer(generator, Characters("aböd\n"), torch.device("cpu"))
 
     def check(value: tuple[str, str]) -> None:
-        fill_template(generator, tokenizer, *value, indices=torch.arange(1))
+        writer.filled(*value, num_texts=1)
 
     pieces = st.text("aböd\n_", max_size=9) | st.text(max_size=9)
     fuzz(st.tuples(pieces, st.sampled_from(["_", "a", "", "__", "\0"]) | st.text(max_size=2)), check, examples)
