@@ -38,6 +38,7 @@ from dbl.diffusion.noise import (
 from dbl.diffusion.partition import Partition as Partition, PartitionConfig as PartitionConfig
 from dbl.evaluation.diagnostics import diagnose as diagnose
 from dbl.evaluation.stack_evaluation import StackEvaluation as StackEvaluation
+from dbl.inference.export import export_stack as export_stack
 from dbl.inference.grid import image_grid as image_grid
 from dbl.inference.stack import BlockStack as BlockStack
 from dbl.networks import (

@@ -230,11 +230,14 @@ class BlockStack(nn.Module):
         if sampler.guidance_scale != 1:
             no_class = torch.full_like(cond, self.contract.data.num_classes)
             denoise = guided(denoise, conditioned(no_class), sampler.guidance_scale)
+        return sampler.sample(denoise, self.start_noise(indices, draw, seed), self.contract.noise), last[0]
+
+    def start_noise(self, indices: Tensor, draw: int = 0, seed: int | None = None) -> Tensor:
+        """Standard normal noise [N, *target_shape] that samples start from; arguments as in `sample`."""
         shape = self.target.shape(self.contract.data)
         like = torch.empty(len(indices), *shape, device=self.device, dtype=state_dtype(self.device))
         seed = self.inference.seed if seed is None else seed
-        unit_noise = SampleDraws(seed, ("start", draw), indices).normal(like)
-        return sampler.sample(denoise, unit_noise, self.contract.noise), last[0]
+        return SampleDraws(seed, ("start", draw), indices).normal(like)
 
     def generate(
         self,

@@ -4,6 +4,7 @@ runs/<name>/  config.yaml  contract.json  table.safetensors  tokenizer.json
 block_<b>/   checkpoints/{last,previous,replaced}.ckpt  config.yaml  memory.json  metrics.csv  events…
              status.json  train.log  lock
 model/       config.json  block_<b>.safetensors  table.safetensors  tokenizer.json
+export/      manifest.json  block_<b>.pt2  chain.pt2
 report/      report.md  report.html  report.json  samples.png
 ancestor/    a run folder of its own for the network from which the blocks start
 baseline/    the same for the end-to-end network, one_block/ for one block that answers for all levels
