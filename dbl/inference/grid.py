@@ -24,13 +24,13 @@ def image_grid(images: Tensor, data: ImageSpec | None = None, num_columns: int =
         num_columns: images in a row, at most.
 
     Returns:
-        [1 or 3, H, W] uint8, for `save_picture` or `torchvision.io.write_png`.
+        [3, H, W] uint8, for `save_picture` or `torchvision.io.write_png`.
 
     Example:
         >>> import dbl, torch
         >>> picture = dbl.image_grid(torch.rand(6, 3, 32, 32), num_columns=3)
         >>> picture.shape, picture.dtype
-        (torch.Size([3, 134, 200]), torch.uint8)
+        (torch.Size([3, 70, 104]), torch.uint8)
         >>> from torchvision.transforms.functional import to_pil_image
         >>> to_pil_image(picture).save("grid.png")  # a notebook shows what `to_pil_image` gives
     """

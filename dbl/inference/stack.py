@@ -65,7 +65,7 @@ class BlockStack(nn.Module):
         >>> images.shape, bool(images.min() >= 0), bool(images.max() <= 1)
         (torch.Size([4, 1, 8, 8]), True, True)
         >>> dbl.image_grid(images, num_columns=2).shape
-        torch.Size([1, 102, 102])
+        torch.Size([3, 102, 102])
         >>> contract = dbl.ContractConfig(dbl.ViT(3, width=32, num_heads=2), dbl.ClassTarget(dim=16)).build(data.spec)
         >>> blocks = [dbl.DiffusionBlock(contract, block) for block in range(3)]  # not trained here
         >>> classifier = dbl.BlockStack(contract, lambda block: blocks[block].denoiser.eval())
@@ -86,6 +86,7 @@ class BlockStack(nn.Module):
         super().__init__()
         self.weights = weights
         self._load_tokenizer = load_tokenizer
+        self._predictions = deque[Prediction](maxlen=1)  # the last one, of which a sample has the target alone
         self.contract = contract
         self.target = contract.config.target
         self.inference = inference or default_inference(contract)
@@ -180,7 +181,9 @@ class BlockStack(nn.Module):
             sigma: level, a scalar.
             cond: labels [N], images [N, channels, height, width] or tokens [N, T].
         """
-        return self.predict(noisy, sigma, cond).denoised.to(noisy.dtype)
+        prediction = self.predict(noisy, sigma, cond)
+        self._predictions.append(prediction)
+        return prediction.denoised.to(noisy.dtype)
 
     def sample(self, cond: Tensor, indices: Tensor, draw: int = 0, seed: int | None = None) -> Tensor:
         """Carry noise to clean targets.
@@ -217,20 +220,16 @@ class BlockStack(nn.Module):
     def _carried(self, cond: Tensor, indices: Tensor, draw: int, seed: int | None) -> tuple[Tensor, Prediction]:
         """Samples, and the prediction at the last level."""
         self.require_schedule()
-        last = deque[Prediction](maxlen=1)
 
         def conditioned(cond: Tensor) -> Denoise:
-            def denoise(noisy: Tensor, sigma: Tensor) -> Tensor:
-                last.append(self.predict(noisy, sigma, cond))
-                return last[0].denoised.to(noisy.dtype)
-
-            return denoise
+            return lambda noisy, sigma: self(noisy, sigma, cond)  # by `__call__`: diagnostics hook into it
 
         sampler, denoise = self.inference.sampler, conditioned(cond)
         if sampler.guidance_scale != 1:
             no_class = torch.full_like(cond, self.contract.data.num_classes)
             denoise = guided(denoise, conditioned(no_class), sampler.guidance_scale)
-        return sampler.sample(denoise, self.start_noise(indices, draw, seed), self.contract.noise), last[0]
+        sample = sampler.sample(denoise, self.start_noise(indices, draw, seed), self.contract.noise)
+        return sample, self._predictions.pop()
 
     def start_noise(self, indices: Tensor, draw: int = 0, seed: int | None = None) -> Tensor:
         """Standard normal noise [N, *target_shape] that samples start from; arguments as in `sample`."""
