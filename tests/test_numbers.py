@@ -21,8 +21,8 @@ import dbl
 from dbl.commands.launch.launcher import Launch
 from dbl.commands.schema import EVALUATION, TRAINING
 from dbl.data.module import ResumableDataModule
-from dbl.inference.settings import InferenceConfig
 from dbl.run.contract import Contract, ContractConfig
+from dbl.run.inference import InferenceConfig
 from dbl.training.module import TrainingModule
 from dbl.utils.errors import UserError
 

@@ -22,6 +22,7 @@ whole runs
   bench     time of a training step beside the whole network's, and its share of the device's peak
   assemble  check the blocks of a run and merge them into its model folder
   sample    draw images or write text with an assembled network (options: dbl sample RUN --help)
+  export    write an assembled network as programs that torch runs without dbl
   tokenizer train a byte-pair tokenizer on text files
 
 single parts, with every option of Lightning's Trainer
@@ -33,7 +34,8 @@ single parts, with every option of Lightning's Trainer
 
 # Command -> module with its `build_parser()` and `main(arguments)`.
 COMMANDS = dict.fromkeys(("fit", "validate", "test", "predict"), "dbl.commands.fit") | {
-    name: f"dbl.commands.{name}" for name in ("train", "compare", "plan", "bench", "assemble", "sample", "tokenizer")
+    name: f"dbl.commands.{name}"
+    for name in ("train", "compare", "plan", "bench", "assemble", "sample", "export", "tokenizer")
 }
 
 _EXIT_CODES = {UserError: 2, TrainingFailed: 1, Interrupted: 130}

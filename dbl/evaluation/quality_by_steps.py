@@ -54,7 +54,7 @@ def _accuracy(stack: BlockStack, data: ImageData) -> float:
     for batch in data.test_dataloader():
         on_device = {key: value.to(stack.device) for key, value in batch.items() if isinstance(value, torch.Tensor)}
         clean = stack.space.encode(on_device)
-        found = stack.classify(clean.cond, on_device["index"])
+        found = stack.sample_classes(clean.cond, on_device["index"]).argmax(dim=-1)
         right += int((found == clean.labels).sum())
         total += len(found)
     return right / total

@@ -68,7 +68,10 @@ class StackEvaluation(L.LightningModule):
         """A generated image for each label of the batch, or a label for each image."""
         if self.stack.target.generates == "text":
             raise UserError("dbl predict is for images and classes: use dbl sample for text")
-        return self.stack.space.decode(self.stack.sample(self.stack.space.encode(batch).cond, batch["index"]))
+        cond, indices = self.stack.space.encode(batch).cond, batch["index"]
+        if self.stack.target.generates == "classes":
+            return self.stack.sample_classes(cond, indices).argmax(dim=-1)
+        return self.stack.space.decode(self.stack.sample(cond, indices))
 
     def _evaluate(self, batch: Batch, stage: str) -> None:
         clean, num = self.stack.space.encode(batch), len(batch["index"])
@@ -79,7 +82,7 @@ class StackEvaluation(L.LightningModule):
             self.log(f"{stage}/loss_block_{block}", metric, batch_size=num)
         for draw, accuracy in enumerate(self.accuracies):
             assert isinstance(accuracy, MulticlassAccuracy)
-            accuracy(self.stack.classify(clean.cond, batch["index"], draw), clean.labels)
+            accuracy(self.stack.sample_classes(clean.cond, batch["index"], draw).argmax(dim=-1), clean.labels)
             self.log(f"{stage}/accuracy_draw_{draw}", accuracy, batch_size=num)
 
     @torch.no_grad()
@@ -116,5 +119,5 @@ class StackEvaluation(L.LightningModule):
         data = image_spec(self.stack.contract.data, "PixelTarget")
         columns = min(data.num_classes, 10)
         indices = torch.arange(self.stack.inference.num_images, device=self.device)
-        images = torch.cat([self.stack.generate(part % columns, part) for part in indices.split(64)])
+        images = torch.cat([self.stack.sample_images(part % columns, part) for part in indices.split(64)])
         return image_grid(images, data, columns)

@@ -180,7 +180,7 @@ class ImageQuality(L.Callback):
         """Yield batches of images as the data set would store them."""
         dtype = data.split(self.reference.split).images.dtype
         for indices in torch.arange(num, device=stack.device).split(self.batch_size):
-            yield as_stored(stack.generate(labels_of(indices, data.spec), indices, draw), dtype)
+            yield as_stored(stack.sample_images(labels_of(indices, data.spec), indices, draw), dtype)
 
     def _judge_of(self, data: ImageData, device: torch.device) -> "_Judge":
         """The network that judges, with the features of real images; the last one if it fits."""
