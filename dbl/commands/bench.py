@@ -8,11 +8,11 @@ from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 from rich.table import Table
 
+from dbl.commands.devices import check_devices
 from dbl.commands.parsing import parse
 from dbl.commands.plan import make_planner
 from dbl.commands.run_config import RunConfig
 from dbl.commands.schema import config_parser
-from dbl.commands.trainer_options import check_devices
 from dbl.evaluation.figures import readable_bytes
 from dbl.training.peak_flops import Peak, device_peak
 from dbl.training.speed import free_bytes, speed_rows

@@ -36,7 +36,13 @@ def main(arguments: list[str]) -> None:
     """Train what is missing of all arms and for each seed, with equal compute, and report."""
     options = parse(build_parser(), arguments[1:])
     config, launch = RunConfig(options), Launch.from_options(options)
-    launch.check_devices(options.trainer)
+    launch.settle_devices(config.values.trainer)
+    devices = config.values.trainer.devices
+    if devices not in (1, "auto") and not (isinstance(devices, list) and len(devices) == 1):
+        raise UserError(
+            f"trainer.devices={devices}: dbl compare trains the end-to-end network in this process, on 1 device; "
+            "use dbl train for the blocks alone"
+        )
     with Lock(config.run.launcher_lock, f"the run in {config.run.path}").acquire():
         _compare(config, launch, options.seeds, options.from_scratch)
 

@@ -12,10 +12,11 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from dbl.commands.devices import check_devices, read_devices
 from dbl.commands.null_values import check_nulls
 from dbl.commands.parsing import parse
 from dbl.commands.schema import config_parser, run_parser
-from dbl.commands.trainer_options import check_devices, check_trainer_options
+from dbl.commands.trainer_options import check_trainer_options
 from dbl.data import ResumableDataModule
 from dbl.data.spec import ImageSpec, TextSpec
 from dbl.inference.settings import InferenceConfig
@@ -65,6 +66,7 @@ class RunConfig:
                 raise UserError(f"{name} ({shown(value)}) must be a group of keys")
         check_nulls(self._parser, self.values)
         check_trainer_options(self.values.trainer)
+        self.values.trainer.devices = read_devices(self.values.trainer.devices)
         check_run_name(self.values.run.name)
         check_root(self.values.run.root)
         seed = self.values.seed_everything

@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
     options = parse(build_parser(), arguments[1:])
     config = RunConfig(options)
     run, launch = config.run, Launch.from_options(options)
-    launch.check_devices(options.trainer)
+    launch.settle_devices(config.values.trainer)
     with Lock(run.launcher_lock, f"the run in {run.path}").acquire():
         config.check()
         if not train_ancestors(config, launch, options.from_scratch):
