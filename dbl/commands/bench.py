@@ -22,7 +22,7 @@ from dbl.utils.errors import UserError
 
 def build_parser() -> LightningArgumentParser:
     """The parser of a config, with how to measure."""
-    parser = config_parser()
+    parser = config_parser("bench")
     parser.add_argument("--num_steps", type=int, default=10, help="Optimizer steps of which the median counts.")
     parser.add_argument(
         "--peak_tflops",

@@ -7,8 +7,7 @@ key and the reason are in it, on the way to the first type that was tried last.
 import inspect
 import re
 import sys
-from collections.abc import Collection, Iterable
-from difflib import get_close_matches
+from collections.abc import Iterable
 from importlib import import_module
 
 import yaml
@@ -16,6 +15,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from omegaconf.errors import OmegaConfBaseException
 
 import dbl
+from dbl.commands.spelling import suggestion, with_underscores
 from dbl.utils.errors import UserError
 
 # Config key whose value is a class -> module and name of its base class, which is imported when it is needed.
@@ -52,10 +52,13 @@ def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
         parser: parser that raises its errors (`exit_on_error=False`).
         arguments: command line, without the name of the command.
     """
+    arguments = with_underscores(arguments)
     try:
         return parser.parse_args(arguments)
     # Besides its own error, the parser lets through what reading a file and its references raises.
     except (ArgumentError, ValueError, OverflowError, RecursionError, OmegaConfBaseException) as error:
+        if "arguments are required: data" in str(error) and not files_of(arguments):
+            raise UserError("give --config FILE, such as --config configs/digits_dit.yaml") from None
         in_file = next(filter(None, map(problem_of_file, files_of(arguments))), None)
         raise UserError(in_file or explain(str(error), parser)) from None
 
@@ -108,14 +111,6 @@ def problem_of_file(path: str) -> str | None:
     except yaml.YAMLError as error:
         return f"{path}: not YAML ({str(error).splitlines()[0]})"
     return None if isinstance(plain, dict) else f"{path} holds no keys, but {type(plain).__name__}: give a config"
-
-
-def suggestion(name: str, known: Collection[str]) -> str:
-    """The end of a message about an unknown name: the nearest known one, or all if they are few."""
-    close = get_close_matches(name, known, n=1)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f": choose {', '.join(known)}" if 0 < len(known) < 12 else ""
 
 
 def _unknown_option(message: str, option: str | None, name: str | None, parser: ArgumentParser) -> str:

@@ -47,7 +47,7 @@ class RunConfig:
 
     def __init__(self, parsed: Namespace, part: type[TrainingModule] = DiffusionBlock) -> None:
         self.part = part
-        self._parser = config_parser(part)
+        self._parser = config_parser(part=part)
         self.values = _only_keys_of(self._parser, parsed)  # the parsed keys
         self._check_values()
         seed = self.values.seed_everything
@@ -57,7 +57,7 @@ class RunConfig:
     @classmethod
     def load(cls, path: Path, part: type[TrainingModule] = DiffusionBlock) -> Self:
         """The config in a file that `write_config` wrote. Raises UserError if it is absent or damaged."""
-        return cls(parse(config_parser(part), ["--config", str(path)]), part)
+        return cls(parse(config_parser(part=part), ["--config", str(path)]), part)
 
     def _check_values(self) -> None:
         for name, default in vars(self._parser.get_defaults(skip_validation=True)).items():
@@ -225,5 +225,5 @@ def _uses_cuda(accelerator: object) -> bool:
 
 
 def _only_keys_of(parser: LightningArgumentParser, values: Namespace) -> Namespace:
-    known = vars(parser.get_defaults(skip_validation=True)).keys() - {"config", "from_scratch"}
+    known = vars(parser.get_defaults(skip_validation=True)).keys() - {"config"}
     return Namespace({key: value for key, value in vars(values).items() if key in known})

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 
 from dbl.commands.outputs import check_output
+from dbl.commands.spelling import whole_numbers
 from dbl.denoising.sampling import Sampler
 from dbl.denoising.targets import image_spec
 from dbl.inference.grid import image_grid, save_picture
@@ -19,7 +20,7 @@ from dbl.utils.files import write_tensors
 def sample_images(
     run: Path,
     sampler: Sampler = Sampler(),  # noqa: B008 - frozen
-    classes: list[int] | None = None,
+    classes: list[int] | str | None = None,
     num_images: int = 64,
     seed: int = 0,
     batch_size: int = 64,
@@ -32,7 +33,7 @@ def sample_images(
     Args:
         run: run folder, such as runs/digits_dit, with an assembled model.
         sampler: method, levels and guidance; by default those of the run's config.
-        classes: classes to draw, in turn; by default all.
+        classes: classes to draw, in turn, such as 3,7; by default all.
         num_images: number of images.
         seed: random seed of the start noise; image i is the same for any number of images and any batch size.
         batch_size: number of images drawn together.
@@ -43,6 +44,7 @@ def sample_images(
     for name, number in (("num_images", num_images), ("batch_size", batch_size)):
         if number < 1:
             raise UserError(f"--{name} ({number}) must be at least 1")
+    chosen = None if classes is None else whole_numbers("--classes", classes, "class numbers such as 3,7")
     folder = RunFolder.at(run)
     path = check_output(output or folder.path / "samples.png", ".png")
     stack = BlockStack.from_pretrained(
@@ -53,7 +55,7 @@ def sample_images(
     stack.to(device_of(device)).eval()
     calls = sampler.calls_per_block(stack.contract.noise, stack.contract.partition)
     print(f"calls of blocks 0 to {len(calls) - 1} in one sample: {', '.join(map(str, calls))}")
-    labels = _labels(classes, stack.contract.data.num_classes, num_images).to(stack.device)
+    labels = _labels(chosen, stack.contract.data.num_classes, num_images).to(stack.device)
     batches = zip(
         labels.split(batch_size), torch.arange(num_images, device=stack.device).split(batch_size), strict=True
     )

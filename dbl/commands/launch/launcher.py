@@ -25,7 +25,7 @@ BackendName = Literal["inline", "process", "ray", "slurm"]
 
 
 def add_launch_options(parser: ArgumentParser) -> None:
-    """Add the options from which `Launch.from_options` is made; `--dry-run` is for the command to add."""
+    """Add the options from which `Launch.from_options` is made; `--dry_run` is for the command to add."""
     parser.add_argument(
         "--backend",
         type=BackendName,
@@ -65,7 +65,7 @@ class Launch:
         if self.backend == "inline" and self.workers is not None:
             raise UserError("--workers is for several at once: add --backend process, ray or slurm")
         if self.dry_run and self.backend != "slurm":
-            raise UserError("--dry-run prints the scripts for Slurm: add --backend slurm")
+            raise UserError("--dry_run prints the scripts for Slurm: add --backend slurm")
 
     @classmethod
     def from_options(cls, parsed: Namespace) -> Self:
