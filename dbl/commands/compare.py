@@ -11,7 +11,8 @@ from dbl.commands.fit import fit_part, free_memory
 from dbl.commands.launch.launcher import Launch, add_launch_options
 from dbl.commands.parsing import parse
 from dbl.commands.run_config import RunConfig, write_config
-from dbl.commands.schema import config_parser
+from dbl.commands.schema import add_from_scratch, config_parser
+from dbl.commands.spelling import whole_numbers
 from dbl.evaluation.quality_by_steps import step_numbers
 from dbl.evaluation.report import Arm, write_report
 from dbl.run.assembly import assemble
@@ -24,10 +25,14 @@ from dbl.utils.locks import Lock
 
 def build_parser() -> LightningArgumentParser:
     """The parser of a config, with where to train and the seeds."""
-    parser = config_parser()
+    parser = config_parser("compare")
+    add_from_scratch(parser)
     add_launch_options(parser)
     parser.add_argument(
-        "--seeds", type=str, default=None, help="Seeds of training, such as 0,1,2; by default contract.seed alone."
+        "--seeds",
+        type=list[int] | str | None,
+        default=None,
+        help="Seeds of training, such as 0,1,2; by default contract.seed alone.",
     )
     return parser
 
@@ -36,12 +41,18 @@ def main(arguments: list[str]) -> None:
     """Train what is missing of all arms and for each seed, with equal compute, and report."""
     options = parse(build_parser(), arguments[1:])
     config, launch = RunConfig(options), Launch.from_options(options)
-    launch.check_devices(options.trainer)
+    launch.settle_devices(config.values.trainer)
+    devices = config.values.trainer.devices
+    if devices not in (1, "auto") and not (isinstance(devices, list) and len(devices) == 1):
+        raise UserError(
+            f"trainer.devices={devices}: dbl compare trains the end-to-end network in this process, on 1 device; "
+            "use dbl train for the blocks alone"
+        )
     with Lock(config.run.launcher_lock, f"the run in {config.run.path}").acquire():
         _compare(config, launch, options.seeds, options.from_scratch)
 
 
-def _compare(config: RunConfig, launch: Launch, seeds: str | None, from_scratch: bool) -> None:
+def _compare(config: RunConfig, launch: Launch, seeds: str | list[int] | None, from_scratch: bool) -> None:
     by_seed = _config_of_each_seed(config, seeds)
     for of_seed in by_seed.values():
         of_seed.check()
@@ -60,15 +71,12 @@ def _compare(config: RunConfig, launch: Launch, seeds: str | None, from_scratch:
     print(f"report: {run.report / 'report.md'}")
 
 
-def _config_of_each_seed(config: RunConfig, text: str | None) -> dict[int, RunConfig]:
+def _config_of_each_seed(config: RunConfig, seeds: str | list[int] | None) -> dict[int, RunConfig]:
     """The given config alone without `--seeds`, else one for each seed, whose run folder is `seed_<s>` in the run."""
-    if text is None:
+    if seeds is None:
         return {config.contract_config.seed: config}
-    try:
-        seeds = list(dict.fromkeys(int(seed) for seed in str(text).split(",")))
-    except ValueError:
-        raise UserError(f"--seeds {text} must be whole numbers such as 0,1,2") from None
-    return {seed: _with_seed(config, seed) for seed in seeds}
+    numbers = whole_numbers("--seeds", seeds, "whole numbers such as 0,1,2")
+    return {seed: _with_seed(config, seed) for seed in dict.fromkeys(numbers)}
 
 
 def _with_seed(config: RunConfig, seed: int) -> RunConfig:
@@ -100,7 +108,7 @@ def _check_equal_compute(arms: list[Arm], wanted: list[int]) -> None:
     if list(steps.values()) != wanted or max(passes.values()) - min(passes.values()) > per_step:
         counts = ", ".join(f"{name}: {number:,.0f}" for name, number in (steps | passes).items())
         raise UserError(
-            f"steps of the blocks or layer passes of the arms differ ({counts}): train them anew with --from-scratch"
+            f"steps of the blocks or layer passes of the arms differ ({counts}): train them anew with --from_scratch"
         )
 
 

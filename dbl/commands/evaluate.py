@@ -123,7 +123,7 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
         name: name of the arm in the report.
         steps: numbers of sampler steps with which to measure the quality as well.
     """
-    done = evaluate(RunConfig.load(run.config), "test")
+    done = evaluate(_on_one_device(RunConfig.load(run.config)), "test")
     assert isinstance(done.model, StackEvaluation)
     stack, groups = done.model.stack, done.groups
     if done.model.grid is not None:
@@ -146,11 +146,19 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
     return arm
 
 
+def _on_one_device(config: RunConfig) -> RunConfig:
+    """The config, with one of the devices: others would be other processes, which repeat the command line."""
+    trainer = config.values.trainer
+    trainer.devices = trainer.devices[:1] if isinstance(trainer.devices, list) else 1
+    trainer.strategy, trainer.num_nodes = "auto", 1
+    return config
+
+
 def evaluate_baseline(run: RunFolder) -> Arm:
     """Test an end-to-end network that is no denoiser, in its own run folder, with the weights of its checkpoint."""
     contract, checkpoint = run.load_contract(), run.checkpoint("end_to_end")
     kind = type(load_baseline(run))  # refuses weights that Lightning would take, such as NaN
-    done = evaluate(RunConfig.load(run.config, kind), "test", str(checkpoint))
+    done = evaluate(_on_one_device(RunConfig.load(run.config, kind)), "test", str(checkpoint))
     part = {
         "part": "end_to_end",
         "layers": contract.config.network.num_layers,

@@ -14,6 +14,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from omegaconf.errors import OmegaConfBaseException
 
 import dbl
+from dbl.commands.spelling import with_underscores
 from dbl.utils.errors import UserError, suggestion
 from dbl.utils.yaml_files import problem_of_yaml
 
@@ -51,10 +52,13 @@ def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
         parser: parser that raises its errors (`exit_on_error=False`).
         arguments: command line, without the name of the command.
     """
+    arguments = with_underscores(arguments)
     try:
         return parser.parse_args(arguments)
     # Besides its own error, the parser lets through what reading a file and its references raises.
     except (ArgumentError, ValueError, OverflowError, RecursionError, OmegaConfBaseException) as error:
+        if "arguments are required: data" in str(error) and not files_of(arguments):
+            raise UserError("give --config FILE, such as --config configs/digits_dit.yaml") from None
         in_file = next(filter(None, map(problem_of_yaml, files_of(arguments))), None)
         raise UserError(in_file or explain(str(error), parser)) from None
 

@@ -1,6 +1,5 @@
 """`dbl sample`: draw images or write text with an assembled network."""
 
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, auto_parser
@@ -10,10 +9,11 @@ from dbl.commands.sample_images import sample_images
 from dbl.commands.sample_text import sample_text
 from dbl.commands.trust import add_trust_option, import_trusted, trusted_in
 from dbl.data.spec import TextSpec
-from dbl.run.folder import RunFolder, run_inference
+from dbl.run.folder import RunFolder, known_runs, run_inference
+from dbl.utils.errors import UserError
 
 # The run is a positional argument; errors are raised, for `parse`.
-_PARSER = {"as_positional": True, "exit_on_error": False}
+_PARSER = {"as_positional": True, "exit_on_error": False, "prog": "dbl sample"}
 
 
 def build_parser(run: RunFolder | None = None) -> ArgumentParser:
@@ -33,14 +33,33 @@ def build_parser(run: RunFolder | None = None) -> ArgumentParser:
 
 def main(arguments: list[str]) -> None:
     """Sample from the run that the command line names."""
-    folders = (Path(argument) for argument in arguments[1:] if not argument.startswith("-"))
-    run = next((RunFolder.at(folder) for folder in folders if (folder / "contract.json").is_file()), None)
+    words = arguments[1:]
+    run = None if "--help" in words and not _words(words) else _run_of(words)
     if run is not None:
-        import_trusted(run, trusted_in(arguments[1:]))  # first: the parser depends on what the run holds
+        import_trusted(run, trusted_in(words))  # first: the parser depends on what the run holds
     parser = build_parser(run)
-    options = parser.instantiate(parse(parser, arguments[1:]))
+    options = parser.instantiate(parse(parser, words))
     del options["config"], options["trust"]
     (sample_text if run is not None and _writes_text(run) else sample_images)(**options)
+
+
+def _run_of(words: list[str]) -> RunFolder:
+    """The run that a command line names; UserError if it names none, or none that exists."""
+    named = _words(words)
+    if not named:
+        raise UserError(f"give a run folder, as in dbl sample runs/digits_dit{known_runs()}")
+    return RunFolder.at(named[0])
+
+
+def _words(words: list[str]) -> list[str]:
+    """The words that are neither options nor their values; every option has one value."""
+    found, follows = [], False
+    for word in words:
+        is_option = word.startswith("--")
+        if not is_option and not follows:
+            found.append(word)
+        follows = is_option and "=" not in word and word != "--help"
+    return found
 
 
 def _writes_text(run: RunFolder) -> bool:

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 
 from dbl.commands.outputs import check_output
+from dbl.commands.spelling import whole_numbers
 from dbl.denoising.sampling import Sampler
 from dbl.denoising.targets import image_spec
 from dbl.inference.grid import image_grid, save_picture
@@ -21,7 +22,7 @@ from dbl.utils.files import write_tensors
 def sample_images(
     run: Path,
     sampler: Sampler = Sampler(),  # noqa: B008 - frozen
-    classes: list[int] | None = None,
+    classes: list[int] | str | None = None,
     num_images: int = 64,
     seed: int = 0,
     batch_size: int = 64,
@@ -34,7 +35,7 @@ def sample_images(
     Args:
         run: run folder, such as runs/digits_dit, with an assembled model.
         sampler: method, levels and guidance; by default those of the run's model.
-        classes: classes to draw, in turn; by default all.
+        classes: classes to draw, in turn, such as 3,7; by default all.
         num_images: number of images.
         seed: random seed of the start noise; image i is the same for any number of images and any batch size.
         batch_size: number of images drawn together.
@@ -45,6 +46,7 @@ def sample_images(
     for name, number in (("num_images", num_images), ("batch_size", batch_size)):
         if number < 1:
             raise UserError(f"--{name} ({number}) must be at least 1")
+    chosen = None if classes is None else whole_numbers("--classes", classes, "class numbers such as 3,7")
     folder = RunFolder.at(run)
     path = check_output(output or folder.path / "samples.png", ".png")
     stack = BlockStack.from_pretrained(
@@ -56,7 +58,7 @@ def sample_images(
     calls = sampler.calls_per_block(stack.contract.noise, stack.contract.partition)
     print(f"calls of blocks 0 to {len(calls) - 1} in one sample: {', '.join(map(str, calls))}")
     data = image_spec(stack.contract.data, "PixelTarget")
-    labels = labels_in_turn(classes, data.num_classes, num_images, "--classes")
+    labels = labels_in_turn(chosen, data.num_classes, num_images, "--classes")
     images = stack.generate(labels, batch_size=batch_size).cpu()
     is_pixels = white_value(data) is not None
     columns = min(len(labels.unique()), 16)

@@ -9,20 +9,23 @@ from dbl.commands.evaluate import evaluate_stack
 from dbl.commands.launch.launcher import Launch, add_launch_options
 from dbl.commands.parsing import parse
 from dbl.commands.run_config import RunConfig
-from dbl.commands.schema import config_parser
+from dbl.commands.schema import add_from_scratch, config_parser
+from dbl.commands.spelling import whole_numbers
 from dbl.diffusion.partition import Partition
 from dbl.evaluation.report import write_report
 from dbl.run.assembly import assemble, unfinished_blocks
-from dbl.utils.errors import UserError
 from dbl.utils.locks import Lock
 
 
 def build_parser() -> LightningArgumentParser:
     """The parser of a config, with where to train and which blocks."""
-    parser = config_parser()
+    parser = config_parser("train")
+    add_from_scratch(parser)
     add_launch_options(parser)
-    parser.add_argument("--blocks", type=str, default="all", help="Blocks to train: all, or a list such as 0,2.")
-    parser.add_argument("--dry-run", action="store_true", help="With slurm: print the scripts, submit nothing.")
+    parser.add_argument(
+        "--blocks", type=list[int] | str, default="all", help="Blocks to train: all, or a list such as 0,2."
+    )
+    parser.add_argument("--dry_run", action="store_true", help="With slurm: print the scripts, submit nothing.")
     return parser
 
 
@@ -31,14 +34,14 @@ def main(arguments: list[str]) -> None:
     options = parse(build_parser(), arguments[1:])
     config = RunConfig(options)
     run, launch = config.run, Launch.from_options(options)
-    launch.check_devices(options.trainer)
+    launch.settle_devices(config.values.trainer)
     with Lock(run.launcher_lock, f"the run in {run.path}").acquire():
         config.check()
         if not train_ancestors(config, launch, options.from_scratch):
             print("the scripts of the blocks follow from the ancestor: submit this one first")
             return
         config.write()
-        blocks, steps = _chosen_blocks(str(options.blocks), config.contract.partition), config.steps
+        blocks, steps = _chosen_blocks(options.blocks, config.contract.partition), config.steps
         del config
         gc.collect()  # data and tables: the workers have them, the launcher does not need them while it waits
         launch.train(run, blocks, steps, options.from_scratch)
@@ -46,14 +49,11 @@ def main(arguments: list[str]) -> None:
             _finish(RunConfig.load(run.config))
 
 
-def _chosen_blocks(text: str, partition: Partition) -> list[int]:
+def _chosen_blocks(chosen: str | list[int], partition: Partition) -> list[int]:
     """The blocks that `--blocks` names; UserError if there is no such block."""
-    if text == "all":
+    if chosen == "all":
         return list(range(partition.num_blocks))
-    try:
-        blocks = [int(block) for block in text.split(",")]
-    except ValueError:
-        raise UserError(f"--blocks {text} must be `all` or block numbers such as 0,2") from None
+    blocks = list(dict.fromkeys(whole_numbers("--blocks", chosen, "`all` or block numbers such as 0,2")))
     for block in blocks:
         partition.check_block(block)
     return blocks

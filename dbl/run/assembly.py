@@ -210,7 +210,7 @@ def _store_block(
     if not checkpoint.complete:
         raise UserError(
             f"{path} is at step {checkpoint.step} of {checkpoint.max_steps}: finish this block with dbl train, or "
-            "leave it out with --allow-partial"
+            "leave it out with --allow_partial"
         )
     load_denoiser(contract, block, checkpoint.weights, path)  # refuses wrong names, types and shapes
     write_tensors(folder / f"block_{block}.safetensors", checkpoint.weights, block_metadata(contract, block, weights))

@@ -12,6 +12,7 @@ baseline/    the same for the end-to-end network, one_block/ for one block that 
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -34,6 +35,16 @@ LOG = "train.log"
 _WAIT_S = 60.0  # for another process that writes the contract
 
 
+def known_runs(wanted: Path = Path()) -> str:
+    """The end of a message: the run that was probably meant, or up to five that there are; empty if there is none."""
+    folders = dict.fromkeys([wanted.parent, Path("runs")])
+    runs = [str(file.parent) for folder in folders for file in sorted(folder.glob("*/contract.json"))]
+    near = [run for run in runs if Path(run).name == wanted.name] or get_close_matches(str(wanted), runs, n=1)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; there are {', '.join(runs[:5])}{' and others' if len(runs) > 5 else ''}" if runs else ""
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths of the files of a run.
@@ -51,7 +62,8 @@ class RunFolder:
         """Open the run in an existing folder. Raises UserError if it holds no run."""
         folder = Path(path)
         if not (folder / "contract.json").is_file():
-            raise UserError(f"{folder} is not a run folder: it has no contract.json")
+            reason = "it has no contract.json" if folder.exists() else "it does not exist"
+            raise UserError(f"{folder} is not a run folder: {reason}{known_runs(folder)}")
         return cls(name=folder.name, root=str(folder.parent))
 
     @property

@@ -176,7 +176,7 @@ def load_into(network: Network, weights: dict[str, Tensor], path: Path) -> Netwo
     check_weights(network, weights, path)
     for name, tensor in weights.items():
         if not tensor.isfinite().all():
-            remedy = "train this block anew with --from-scratch"
+            remedy = "train this block anew with --from_scratch"
             raise UserError(f"{path}: tensor {name} has values that are NaN or infinite: {remedy}")
     network.load_state_dict(weights)
     return network

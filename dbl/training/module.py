@@ -210,7 +210,7 @@ class TrainingModule(L.LightningModule, ABC):
         good = f"last good checkpoint: {saved}" if saved else "no checkpoint yet"
         raise UserError(
             f"{self.part} stopped at step {found.step}: {problem}; {good}; "
-            "try a lower model.recipe.optimizer.lr, with --from-scratch"
+            "try a lower model.recipe.optimizer.lr, with --from_scratch"
         )
 
     def _describe(self, found: NotFinite) -> str:

@@ -42,6 +42,30 @@ def _with(**inference: Any) -> bytes:
     return yaml.safe_dump({"inference": inference}).encode()
 
 
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("--num_images=many", "num_images (many)"),
+        ("--sampler.method=magic", "sampler.method (magic) must be euler"),
+        ("--classes=cats", "--classes cats must be class numbers such as 3,7"),
+        ("--classes=3,11", "there are classes 0 to 9"),
+    ],
+)
+def test_values_that_cannot_be_meant_are_refused(option: str, named: str, folder: Path) -> None:
+    """Catches a traceback, and a picture of other classes than those asked for."""
+    outcome = sample(folder, option)
+    assert outcome.problem() is None
+    assert named in outcome.errors
+
+
+def test_classes_are_given_with_commas_or_as_a_list(folder: Path) -> None:
+    """Catches one of the two forms that draws other classes."""
+    for number, option in enumerate(("--classes=3,7", "--classes=[3,7]", "--classes=3")):
+        assert sample(folder, option, "--num-images=2", f"--output={number}.png").code == 0
+    first, second, other = ((folder / f"{number}.png").read_bytes() for number in range(3))
+    assert first == second != other
+
+
 CONFIGS = {
     "binary": (bytes(range(128, 256)), "is not UTF-8 text"),
     "no YAML": (b"inference: [", "not YAML"),

@@ -282,7 +282,7 @@ def test_a_stopped_block_is_left_out_of_a_partial_model(run: RunFolder) -> None:
     stored = torch.load(path, weights_only=True)
     stored["dbl"]["max_steps"] = 99
     torch.save(stored, path)
-    with pytest.raises(UserError, match=r"block_2/.* is at step 6 of 99: .*--allow-partial"):
+    with pytest.raises(UserError, match=r"block_2/.* is at step 6 of 99: .*--allow_partial"):
         assemble(run)
     assemble(run, allow_partial=True)
     assert ModelFolder(run.model).available == (0, 1)
@@ -367,7 +367,7 @@ def test_weights_that_are_not_finite_are_refused(run: RunFolder) -> None:
     for value in (torch.nan, -torch.inf):
         stored["state_dict"][f"denoiser.{WEIGHT}"][3, 0] = value
         torch.save(stored, path)
-        with pytest.raises(UserError, match=rf"{path}: tensor {WEIGHT} has .* NaN .*--from-scratch$"):
+        with pytest.raises(UserError, match=rf"{path}: tensor {WEIGHT} has .* NaN .*--from_scratch$"):
             assemble(run)
     assert _contents(run.model) == before
 
