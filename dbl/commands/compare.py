@@ -1,7 +1,6 @@
 """`dbl compare`: blocks and their rivals at equal compute, over one or several seeds, in one report."""
 
 import shutil
-from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -9,6 +8,7 @@ from dbl.commands.derived_runs import one_block_of, total_passes, train_ancestor
 from dbl.commands.evaluate import evaluate_baseline, evaluate_stack
 from dbl.commands.fit import fit_part, free_memory
 from dbl.commands.launch.launcher import Launch, add_launch_options
+from dbl.commands.memory_plan import memory_plan_of
 from dbl.commands.parsing import parse
 from dbl.commands.run_config import RunConfig, write_config
 from dbl.commands.schema import add_from_scratch, config_parser
@@ -18,7 +18,6 @@ from dbl.evaluation.report import Arm, write_report
 from dbl.run.assembly import assemble
 from dbl.run.folder import RunFolder
 from dbl.training.baselines import baseline_of
-from dbl.training.memory.planner import Planner, plan_rows
 from dbl.utils.errors import UserError
 from dbl.utils.locks import Lock
 
@@ -60,7 +59,7 @@ def _compare(config: RunConfig, launch: Launch, seeds: str | list[int] | None, f
         train_ancestors(of_seed, launch, from_scratch)
         of_seed.write()
     first = next(iter(by_seed.values()))
-    memory_plan = _memory_plan(first)
+    memory_plan = memory_plan_of(first)
     arms = {seed: _all_arms(of_seed, launch, from_scratch) for seed, of_seed in by_seed.items()}
     run = config.run
     if first is not config:
@@ -148,14 +147,6 @@ def _end_to_end(config: RunConfig, steps: list[int], from_scratch: bool) -> Arm:
 def _steps_of_baseline(config: RunConfig) -> int:
     """As many steps as make the same number of passes through layers as the blocks and their ancestors together."""
     return max(1, round(total_passes(config) / config.contract.config.network.baseline_passes()))
-
-
-def _memory_plan(config: RunConfig) -> dict[str, Any]:
-    """Memory of what a user could train instead, with the batch of this run."""
-    precision, batch_size = str(config.values.trainer.precision), config.data.batch_size
-    planner = Planner(config.contract_config, config.data.spec, config.recipe, precision, config.device)
-    rows = plan_rows(planner, [config.contract_config.partition.num_blocks], batch_size)
-    return {"batch_size": batch_size, "precision": planner.precision, "device": planner.device, "rows": rows}
 
 
 def _copy_pictures(source: RunFolder, target: RunFolder) -> None:

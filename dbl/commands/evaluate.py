@@ -17,7 +17,6 @@ from dbl.diffusion.partition import Partition
 from dbl.evaluation.quality_by_steps import quality_by_steps
 from dbl.evaluation.report import Arm
 from dbl.evaluation.stack_evaluation import StackEvaluation
-from dbl.inference.grid import save_picture
 from dbl.inference.stack import BlockStack
 from dbl.run.assembly import PartCheckpoint, read_part
 from dbl.run.contract import Contract
@@ -25,11 +24,13 @@ from dbl.run.folder import RunFolder
 from dbl.run.model_folder import ModelFolder, load_into
 from dbl.training.baselines import baseline_of
 from dbl.training.block import DiffusionBlock
+from dbl.training.history import read_history
 from dbl.training.memory.stored import read_memory
 from dbl.training.module import TrainingModule
 from dbl.training.restoring import refusing_what_does_not_fit
 from dbl.utils.errors import Interrupted, UserError
 from dbl.utils.files import write_tensors
+from dbl.utils.plotting import save_figure
 
 
 class Evaluation(NamedTuple):
@@ -126,8 +127,8 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
     done = evaluate(_on_one_device(RunConfig.load(run.config)), "test")
     assert isinstance(done.model, StackEvaluation)
     stack, groups = done.model.stack, done.groups
-    if done.model.grid is not None:
-        save_picture(done.model.grid, run.report / "samples.png")
+    if done.model.samples is not None:
+        save_figure(done.model.samples, run.report / "samples.png")
     parts = _parts(run, stack.contract.partition)
     arm = Arm(
         name=name,
@@ -165,6 +166,7 @@ def evaluate_baseline(run: RunFolder) -> Arm:
         "sigma_high": None,
         "sigma_low": None,
         **_read_baseline(run, contract).summary(),
+        **read_history(run.metrics("end_to_end")),
     }
     return Arm(
         "end_to_end",
@@ -191,7 +193,7 @@ def _read_baseline(run: RunFolder, contract: Contract) -> PartCheckpoint:
 
 
 def _parts(run: RunFolder, partition: Partition) -> list[dict[str, Any]]:
-    """Layers and noise levels of each block, and what its training took."""
+    """Layers and noise levels of each block, what its training took, and its losses."""
     return [
         {
             "part": f"block_{index}",
@@ -199,6 +201,7 @@ def _parts(run: RunFolder, partition: Partition) -> list[dict[str, Any]]:
             "sigma_high": partition.interval(index).high,
             "sigma_low": partition.interval(index).low,
             **facts,
+            **read_history(run.metrics(f"block_{index}")),
         }
         for index, facts in enumerate(ModelFolder(run.model).config["blocks"])
     ]

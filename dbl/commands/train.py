@@ -7,11 +7,13 @@ from lightning.pytorch.cli import LightningArgumentParser
 from dbl.commands.derived_runs import train_ancestors
 from dbl.commands.evaluate import evaluate_stack
 from dbl.commands.launch.launcher import Launch, add_launch_options
+from dbl.commands.memory_plan import memory_plan_or_none
 from dbl.commands.parsing import parse
 from dbl.commands.run_config import RunConfig
 from dbl.commands.schema import add_from_scratch, config_parser
 from dbl.commands.spelling import whole_numbers
 from dbl.diffusion.partition import Partition
+from dbl.evaluation.quality_by_steps import step_numbers
 from dbl.evaluation.report import write_report
 from dbl.run.assembly import assemble, unfinished_blocks
 from dbl.utils.locks import Lock
@@ -70,6 +72,8 @@ def _finish(config: RunConfig) -> None:
         )
         return
     assemble(run)
-    arms = {config.contract_config.seed: [evaluate_stack(run, "blocks")]}
-    write_report(run, config.contract, config.inference.sampler, arms, len(config.data.split("test")))
+    sampler, by_steps = config.inference.sampler, config.groups.image_quality.by_steps
+    steps = step_numbers(config.contract.partition.num_blocks, sampler.num_steps) if by_steps else None
+    arms = {config.contract_config.seed: [evaluate_stack(run, "blocks", steps)]}
+    write_report(run, config.contract, sampler, arms, len(config.data.split("test")), memory_plan_or_none(config))
     print(f"report: {run.report / 'report.md'}")

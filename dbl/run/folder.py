@@ -130,6 +130,10 @@ class RunFolder:
         """Measured memory of a part."""
         return self.part(part) / "memory.json"
 
+    def metrics(self, part: str) -> Path:
+        """Logged values of a part."""
+        return self.part(part) / "metrics.csv"
+
     def baseline(self) -> "RunFolder":
         """Run folder of the end-to-end baseline, inside this one."""
         return RunFolder(name="baseline", root=str(self.path))
