@@ -4,6 +4,7 @@ import gc
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from dbl.commands.console import header, train_summary
 from dbl.commands.derived_runs import train_ancestors
 from dbl.commands.evaluate import evaluate_stack
 from dbl.commands.launch.launcher import Launch, add_launch_options
@@ -37,6 +38,8 @@ def main(arguments: list[str]) -> None:
     launch.settle_devices(config.values.trainer)
     with Lock(run.launcher_lock, f"the run in {run.path}").acquire():
         config.check()
+        if not launch.dry_run:  # which prints a script
+            print(header(config, launch.backend), flush=True)
         if not train_ancestors(config, launch, options.from_scratch):
             print("the scripts of the blocks follow from the ancestor: submit this one first")
             return
@@ -71,5 +74,5 @@ def _finish(config: RunConfig) -> None:
         return
     assemble(run)
     arms = {config.contract_config.seed: [evaluate_stack(run, "blocks")]}
-    write_report(run, config.contract, config.inference.sampler, arms, len(config.data.split("test")))
-    print(f"report: {run.report / 'report.md'}")
+    report = write_report(run, config.contract, config.inference.sampler, arms, len(config.data.split("test")))
+    print(train_summary(report, run))
