@@ -4,6 +4,7 @@ import shutil
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from dbl.commands.console import compare_summary, header
 from dbl.commands.derived_runs import one_block_of, total_passes, train_ancestors
 from dbl.commands.evaluate import evaluate_baseline, evaluate_stack
 from dbl.commands.fit import fit_part, free_memory
@@ -55,6 +56,7 @@ def _compare(config: RunConfig, launch: Launch, seeds: str | list[int] | None, f
     by_seed = _config_of_each_seed(config, seeds)
     for of_seed in by_seed.values():
         of_seed.check()
+    print(header(next(iter(by_seed.values())), launch.backend), flush=True)
     for of_seed in by_seed.values():
         train_ancestors(of_seed, launch, from_scratch)
         of_seed.write()
@@ -66,8 +68,8 @@ def _compare(config: RunConfig, launch: Launch, seeds: str | list[int] | None, f
         write_config(run.config, config.plain())
         _copy_pictures(first.run, run)
     num_test_samples = len(first.data.split("test"))
-    write_report(run, first.contract, config.inference.sampler, arms, num_test_samples, memory_plan)
-    print(f"report: {run.report / 'report.md'}")
+    report = write_report(run, first.contract, config.inference.sampler, arms, num_test_samples, memory_plan)
+    print(compare_summary(report, run))
 
 
 def _config_of_each_seed(config: RunConfig, seeds: str | list[int] | None) -> dict[int, RunConfig]:
@@ -113,6 +115,7 @@ def _check_equal_compute(arms: list[Arm], wanted: list[int]) -> None:
 
 def _trained_stack(config: RunConfig, name: str, steps: list[int], from_scratch: bool) -> Arm:
     """Train in this process, assemble and evaluate a rival that is one block."""
+    print(f"{name}:", flush=True)
     try:
         fit_part(config, from_scratch)
     finally:
@@ -137,6 +140,7 @@ def _end_to_end(config: RunConfig, steps: list[int], from_scratch: bool) -> Arm:
     write_config(run.config, plain)
     if baseline is None:
         return _trained_stack(RunConfig.load(run.config), "end_to_end", steps, from_scratch)
+    print("end_to_end:", flush=True)
     try:
         fit_part(RunConfig.load(run.config, baseline), from_scratch)
     finally:

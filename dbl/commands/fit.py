@@ -9,7 +9,9 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 
+from dbl.commands.console import fit_summary
 from dbl.commands.evaluate import evaluate
 from dbl.commands.parsing import parse
 from dbl.commands.run_config import RunConfig, make_trainer, write_config
@@ -47,6 +49,8 @@ def main(arguments: list[str]) -> None:
     config = RunConfig(options)
     if command == "fit":
         fit_part(config, options.from_scratch, options.ckpt_path)
+        num_blocks = config.contract.partition.num_blocks
+        rank_zero_only(print)(fit_summary(config.run, config.values.model.block, num_blocks))
     else:
         evaluate(config, command, options.ckpt_path, options.get("verbose", True))
 

@@ -4,6 +4,7 @@ import gc
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from dbl.commands.console import header, train_summary
 from dbl.commands.derived_runs import train_ancestors
 from dbl.commands.evaluate import evaluate_stack
 from dbl.commands.launch.launcher import Launch, add_launch_options
@@ -39,6 +40,8 @@ def main(arguments: list[str]) -> None:
     launch.settle_devices(config.values.trainer)
     with Lock(run.launcher_lock, f"the run in {run.path}").acquire():
         config.check()
+        if not launch.dry_run:  # which prints a script
+            print(header(config, launch.backend), flush=True)
         if not train_ancestors(config, launch, options.from_scratch):
             print("the scripts of the blocks follow from the ancestor: submit this one first")
             return
@@ -75,5 +78,6 @@ def _finish(config: RunConfig) -> None:
     sampler, by_steps = config.inference.sampler, config.groups.image_quality.by_steps
     steps = step_numbers(config.contract.partition.num_blocks, sampler.num_steps) if by_steps else None
     arms = {config.contract_config.seed: [evaluate_stack(run, "blocks", steps)]}
-    write_report(run, config.contract, sampler, arms, len(config.data.split("test")), memory_plan_or_none(config))
-    print(f"report: {run.report / 'report.md'}")
+    num_test_samples = len(config.data.split("test"))
+    report = write_report(run, config.contract, sampler, arms, num_test_samples, memory_plan_or_none(config))
+    print(train_summary(report, run))
