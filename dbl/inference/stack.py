@@ -276,7 +276,8 @@ class BlockStack(nn.Module):
 
         Args:
             images: [N, channels, height, width] pixels, uint8 from 0 to 255 or floats from 0 (black) to 1: a tensor, an
-                array or nested lists.
+                array or nested lists. Or a picture of Pillow, or a list of them, of any size: they are resized and cut
+                as `dbl.HubImages` does it.
             seed: random seed of the start noise, without effect where the sampler's temperature is 0; None: that of
                 `inference`. Start noise i belongs to image i.
             batch_size: number of images that are classified together.
