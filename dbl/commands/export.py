@@ -22,7 +22,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("run", type=Path, help="run folder, such as runs/digits_dit, with an assembled model")
     parser.add_argument("--output", type=Path, help="folder to make; by default export in the run folder")
     parser.add_argument(
-        "--blocks-only", action="store_true", help="leave out chain.pt2, whose size grows with the sampler's steps"
+        "--blocks_only", action="store_true", help="leave out chain.pt2, whose size grows with the sampler's steps"
     )
     add_trust_option(parser)
     return parser

@@ -3,11 +3,13 @@
 Axes: N images, C channels, H rows, W columns.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dbl.data.images.decode import fitted
 from dbl.data.spec import ImageSpec
 from dbl.utils.errors import UserError, reason_of
 
@@ -35,13 +37,16 @@ def to_unit(raw: Tensor, data: ImageSpec) -> Tensor:
 
 
 def to_raw(images: Any, data: ImageSpec) -> Tensor:
-    """The raw values, float32, of images [N,C,H,W]: a tensor or what `torch.as_tensor` makes one of.
+    """The raw values, float32, of images: pictures of Pillow, or [N,C,H,W] that `torch.as_tensor` makes a tensor of.
 
-    Raises UserError unless they are uint8 pixels from 0 to 255 or floats from 0 to 1, of the size of the data's; of
-    data without pixels, finite floats.
+    Pictures may have any size and colours: they are resized and cut as `dbl.HubImages` does it. Raises UserError unless
+    the others are uint8 pixels from 0 to 255 or floats from 0 to 1, of the size of the data's; of data without pixels,
+    finite floats.
     """
+    pictures = images if isinstance(images, list | tuple) else [images]
     try:
-        tensor = torch.as_tensor(images)
+        is_pictures = bool(pictures) and all(type(one).__module__.startswith("PIL.") for one in pictures)
+        tensor = _of_pictures(pictures, data) if is_pictures else torch.as_tensor(images)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"images must be a tensor or an array of numbers ({reason_of(error)})") from None
     _check_shape(tensor, data)
@@ -63,6 +68,15 @@ def to_raw(images: Any, data: ImageSpec) -> Tensor:
             "uint8, without any normalisation"
         )
     return tensor * white
+
+
+def _of_pictures(pictures: Sequence[Any], data: ImageSpec) -> Tensor:
+    """[N,C,H,W] uint8."""
+    channels, height, width = data.shape
+    if height != width or white_value(data) is None:
+        raise UserError(f"images must be a tensor: those of {data.name} are no square pictures")
+    pixels = [torch.from_numpy(fitted(one, channels, height).copy()) for one in pictures]
+    return torch.stack(pixels).permute(0, 3, 1, 2)
 
 
 def _check_shape(images: Tensor, data: ImageSpec) -> None:

@@ -46,7 +46,7 @@ def test_a_run_is_exported_with_its_own_sampler(folder: Path) -> None:
 
 def test_blocks_alone_go_where_they_are_told(folder: Path) -> None:
     """Catches options that are read nowhere."""
-    outcome = run_dbl(folder, "export", RUN, "--blocks-only", "--output=elsewhere/programs", time_limit_s=300)
+    outcome = run_dbl(folder, "export", RUN, "--blocks_only", "--output=elsewhere/programs", time_limit_s=300)
     assert outcome.code == 0, outcome
     names = {path.name for path in (folder / "elsewhere/programs").iterdir()}
     assert names == {"manifest.json", *(f"block_{block}.pt2" for block in range(3))}

@@ -135,7 +135,7 @@ def test_what_cannot_be_exported_is_one_line(dit_contract: Contract, tmp_path: P
     partial = BlockStack(dit_contract, lambda block: random_denoiser(dit_contract, block), available=[0, 2])
     for made, folder, named in (
         (stack, "there", "there exists already"),
-        (text_stack("masked"), "a", "a stack that makes text cannot be exported"),
+        (text_stack("masked"), "a", "a stack of text cannot be exported"),
         (partial, "b", "an export needs block 1"),
         (own, "c", r"block_0.pt2 cannot be made: torch.export cannot record this network \("),
         (_stack(dit_contract, Sampler()).to(torch.bfloat16), "d", "an export needs a stack in float32 on the CPU"),

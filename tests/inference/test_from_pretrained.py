@@ -88,7 +88,8 @@ def test_a_model_that_does_not_say_has_the_defaults(run: RunFolder) -> None:
     plain = json.loads(path.read_text())
     del plain["inference"], plain["sha256"]
     path.write_text(json.dumps(plain | {"sha256": plain_hash(plain)}))
-    assert BlockStack.from_pretrained(run.path).inference == InferenceConfig(Sampler())
+    expected = InferenceConfig(Sampler(schedule="quantile", temperature=0.0))
+    assert BlockStack.from_pretrained(run.path).inference == expected
 
 
 def test_settings_that_do_not_fit_are_not_stored(run: RunFolder) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from evaluation_toy import random_denoiser
@@ -149,6 +150,19 @@ def test_a_stack_says_what_it_can_do(maker: BlockStack, classifier: BlockStack) 
         with pytest.raises(UserError, match=named) as error:
             ask()
         _line(error)
+
+
+def test_pictures_are_fitted_as_for_training() -> None:
+    """Catches a picture that is refused for its size, squeezed instead of cut, or taken for standardised values."""
+    spec = ImageSpec("toy", "toy-1", 2, (0.5, 0.5), shape=(1, 8, 8), mean=(60.0,), std=(70.0,))
+    wide = np.zeros((16, 32, 3), dtype=np.uint8)
+    wide[:, 8:24] = 200  # the square in the middle
+    found = to_raw([PIL.Image.fromarray(wide), PIL.Image.fromarray(wide).convert("L")], spec)
+    assert found.shape == (2, 1, 8, 8)
+    torch.testing.assert_close(found[:, :, :, 1:-1], torch.full((2, 1, 8, 6), 200.0), atol=2, rtol=0)
+    assert torch.equal(to_raw(PIL.Image.fromarray(wide), spec), found[:1])
+    with pytest.raises(UserError, match="no square pictures"):
+        to_raw(PIL.Image.fromarray(wide), replace(spec, shape=(1, 4, 8)))
 
 
 SPECS = {
