@@ -21,8 +21,8 @@ import dbl
 from dbl.commands.launch.launcher import Launch
 from dbl.commands.schema import EVALUATION, TRAINING
 from dbl.data.module import ResumableDataModule
-from dbl.inference.settings import InferenceConfig
 from dbl.run.contract import Contract, ContractConfig
+from dbl.run.inference import InferenceConfig
 from dbl.training.module import TrainingModule
 from dbl.utils.errors import UserError
 
@@ -224,10 +224,10 @@ def test_numbers_of_the_optimizer_are_checked(optimizer: str) -> None:
     """Catches a learning rate of NaN or infinity, which AdamW and SGD accept, and a traceback of the optimizer."""
     factory, message = OPTIMIZERS[optimizer]
     with pytest.raises(UserError, match=rf"^model.recipe.optimizer.*{message}"):
-        dbl.TrainingConfig(factory).make_optimizer([torch.nn.Parameter(torch.zeros(2))])
+        dbl.TrainingConfig(factory).make_optimizer(torch.nn.Linear(2, 2))
 
 
 def test_a_learning_rate_in_a_tensor_is_left_to_the_optimizer() -> None:
     """Catches a check that refuses what torch accepts."""
     recipe = dbl.TrainingConfig(partial(AdamW, lr=torch.tensor(1e-3), foreach=False))
-    assert isinstance(recipe.make_optimizer([torch.nn.Parameter(torch.zeros(2))]), AdamW)
+    assert isinstance(recipe.make_optimizer(torch.nn.Linear(2, 2)), AdamW)

@@ -1,33 +1,38 @@
 """`dbl compare`: blocks and their rivals at equal compute, over one or several seeds, in one report."""
 
 import shutil
-from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from dbl.commands.console import compare_summary, header
 from dbl.commands.derived_runs import one_block_of, total_passes, train_ancestors
 from dbl.commands.evaluate import evaluate_baseline, evaluate_stack
 from dbl.commands.fit import fit_part, free_memory
 from dbl.commands.launch.launcher import Launch, add_launch_options
+from dbl.commands.memory_plan import memory_plan_of
 from dbl.commands.parsing import parse
 from dbl.commands.run_config import RunConfig, write_config
-from dbl.commands.schema import config_parser
+from dbl.commands.schema import add_from_scratch, config_parser
+from dbl.commands.spelling import whole_numbers
 from dbl.evaluation.quality_by_steps import step_numbers
 from dbl.evaluation.report import Arm, write_report
 from dbl.run.assembly import assemble
 from dbl.run.folder import RunFolder
 from dbl.training.baselines import baseline_of
-from dbl.training.memory.planner import Planner, plan_rows
 from dbl.utils.errors import UserError
 from dbl.utils.locks import Lock
 
 
 def build_parser() -> LightningArgumentParser:
     """The parser of a config, with where to train and the seeds."""
-    parser = config_parser()
+    parser = config_parser("compare")
+    add_from_scratch(parser)
     add_launch_options(parser)
     parser.add_argument(
-        "--seeds", type=str, default=None, help="Seeds of training, such as 0,1,2; by default contract.seed alone."
+        "--seeds",
+        type=list[int] | str | None,
+        default=None,
+        help="Seeds of training, such as 0,1,2; by default contract.seed alone.",
     )
     return parser
 
@@ -36,39 +41,43 @@ def main(arguments: list[str]) -> None:
     """Train what is missing of all arms and for each seed, with equal compute, and report."""
     options = parse(build_parser(), arguments[1:])
     config, launch = RunConfig(options), Launch.from_options(options)
-    launch.check_devices(options.trainer)
+    launch.settle_devices(config.values.trainer)
+    devices = config.values.trainer.devices
+    if devices not in (1, "auto") and not (isinstance(devices, list) and len(devices) == 1):
+        raise UserError(
+            f"trainer.devices={devices}: dbl compare trains the end-to-end network in this process, on 1 device; "
+            "use dbl train for the blocks alone"
+        )
     with Lock(config.run.launcher_lock, f"the run in {config.run.path}").acquire():
         _compare(config, launch, options.seeds, options.from_scratch)
 
 
-def _compare(config: RunConfig, launch: Launch, seeds: str | None, from_scratch: bool) -> None:
+def _compare(config: RunConfig, launch: Launch, seeds: str | list[int] | None, from_scratch: bool) -> None:
     by_seed = _config_of_each_seed(config, seeds)
     for of_seed in by_seed.values():
         of_seed.check()
+    print(header(next(iter(by_seed.values())), launch.backend), flush=True)
     for of_seed in by_seed.values():
         train_ancestors(of_seed, launch, from_scratch)
         of_seed.write()
     first = next(iter(by_seed.values()))
-    memory_plan = _memory_plan(first)
+    memory_plan = memory_plan_of(first)
     arms = {seed: _all_arms(of_seed, launch, from_scratch) for seed, of_seed in by_seed.items()}
     run = config.run
     if first is not config:
         write_config(run.config, config.plain())
         _copy_pictures(first.run, run)
     num_test_samples = len(first.data.split("test"))
-    write_report(run, first.contract, config.inference.sampler, arms, num_test_samples, memory_plan)
-    print(f"report: {run.report / 'report.md'}")
+    report = write_report(run, first.contract, config.inference.sampler, arms, num_test_samples, memory_plan)
+    print(compare_summary(report, run))
 
 
-def _config_of_each_seed(config: RunConfig, text: str | None) -> dict[int, RunConfig]:
+def _config_of_each_seed(config: RunConfig, seeds: str | list[int] | None) -> dict[int, RunConfig]:
     """The given config alone without `--seeds`, else one for each seed, whose run folder is `seed_<s>` in the run."""
-    if text is None:
+    if seeds is None:
         return {config.contract_config.seed: config}
-    try:
-        seeds = list(dict.fromkeys(int(seed) for seed in str(text).split(",")))
-    except ValueError:
-        raise UserError(f"--seeds {text} must be whole numbers such as 0,1,2") from None
-    return {seed: _with_seed(config, seed) for seed in seeds}
+    numbers = whole_numbers("--seeds", seeds, "whole numbers such as 0,1,2")
+    return {seed: _with_seed(config, seed) for seed in dict.fromkeys(numbers)}
 
 
 def _with_seed(config: RunConfig, seed: int) -> RunConfig:
@@ -100,12 +109,13 @@ def _check_equal_compute(arms: list[Arm], wanted: list[int]) -> None:
     if list(steps.values()) != wanted or max(passes.values()) - min(passes.values()) > per_step:
         counts = ", ".join(f"{name}: {number:,.0f}" for name, number in (steps | passes).items())
         raise UserError(
-            f"steps of the blocks or layer passes of the arms differ ({counts}): train them anew with --from-scratch"
+            f"steps of the blocks or layer passes of the arms differ ({counts}): train them anew with --from_scratch"
         )
 
 
 def _trained_stack(config: RunConfig, name: str, steps: list[int], from_scratch: bool) -> Arm:
     """Train in this process, assemble and evaluate a rival that is one block."""
+    print(f"{name}:", flush=True)
     try:
         fit_part(config, from_scratch)
     finally:
@@ -130,6 +140,7 @@ def _end_to_end(config: RunConfig, steps: list[int], from_scratch: bool) -> Arm:
     write_config(run.config, plain)
     if baseline is None:
         return _trained_stack(RunConfig.load(run.config), "end_to_end", steps, from_scratch)
+    print("end_to_end:", flush=True)
     try:
         fit_part(RunConfig.load(run.config, baseline), from_scratch)
     finally:
@@ -140,14 +151,6 @@ def _end_to_end(config: RunConfig, steps: list[int], from_scratch: bool) -> Arm:
 def _steps_of_baseline(config: RunConfig) -> int:
     """As many steps as make the same number of passes through layers as the blocks and their ancestors together."""
     return max(1, round(total_passes(config) / config.contract.config.network.baseline_passes()))
-
-
-def _memory_plan(config: RunConfig) -> dict[str, Any]:
-    """Memory of what a user could train instead, with the batch of this run."""
-    precision, batch_size = str(config.values.trainer.precision), config.data.batch_size
-    planner = Planner(config.contract_config, config.data.spec, config.recipe, precision, config.device)
-    rows = plan_rows(planner, [config.contract_config.partition.num_blocks], batch_size)
-    return {"batch_size": batch_size, "precision": planner.precision, "device": planner.device, "rows": rows}
 
 
 def _copy_pictures(source: RunFolder, target: RunFolder) -> None:

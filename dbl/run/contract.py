@@ -27,7 +27,7 @@ from dbl.utils.seeding import seeded
 from dbl.utils.serialization import from_plain, to_plain
 
 # Incremented whenever the meaning of a stored contract changes; other versions are refused.
-VERSION = 5
+VERSION = 6
 
 _KEYS = {"version", "config", "data", "noise", "partition", "table_sha256", "start_sha256"}
 

@@ -31,7 +31,8 @@ def measure_text(
         digest.update(tokens.tobytes())
         counts += np.bincount(tokens, minlength=len(counts))
     frequencies = tuple((counts / counts.sum()).tolist())
-    return TextSpec(name, digest.hexdigest(), len(counts), frequencies, seq_len, tokenizer.identity)
+    end = tokenizer.end_id if packing == "document" else None
+    return TextSpec(name, digest.hexdigest(), len(counts), frequencies, seq_len, tokenizer.identity, end)
 
 
 def declared_text(name: str, tokenizer: Tokenizer, seq_len: int) -> TextSpec:

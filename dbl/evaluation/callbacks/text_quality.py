@@ -17,6 +17,7 @@ from dbl.evaluation.stack_evaluation import StackEvaluation
 from dbl.evaluation.text_metrics import LEAST_TEXTS, check_mauve, distinct_n, mauve_score, unigram_entropy, words
 from dbl.utils.checks import SEED, check_numbers, whole
 from dbl.utils.errors import UserError
+from dbl.utils.progress import tracked
 
 _NUM_SHOWN = 4
 _READ_AT_ONCE = 4096
@@ -178,7 +179,8 @@ class TextQuality(L.Callback):
         """[n, num_tokens] on the CPU; draws belong to the index of a text, so `batch_size` does not change them."""
         generator = writer.text_generator(self.decoding, self.num_steps, self.seed)
         parts = []
-        for rows, places in zip(prompts.split(self.batch_size), indices.split(self.batch_size), strict=True):
+        batches = tracked(prompts.split(self.batch_size), "texts", "text")
+        for rows, places in zip(batches, indices.split(self.batch_size), strict=True):
             part = generator.generate(rows.to(writer.device), self.num_tokens, places.to(writer.device))
             assert part.shape == (len(rows), self.num_tokens), part.shape
             parts.append(part.cpu())

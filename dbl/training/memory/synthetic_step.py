@@ -24,7 +24,7 @@ class SyntheticStep:
         self.in_bf16 = precision == "bf16-mixed"
         # Two of an accumulation have the memory of all of them, since the second adds to gradients.
         self.num_batches = min(part.recipe.accumulate, 2)
-        self.optimizer = part.recipe.make_optimizer(part.parameters())
+        self.optimizer = part.recipe.make_optimizer(part)
         for parameter in part.parameters():
             parameter.grad = torch.zeros_like(parameter)
         self._end_step()
