@@ -45,6 +45,7 @@ from dbl.networks import (
     Architecture as Architecture,
     CausalLM as CausalLM,
     DiT as DiT,
+    LabelCNN as LabelCNN,
     MaskedLM as MaskedLM,
     RecurrentLM as RecurrentLM,
     ViT as ViT,

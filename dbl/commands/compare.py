@@ -11,6 +11,7 @@ from dbl.commands.fit import fit_part, free_memory
 from dbl.commands.launch.launcher import Launch, add_launch_options
 from dbl.commands.memory_plan import memory_plan_of
 from dbl.commands.parsing import parse
+from dbl.commands.rivals import chosen_rivals, train_rivals
 from dbl.commands.run_config import RunConfig, write_config
 from dbl.commands.schema import add_from_scratch, config_parser
 from dbl.commands.spelling import whole_numbers
@@ -18,7 +19,7 @@ from dbl.evaluation.quality_by_steps import step_numbers
 from dbl.evaluation.report import Arm, write_report
 from dbl.run.assembly import assemble
 from dbl.run.folder import RunFolder
-from dbl.training.baselines import baseline_of
+from dbl.training.baselines import RIVALS, baseline_of
 from dbl.utils.errors import UserError
 from dbl.utils.locks import Lock
 
@@ -33,6 +34,12 @@ def build_parser() -> LightningArgumentParser:
         type=list[int] | str | None,
         default=None,
         help="Seeds of training, such as 0,1,2; by default contract.seed alone.",
+    )
+    parser.add_argument(
+        "--rivals",
+        type=list[str] | str | None,
+        default=None,
+        help="Further rivals of a classifier's blocks: all, or some of " + ", ".join(RIVALS) + ".",
     )
     return parser
 
@@ -49,20 +56,27 @@ def main(arguments: list[str]) -> None:
             "use dbl train for the blocks alone"
         )
     with Lock(config.run.launcher_lock, f"the run in {config.run.path}").acquire():
-        _compare(config, launch, options.seeds, options.from_scratch)
+        _compare(config, launch, options.seeds, options.rivals, options.from_scratch)
 
 
-def _compare(config: RunConfig, launch: Launch, seeds: str | list[int] | None, from_scratch: bool) -> None:
+def _compare(
+    config: RunConfig,
+    launch: Launch,
+    seeds: str | list[int] | None,
+    rivals: str | list[str] | None,
+    from_scratch: bool,
+) -> None:
     by_seed = _config_of_each_seed(config, seeds)
     for of_seed in by_seed.values():
         of_seed.check()
+    names = chosen_rivals(rivals, next(iter(by_seed.values())).contract)
     print(header(next(iter(by_seed.values())), launch.backend), flush=True)
     for of_seed in by_seed.values():
         train_ancestors(of_seed, launch, from_scratch)
         of_seed.write()
     first = next(iter(by_seed.values()))
     memory_plan = memory_plan_of(first)
-    arms = {seed: _all_arms(of_seed, launch, from_scratch) for seed, of_seed in by_seed.items()}
+    arms = {seed: _all_arms(of_seed, launch, names, from_scratch) for seed, of_seed in by_seed.items()}
     run = config.run
     if first is not config:
         write_config(run.config, config.plain())
@@ -88,7 +102,7 @@ def _with_seed(config: RunConfig, seed: int) -> RunConfig:
     return RunConfig.load(folder.config)
 
 
-def _all_arms(config: RunConfig, launch: Launch, from_scratch: bool) -> list[Arm]:
+def _all_arms(config: RunConfig, launch: Launch, rivals: list[str], from_scratch: bool) -> list[Arm]:
     run, partition = config.run, config.contract.partition
     launch.train(run, list(range(partition.num_blocks)), config.steps, from_scratch)
     assemble(run)
@@ -97,6 +111,7 @@ def _all_arms(config: RunConfig, launch: Launch, from_scratch: bool) -> list[Arm
     rival = one_block_of(config)
     if rival is not None:
         arms.append(_trained_stack(rival, "one_block", steps, from_scratch))
+    arms += train_rivals(config, rivals, from_scratch)
     _check_equal_compute(arms, config.steps)
     return arms
 

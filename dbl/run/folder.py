@@ -134,6 +134,10 @@ class RunFolder:
         """Logged values of a part."""
         return self.part(part) / "metrics.csv"
 
+    def rival(self, name: str) -> "RunFolder":
+        """Run folder of a further rival of the blocks, inside this one."""
+        return RunFolder(name=name, root=str(self.path / "rivals"))
+
     def baseline(self) -> "RunFolder":
         """Run folder of the end-to-end baseline, inside this one."""
         return RunFolder(name="baseline", root=str(self.path))

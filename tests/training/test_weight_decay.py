@@ -12,7 +12,7 @@ from toy import assert_equal_states, checkpoint, fit, recipe
 from toy_text import text_contract
 
 from dbl.run.contract import Contract
-from dbl.training.baselines import EndToEndCausalLM, EndToEndRecurrentLM, EndToEndViT
+from dbl.training.baselines import EndToEndCausalLM, EndToEndClassifier, EndToEndRecurrentLM
 from dbl.training.block import DiffusionBlock
 from dbl.training.config import OptimizerFactory, TrainingConfig
 from dbl.training.module import TrainingModule
@@ -21,7 +21,7 @@ from dbl.training.weight_decay import by_decay
 PARTS: dict[str, Callable[[Contract, Contract], TrainingModule]] = {
     "DiT": lambda dit, vit: DiffusionBlock(dit, 1),
     "ViT": lambda dit, vit: DiffusionBlock(vit, 1),
-    "end-to-end ViT": lambda dit, vit: EndToEndViT(vit),
+    "end-to-end ViT": lambda dit, vit: EndToEndClassifier(vit),
     "CausalLM": lambda dit, vit: DiffusionBlock(text_contract("two")),
     "end-to-end CausalLM": lambda dit, vit: EndToEndCausalLM(text_contract("clean")),
     "MaskedLM": lambda dit, vit: DiffusionBlock(text_contract("masked")),

@@ -41,6 +41,8 @@ class ContrastiveForwardForwardViT(Classifier):
         padding: largest shift of the second view, in pixels.
     """
 
+    serves = (ViT,)
+
     def __init__(
         self,
         contract: Contract,
@@ -57,9 +59,11 @@ class ContrastiveForwardForwardViT(Classifier):
         check_numbers("model", self, temperature=Number(above=0, at_most=1e3), padding=whole(0, 10_000))
         check_numbers("model", self, first_margin=margin, last_margin=margin)
         self.layer_passes = 2 * self.layer_passes
-        self.margins = torch.linspace(first_margin, last_margin, self.sizes.num_layers).tolist()
+        sizes = contract.config.network
+        assert isinstance(sizes, ViT)
+        self.margins = torch.linspace(first_margin, last_margin, sizes.num_layers).tolist()
         with seeded(contract.config.seed, "weights", self.part):
-            self.network = SeparateLayers(self.sizes, self.sizes.require(contract.data, ImageSpec))
+            self.network = SeparateLayers(sizes, sizes.require(contract.data, ImageSpec))
 
     @property
     @override
@@ -81,7 +85,7 @@ class ContrastiveForwardForwardViT(Classifier):
         return Losses(loss.unflatten(0, (len(views), -1)).mean(dim=0))
 
     @override
-    def class_logits(self, images: Tensor) -> Tensor:
+    def class_logits(self, images: Tensor, indices: Tensor) -> Tensor:
         logits: Tensor = self.network(images)[1]
         return logits
 

@@ -42,6 +42,8 @@ class ForwardForwardViT(Classifier):
         sharpness: factor on the difference of goodness.
     """
 
+    serves = (ViT,)
+
     def __init__(
         self,
         contract: Contract,
@@ -55,8 +57,10 @@ class ForwardForwardViT(Classifier):
         self.comparison, self.threshold, self.sharpness = comparison, threshold, sharpness
         check_numbers("model", self, threshold=Number(above=0, at_most=1e6), sharpness=Number(above=0, at_most=1e6))
         self.layer_passes = 2 * self.layer_passes
+        sizes = contract.config.network
+        assert isinstance(sizes, ViT)
         with seeded(contract.config.seed, "weights", self.part):
-            self.network = GoodnessNetwork(self.sizes, self.sizes.require(contract.data, ImageSpec))
+            self.network = GoodnessNetwork(sizes, sizes.require(contract.data, ImageSpec))
 
     @property
     @override
@@ -81,7 +85,7 @@ class ForwardForwardViT(Classifier):
         return (labels + others.to(labels.device)) % self.contract.data.num_classes
 
     @override
-    def class_logits(self, images: Tensor) -> Tensor:
+    def class_logits(self, images: Tensor, indices: Tensor) -> Tensor:
         """Goodness of each label, summed over all layers [N, C]: a pass for each class."""
         classes = range(self.contract.data.num_classes)
         return torch.stack([self.network(images, self._all(images, label)).sum(dim=1) for label in classes], dim=1)

@@ -100,10 +100,9 @@ class NoProp(Classifier):
         return self.network
 
     @override
-    def class_logits(self, images: Tensor) -> Tensor:
-        """Logits of the readout at the end of the chain; the start noise is a function of the place in the batch."""
-        draws = SampleDraws(self.seed, ("start noise", self.part), torch.arange(len(images)))
-        return self.chain_logits(images, draws)
+    def class_logits(self, images: Tensor, indices: Tensor) -> Tensor:
+        """Logits of the readout at the end of the chain; noise is a function of the indices."""
+        return self.chain_logits(images, SampleDraws(self.seed, ("chain", self.part), indices))
 
     @abstractmethod
     def chain_logits(self, images: Tensor, draws: SampleDraws) -> Tensor:
