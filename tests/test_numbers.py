@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pkgutil import walk_packages
 from typing import Any, get_args, get_origin, get_type_hints
@@ -23,6 +23,7 @@ from dbl.commands.schema import EVALUATION, TRAINING
 from dbl.data.module import ResumableDataModule
 from dbl.run.contract import Contract, ContractConfig
 from dbl.run.inference import InferenceConfig
+from dbl.training.baselines import Classifier
 from dbl.training.module import TrainingModule
 from dbl.utils.errors import UserError
 
@@ -137,16 +138,26 @@ def _numbers(cls: type) -> Iterator[_Parameter]:
 PARAMETERS = [one for cls in _classes() for one in _numbers(cls) if (cls.__name__, one.name) not in _UNCHECKED]
 
 
+_DATA = dbl.ImageSpec("toy", "toy-1", 2, (0.5, 0.5), shape=(1, 4, 4), mean=(0.0,), std=(1.0,))
+
+
 @pytest.fixture(scope="module")
 def contract() -> Contract:
     """The contract of two small blocks."""
-    data = dbl.ImageSpec("toy", "toy-1", 2, (0.5, 0.5), shape=(1, 4, 4), mean=(0.0,), std=(1.0,))
     network = dbl.DiT(num_layers=2, width=8, num_heads=2, patch_size=2)
-    return ContractConfig(network, partition=dbl.PartitionConfig(num_blocks=2)).build(data)
+    return ContractConfig(network, partition=dbl.PartitionConfig(num_blocks=2)).build(_DATA)
+
+
+@cache
+def _of_classes() -> Contract:
+    """The contract of a classifier."""
+    network = dbl.ViT(num_layers=2, width=8, num_heads=2, patch_size=2)
+    partition = dbl.PartitionConfig(num_blocks=2)
+    return ContractConfig(network, dbl.ClassTarget(dim=4), dbl.InformationNoise(), partition).build(_DATA)
 
 
 def _make(cls: type, contract: Contract, **changes: Any) -> Any:
-    needed = {"contract": contract, **_NEEDED}
+    needed = {"contract": _of_classes() if issubclass(cls, Classifier) else contract, **_NEEDED}
     if issubclass(cls, dbl.TextData):
         needed["tokenizer"] = dbl.Characters("ab")
     names = [*_parameters(cls, required=True), *({"sigmas", "cdf_values"} & {*_parameters(cls)})]
