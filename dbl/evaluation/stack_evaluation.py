@@ -108,8 +108,9 @@ class StackEvaluation(L.LightningModule):
             rows = (owners == block).to(device)
             part = Clean(*(tensor[rows] for tensor in clean))
             losses = self.stack.denoiser(block).loss(part, noisy[rows], sigma[rows])
-            self.block_losses[block](losses)
-            self.total_loss(losses)
+            weights = contract.sample_weights(part.labels)
+            for metric in (self.block_losses[block], self.total_loss):
+                metric(losses, 1.0 if weights is None else weights)
 
     def on_test_end(self) -> None:
         """Draw and log samples while the stack is on its device, if it makes images."""

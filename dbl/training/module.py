@@ -28,10 +28,25 @@ from dbl.utils.seeding import derive_seed, seed_generator
 
 
 class Losses(NamedTuple):
-    """Losses of a batch: [N] per sample, and the [N] noise levels if there are any."""
+    """Losses of a batch: [N] per sample, the [N] noise levels if there are any, and weights [N] if they differ.
+
+    Weights are those of `Contract.sample_weights`.
+    """
 
     per_sample: Tensor
     sigma: Tensor | None = None
+    weight: Tensor | None = None
+
+    def mean(self) -> Tensor:
+        """What a training step reduces; over all batches of an epoch, the weighted mean."""
+        return self.per_sample.mean() if self.weight is None else (self.per_sample * self.weight).mean()
+
+    def mean_and_size(self) -> tuple[Tensor, float]:
+        """The weighted mean of the batch, and how much it weighs among others."""
+        if self.weight is None:
+            return self.per_sample.mean(), len(self.per_sample)
+        size = self.weight.sum()
+        return (self.per_sample * self.weight).sum() / size, float(size)
 
 
 class TrainingModule(L.LightningModule, ABC):
@@ -132,7 +147,7 @@ class TrainingModule(L.LightningModule, ABC):
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Backward pass, and an optimizer step after every `accumulate` batches."""
         losses, step = self.losses(batch), self.global_step
-        loss = losses.per_sample.mean()
+        loss = losses.mean()
         mean_loss, asked = self._mean_over_ranks(loss.detach())
         with self._gradient_sync():
             self.manual_backward(loss / self.recipe.accumulate)
@@ -196,9 +211,15 @@ class TrainingModule(L.LightningModule, ABC):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Loss on the validation split, with fixed noise."""
-        per_sample = self.losses(batch).per_sample
-        self.log("step", float(self.global_step), reduce_fx="max", sync_dist=True, batch_size=len(per_sample))
-        self.log("val/loss", per_sample.mean(), batch_size=len(per_sample), prog_bar=True, sync_dist=True)
+        losses = self.losses(batch)
+        num = len(losses.per_sample)
+        self.log("step", float(self.global_step), reduce_fx="max", sync_dist=True, batch_size=num)
+        self.log_mean("val/loss", losses, prog_bar=True)
+
+    def log_mean(self, name: str, losses: Losses, **options: Any) -> None:
+        """Log the weighted mean over all batches and ranks of a split; options are those of `log`."""
+        mean, size = losses.mean_and_size()
+        self.log(name, mean, batch_size=size, sync_dist=True, **options)  # type: ignore[arg-type]  # a weight for Lightning
 
     def _check_finite(self, keep: int = 0) -> None:
         """Stop all ranks if a loss or gradient was not finite on one of them; the `keep` last batches are not read."""

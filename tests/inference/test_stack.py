@@ -94,14 +94,8 @@ def test_images_depend_on_their_index_and_not_on_the_batch(runs: dict[str, RunFo
     labels, indices = torch.tensor([0, 1, 2, 0, 1]), torch.arange(5)
     together = stack.sample_images(labels, indices)
     apart = torch.cat([stack.sample_images(labels[part], indices[part]) for part in (slice(0, 2), slice(2, 5))])
-    torch.testing.assert_close(together, apart)
-    assert not torch.allclose(
-        stack.sample_images(
-            labels,
-            indices,
-        ),
-        stack.sample_images(labels, indices + 9),
-    )
+    torch.testing.assert_close(together, apart, rtol=1e-5, atol=1e-4)  # of 255
+    assert not torch.allclose(together, stack.sample_images(labels, indices + 9))
 
 
 def test_guidance_uses_the_class_dropped_in_training(runs: dict[str, RunFolder]) -> None:

@@ -35,7 +35,7 @@ class SyntheticStep:
         accumulate, device = self.part.recipe.accumulate, next(self.part.parameters()).device.type
         for _ in range(self.num_batches):
             with torch.autocast(device, torch.bfloat16, enabled=self.in_bf16):
-                loss = self.part.losses(self.batch).per_sample.mean()
+                loss = self.part.losses(self.batch).mean()
             (loss / accumulate).backward()
         nn.utils.clip_grad_norm_(self.part.parameters(), self.part.recipe.clip_norm or torch.inf)
         self._end_step()
