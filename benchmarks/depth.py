@@ -95,15 +95,15 @@ def train_window(
     """Train the layers of a window and the head; returns the average of the weights."""
     model, recipe = part.network, part.recipe
     parts = [*model.body.layers[window.first : window.end], model.body.head, model.head]
-    parameters = [weight for one in parts + [model.body.embedding] * (window.first == 0) for weight in one.parameters()]
-    optimizer = recipe.make_optimizer(parameters)
+    trained_parts = nn.ModuleList(parts + [model.body.embedding] * (window.first == 0))
+    optimizer = recipe.make_optimizer(trained_parts)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recipe.learning_rate_factor(step, steps))
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
     for _ in range(steps):
         optimizer.zero_grad()
         nats(part, model, next(batches), window).mean().backward()
         if recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
+            nn.utils.clip_grad_norm_(trained_parts.parameters(), recipe.clip_norm)
         optimizer.step()
         schedule.step()
         average.update_parameters(model)

@@ -81,7 +81,12 @@ HELP = {
     "compare": Help(
         "--config FILE [options]",
         "Train blocks, the end-to-end network and one block for all levels, at equal compute; one report.",
-        _CONFIG | {"--seeds 0,1,2": "seeds of training; by default contract.seed alone"} | _LAUNCH,
+        _CONFIG
+        | {
+            "--seeds 0,1,2": "seeds of training; by default contract.seed alone",
+            "--rivals all": "further methods beside a classifier's blocks; all, or some of them",
+        }
+        | _LAUNCH,
         _TRAINING,
     ),
     "plan": Help(
@@ -156,6 +161,16 @@ HELP = {
             "--ensemble BOOL": "text: let all blocks answer together; by default as in the config",
             "--baseline BOOL": "text: write with the end-to-end network of dbl compare",
         },
+    ),
+    "export": Help(
+        "RUN [options]",
+        "Write the assembled network of a run as programs that torch runs without dbl.",
+        {
+            "RUN": "run folder, such as runs/digits_dit",
+            "--output FOLDER": "new folder; by default export in the run folder",
+            "--blocks_only": "each block, without the chain of all sampler steps",
+        }
+        | _TRUST,
     ),
     "tokenizer": Help(
         "--files FILE ... --output FILE [options]",

@@ -53,7 +53,7 @@ def test_blocks_alone_go_where_they_are_told(folder: Path) -> None:
 
 
 ERRORS = {
-    "no run": (["runs/nobody"], "runs/nobody is not a run folder: it has no contract.json"),
+    "no run": (["runs/nobody"], "runs/nobody is not a run folder: it does not exist"),
     "an unfinished run": (["runs/half"], "runs/half is not assembled yet: run dbl assemble runs/half"),
     "an output that exists": ([RUN, "--output=runs"], "--output runs exists already"),
     "an output in a file": ([RUN, f"--output={RUN}/config.yaml/a"], "config.yaml"),

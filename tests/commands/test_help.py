@@ -18,7 +18,7 @@ from dbl.utils.errors import UserError
 from docs.tables.parameters import parameters_of, parser_of
 
 # Keys of a config that have no dot.
-_KEYS = {"seed_everything", "float32_matmul_precision", "data"}
+_KEYS = {"seed_everything", "float32_matmul_precision", "relative_steps", "data"}
 # Parsed for its refusal alone: evaluation reads no checkpoint.
 _REFUSED = {"ckpt_path"}
 

@@ -56,8 +56,10 @@ def test_a_prompt_is_continued(
     assert set(text) <= set(ALPHABET)
     assert written(capsys, run, *options) == text
     assert written(capsys, run, *options, "--seed=1") != text
+    # Both draw from the same noise, and networks that are hardly trained differ little.
     other_side = [*options[:2], f"--baseline={not baseline}"]
-    assert written(capsys, run, *other_side) != text
+    seeds = [f"--seed={seed}" for seed in range(8)]
+    assert any(written(capsys, run, *other_side, seed) != written(capsys, run, *options, seed) for seed in seeds)
 
 
 @pytest.mark.parametrize("kind", KINDS)

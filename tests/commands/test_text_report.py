@@ -17,6 +17,7 @@ from dbl.evaluation.report.formatting import fenced
 from dbl.networks import CausalLM, MaskedLM, RecurrentLM
 from dbl.run.contract import ContractConfig
 from dbl.run.folder import RunFolder
+from dbl.training.history import read_history
 from dbl.training.memory.tracker import CATEGORIES
 
 LLAMA = {"num_layers": 6, "width": 8, "num_heads": 2, "mlp_width": 16}
@@ -84,6 +85,7 @@ def _diagnostics(num_blocks: int) -> dict[str, Any]:
 def _arms(task: str, nats: float) -> list[Arm]:
     num_blocks, denoises = TASKS[task].partition.num_blocks, task == "masked"
     part = {"steps": 10, "samples": 70, "layer_passes": 420.0, "seconds": 3.0, "parameters": 100}
+    part |= read_history(Path("no metrics.csv"))
     blocks = [part | {"part": f"block_{index}", "layers": 6 // num_blocks} for index in range(num_blocks)]
     levels = {"sigma_high": 0.9, "sigma_low": 0.1}
     whole = part | {"part": "end_to_end", "layers": 6, "steps": 23, "samples": 161}

@@ -44,7 +44,7 @@ class UnknownCommand(AssertionError):
 def dbl_arguments(line: str) -> list[str] | None:
     """The arguments of the `dbl` command behind a line of a page; None if there is none behind it.
 
-    `make --dry_run` tells what a target would run.
+    `make --dry-run` tells what a target would run.
 
     Raises:
         AssertionError: if the Makefile has no such target.
@@ -54,7 +54,7 @@ def dbl_arguments(line: str) -> list[str] | None:
         return words[1:]
     if words[0] != "make":
         return None
-    command = ["make", "--no-print-directory", "--dry_run", "--assume-old=.venv/.ready", *words[1:]]
+    command = ["make", "--no-print-directory", "--dry-run", "--assume-old=.venv/.ready", *words[1:]]
     # Without the options of `make test`, which may have started these tests.
     environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
     said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

@@ -227,7 +227,7 @@ def test_images_of_another_size_are_refused(many_stripes: type, make_stack: Make
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("features", "vgg"), ("split", "validation"), *((name, 0) for name in ("num_images", "seeds", "num_reference"))],
+    [("features", "vgg"), ("split", "training"), *((name, 0) for name in ("num_images", "seeds", "num_reference"))],
 )
 def test_impossible_arguments_are_refused(name: str, value: Any) -> None:
     """Catches an argument that is taken as it comes."""

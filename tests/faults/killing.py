@@ -44,7 +44,7 @@ STAGES = {
 }
 _KEPT = ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "global_step", "dbl")
 # What the report says about time, and at which step after a resume the memory was measured.
-_TIMES = {"seconds", "step"}
+_TIMES = {"seconds", "step", "step_seconds", "samples_per_second", "date"}
 
 sklearn.datasets.load_digits = functools.cache(sklearn.datasets.load_digits)
 sklearn.datasets.load_digits()  # here: the children inherit it

@@ -19,8 +19,8 @@ from dbl.denoising.sampling import Sampler
 from dbl.diffusion.masking import MaskingNoise
 from dbl.diffusion.partition import PartitionConfig
 from dbl.inference.generation import BlockSampling, MaskedGenerator
-from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
+from dbl.run.inference import InferenceConfig
 from dbl.utils.errors import UserError
 
 C, MASK, NUM_GROUPS, N = 3, 3, 100, 20

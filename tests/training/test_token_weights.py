@@ -14,9 +14,9 @@ from toy_text import text_contract, text_sampler
 from dbl.data import Bytes, TextData
 from dbl.data.spec import IGNORED
 from dbl.evaluation.stack_evaluation import StackEvaluation
-from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.run.contract import Contract
+from dbl.run.inference import InferenceConfig
 from dbl.training.baselines import EndToEndCausalLM
 from dbl.training.block import DiffusionBlock, NoisyBatch
 from dbl.training.module import Losses, TrainingModule
