@@ -1,4 +1,4 @@
-"""`python -m docs.chain_picture RUN PICTURE`: images on their way through the blocks of a trained run, and what a step needs.
+"""`python -m docs.chain_picture RUN PICTURE`: images on their way through a trained run, and the memory of a step.
 
 Above, one image of each of the first classes, as it enters the first block (noise) and leaves each block; below, the
 planned memory of a training step of a block beside that of the whole network.
@@ -40,7 +40,9 @@ def chain_picture(run: RunFolder) -> Figure:
         panel.set_axis_off()
     for block, (before, after) in enumerate(pairwise(panels)):
         ends = {"xyA": (1, 0.5), "xyB": (0, 0.5), "coordsA": before.transAxes, "coordsB": after.transAxes}
-        above.add_artist(ConnectionPatch(**ends, arrowstyle="->,head_width=.4,head_length=.6", lw=3, color=colour_of(block)))
+        above.add_artist(
+            ConnectionPatch(**ends, arrowstyle="->,head_width=.4,head_length=.6", lw=3, color=colour_of(block))
+        )
     _draw_memory(below, config)
     return figure
 

@@ -5,25 +5,26 @@ from typing import get_args
 
 from jsonargparse import ArgumentParser
 
+from dbl.commands.help import HELP
 from dbl.commands.parsing import parse
 from dbl.commands.trust import add_trust_option, import_trusted, trusted_packages
 from dbl.run.assembly import assemble
 from dbl.run.folder import RunFolder
 from dbl.run.hub import check_repo_id, hub_library, push_to_hub
-from dbl.run.model_folder import ModelFolder, Weights
+from dbl.run.model_config import Weights
+from dbl.run.model_folder import ModelFolder
 from dbl.utils.errors import UserError
 
 
 def build_parser() -> ArgumentParser:
     """The parser of `dbl assemble`."""
-    description = "Check the blocks of a run and merge them into a model."
-    parser = ArgumentParser(prog="dbl assemble", description=description, exit_on_error=False)
+    parser = ArgumentParser(prog="dbl assemble", description=HELP["assemble"].summary, exit_on_error=False)
     parser.add_argument("run", type=Path, help="run folder, such as runs/digits_dit")
     parser.add_argument(
         "--weights", choices=get_args(Weights), default="ema", help="the moving average or the live weights"
     )
     parser.add_argument(
-        "--allow-partial", action="store_true", help="leave out blocks that are not finished; their levels are refused"
+        "--allow_partial", action="store_true", help="leave out blocks that are not finished; their levels are refused"
     )
     parser.add_argument(
         "--push", metavar="OWNER/NAME", type=str, help="upload the model to this name on the Hugging Face hub"

@@ -8,11 +8,11 @@ from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 from rich.table import Table
 
+from dbl.commands.devices import check_devices
 from dbl.commands.parsing import parse
 from dbl.commands.plan import make_planner
 from dbl.commands.run_config import RunConfig
 from dbl.commands.schema import config_parser
-from dbl.commands.trainer_options import check_devices
 from dbl.evaluation.figures import readable_bytes
 from dbl.training.peak_flops import Peak, device_peak
 from dbl.training.speed import free_bytes, speed_rows
@@ -22,7 +22,7 @@ from dbl.utils.errors import UserError
 
 def build_parser() -> LightningArgumentParser:
     """The parser of a config, with how to measure."""
-    parser = config_parser()
+    parser = config_parser("bench")
     parser.add_argument("--num_steps", type=int, default=10, help="Optimizer steps of which the median counts.")
     parser.add_argument(
         "--peak_tflops",

@@ -22,8 +22,9 @@ from dbl.run.assembly import PartCheckpoint, read_part
 from dbl.run.contract import Contract
 from dbl.run.folder import RunFolder
 from dbl.run.model_folder import ModelFolder, load_into
-from dbl.training.baselines import baseline_of
+from dbl.training.baselines import RIVALS, baseline_of
 from dbl.training.block import DiffusionBlock
+from dbl.training.callbacks.progress import EvaluationProgress
 from dbl.training.history import read_history
 from dbl.training.memory.stored import read_memory
 from dbl.training.module import TrainingModule
@@ -31,6 +32,7 @@ from dbl.training.restoring import refusing_what_does_not_fit
 from dbl.utils.errors import Interrupted, UserError
 from dbl.utils.files import write_tensors
 from dbl.utils.plotting import save_figure
+from dbl.utils.progress import progress_shown
 
 
 class Evaluation(NamedTuple):
@@ -63,13 +65,16 @@ def evaluate(config: RunConfig, command: str, checkpoint: str | None = None, ver
         if isinstance(model, StackEvaluation):
             groups.image_quality.prepare(data, model.stack.target.generates == "images")
         groups.text_quality.prepare(data)
-    trainer = make_trainer(groups, [groups[name] for name in EVALUATION], training=False)
+    callbacks = [groups[name] for name in EVALUATION]
+    with_bar = groups.trainer.enable_progress_bar is not False
+    # Its bar closes before the callbacks that follow it measure.
+    trainer = make_trainer(groups, [*([EvaluationProgress()] if with_bar else []), *callbacks], training=False)
     if groups.trainer.logger is None:
         trainer.loggers = [TensorBoardLogger(str(run.report), name="", version="")]
     options = {"datamodule": data, "ckpt_path": checkpoint, "weights_only": True}  # never run code of a checkpoint
     options |= {"return_predictions": True} if command == "predict" else {"verbose": verbose}
     try:
-        with refusing_what_does_not_fit(checkpoint), _ended_by_sigterm():
+        with refusing_what_does_not_fit(checkpoint), _ended_by_sigterm(), progress_shown(with_bar):
             results = getattr(trainer, command)(model, **options) or []
     except OSError as error:
         error.filename = error.filename or str(run.report)  # TensorBoard's writer names no file
@@ -124,7 +129,7 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
         name: name of the arm in the report.
         steps: numbers of sampler steps with which to measure the quality as well.
     """
-    done = evaluate(RunConfig.load(run.config), "test")
+    done = evaluate(_on_one_device(RunConfig.load(run.config)), "test", verbose=False)
     assert isinstance(done.model, StackEvaluation)
     stack, groups = done.model.stack, done.groups
     if done.model.samples is not None:
@@ -142,46 +147,60 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
     )
     if steps and stack.target.generates != "text":
         stack.to(done.trainer.strategy.root_device)
-        with done.trainer.precision_plugin.test_step_context():
+        with_bar = groups.trainer.enable_progress_bar is not False
+        with done.trainer.precision_plugin.test_step_context(), progress_shown(with_bar):
             arm.quality_by_steps = quality_by_steps(stack, groups.data, groups.image_quality, steps)
     return arm
 
 
-def evaluate_baseline(run: RunFolder) -> Arm:
-    """Test an end-to-end network that is no denoiser, in its own run folder, with the weights of its checkpoint."""
-    contract, checkpoint = run.load_contract(), run.checkpoint("end_to_end")
-    kind = type(load_baseline(run))  # refuses weights that Lightning would take, such as NaN
-    done = evaluate(RunConfig.load(run.config, kind), "test", str(checkpoint))
+def _on_one_device(config: RunConfig) -> RunConfig:
+    """The config, with one of the devices: others would be other processes, which repeat the command line."""
+    trainer = config.values.trainer
+    trainer.devices = trainer.devices[:1] if isinstance(trainer.devices, list) else 1
+    trainer.strategy, trainer.num_nodes = "auto", 1
+    return config
+
+
+def evaluate_baseline(run: RunFolder, name: str = "end_to_end") -> Arm:
+    """Test a whole network that is no denoiser, in its own run folder, with the weights of its checkpoint.
+
+    Args:
+        run: its run folder.
+        name: its part: `end_to_end`, or one of `RIVALS`.
+    """
+    contract, checkpoint = run.load_contract(), run.checkpoint(name)
+    kind = type(load_baseline(run, name))  # refuses weights that Lightning would take, such as NaN
+    done = evaluate(_on_one_device(RunConfig.load(run.config, kind)), "test", str(checkpoint), verbose=False)
     part = {
-        "part": "end_to_end",
+        "part": name,
         "layers": contract.config.network.num_layers,
         "sigma_high": None,
         "sigma_low": None,
-        **_read_baseline(run, contract).summary(),
-        **read_history(run.metrics("end_to_end")),
+        **_read_baseline(run, contract, name).summary(),
+        **read_history(run.metrics(name)),
     }
     return Arm(
-        "end_to_end",
+        name,
         [part],
         calls=[1],
         test=done.metrics,
-        memory=[read_memory(run.memory("end_to_end"))],
+        memory=[read_memory(run.memory(name))],
         **{callback: done.groups[callback].result for callback in EVALUATION},
     )
 
 
-def load_baseline(run: RunFolder) -> TrainingModule:
-    """An end-to-end network that is no denoiser, with its trained weights; UserError if it was not trained."""
+def load_baseline(run: RunFolder, name: str = "end_to_end") -> TrainingModule:
+    """A whole network that is no denoiser, with its trained weights; UserError if it was not trained."""
     contract = run.load_contract()
-    kind = baseline_of(contract.config.network)
+    kind = RIVALS.get(name) or baseline_of(contract.config.network)
     assert kind is not None
     part: TrainingModule = kind(contract)  # type: ignore[call-arg, arg-type]
-    load_into(part.get_submodule("network"), _read_baseline(run, contract).weights, run.checkpoint(part.part))
+    load_into(part.get_submodule("network"), _read_baseline(run, contract, name).weights, run.checkpoint(part.part))
     return part
 
 
-def _read_baseline(run: RunFolder, contract: Contract) -> PartCheckpoint:
-    return read_part(run.checkpoint("end_to_end"), "end_to_end", contract, "network.")
+def _read_baseline(run: RunFolder, contract: Contract, name: str) -> PartCheckpoint:
+    return read_part(run.checkpoint(name), name, contract, "network.")
 
 
 def _parts(run: RunFolder, partition: Partition) -> list[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """`dbl fit`: train one part of a run; `dbl validate`, `test` and `predict` parse the same config."""
 
 import gc
-import inspect
 import warnings
 from pathlib import Path
 
@@ -10,11 +9,13 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 
+from dbl.commands.console import fit_summary
 from dbl.commands.evaluate import evaluate
 from dbl.commands.parsing import parse
 from dbl.commands.run_config import RunConfig, make_trainer, write_config
-from dbl.commands.schema import config_parser, new_parser
+from dbl.commands.schema import add_from_scratch, config_parser
 from dbl.data.text.module import TextData
 from dbl.run.ancestor import start_weights
 from dbl.run.checkpoints import CheckpointInfo, Checkpoints, already_trained, read_checkpoint_info
@@ -31,27 +32,27 @@ from dbl.training.restoring import refusing_what_does_not_fit
 from dbl.utils.errors import DblWarning
 
 
-def build_parser() -> LightningArgumentParser:
-    """The parser with one subcommand for each method of the Trainer, as `LightningCLI` builds it."""
-    parser = new_parser()
-    subcommands = parser.add_subcommands()
-    for name, skip in LightningCLI.subcommands().items():
-        description = (inspect.getdoc(getattr(L.Trainer, name)) or "").partition("\n")[0]
-        command = config_parser(description=description)
-        command.add_method_arguments(L.Trainer, name, skip=set(skip))
-        subcommands.add_subcommand(name, command, help=description)
+def build_parser(command: str = "fit") -> LightningArgumentParser:
+    """The parser of a config, with those arguments of a method of the Trainer that `dbl` does not set itself."""
+    parser = config_parser(command)
+    skipped = LightningCLI.subcommands()[command] | {"weights_only", "return_predictions"}
+    parser.add_method_arguments(L.Trainer, command, skip=skipped)
+    if command == "fit":
+        add_from_scratch(parser)
     return parser
 
 
 def main(arguments: list[str]) -> None:
     """Train a block, or evaluate the assembled network."""
-    parsed = parse(build_parser(), arguments)
-    options = parsed[parsed.subcommand]
+    command, *rest = arguments
+    options = parse(build_parser(command), rest)
     config = RunConfig(options)
-    if parsed.subcommand == "fit":
+    if command == "fit":
         fit_part(config, options.from_scratch, options.ckpt_path)
+        num_blocks = config.contract.partition.num_blocks
+        rank_zero_only(print)(fit_summary(config.run, config.values.model.block, num_blocks))
     else:
-        evaluate(config, parsed.subcommand, options.ckpt_path, options.get("verbose", True))
+        evaluate(config, command, options.ckpt_path, options.get("verbose", True))
 
 
 def fit_part(config: RunConfig, from_scratch: bool = False, checkpoint: str | None = None) -> None:
@@ -67,11 +68,13 @@ def fit_part(config: RunConfig, from_scratch: bool = False, checkpoint: str | No
     config.check_steps()
     built = config.build()
     run, part, data, name = built.run, built.model, built.data, built.model.part
-    part.recipe.make_optimizer(part.parameters())  # refuses its arguments before anything is written
+    part.recipe.make_optimizer(part)  # refuses its arguments before anything is written
     chosen = read_checkpoint_info(Path(checkpoint)) if checkpoint else None
     if chosen:
         chosen.check(name, part.contract.hash)
     status = Status(run.status(name), name)
+    if isinstance(part, DiffusionBlock):
+        built.trainer.max_steps = config.steps[part.index]
     trainer = make_trainer(built, _callbacks(built, status), training=True)
     with guard(run, name, trainer, status):
         run.write_contract(part.contract)
@@ -131,7 +134,7 @@ def _checkpoint_to_resume(
     if from_scratch:
         kept = files.set_aside() if trainer.is_global_zero else None
         if kept:
-            print(f"{part} is trained anew; {kept} keeps what was trained, until the next --from-scratch")
+            print(f"{part} is trained anew; {kept} keeps what was trained, until the next --from_scratch")
         return None
     newest = files.newest()
     if newest and newest.problem and trainer.is_global_zero:

@@ -4,38 +4,46 @@ Heavy packages are imported only by the command that needs them, so that `dbl --
 """
 
 import logging
+import os
 import sys
 import threading
 import warnings
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 
-from dbl.utils.errors import Interrupted, TrainingFailed, UserError, as_known_error, one_line
+from dbl.commands.environment import check_environment
+from dbl.commands.help import HELP
+from dbl.utils.errors import Interrupted, TrainingFailed, UserError, as_known_error, one_line, suggestion
 
-_HELP = """usage: dbl COMMAND [options]     (dbl COMMAND --help explains the options)
+_HELP = """usage: dbl COMMAND [options]     (dbl COMMAND --help: its options; dbl --version)
 
 Train a network in independent blocks by diffusion, assemble it, evaluate it, sample from it.
 
 whole runs
-  train     train all blocks of a run, then assemble, evaluate and report
-  compare   the same beside the end-to-end network at equal compute, in one report
-  plan      memory of a training step by category, before any training
-  bench     time of a training step beside the whole network's, and its share of the device's peak
-  assemble  check the blocks of a run and merge them into its model folder
-  sample    draw images or write text with an assembled network (options: dbl sample RUN --help)
-  tokenizer train a byte-pair tokenizer on text files
+  train       train all blocks of a run, then assemble, evaluate and report
+  compare     the same beside the end-to-end network at equal compute, in one report
+  plan        memory of a training step by category, before any training
+  bench       time of a training step beside the whole network's, and its share of the device's peak
+  assemble    check the blocks of a run and merge them into its model folder
+  sample      draw images or write text with an assembled network
+  export      write an assembled network as programs that torch runs without dbl
+  tokenizer   train a byte-pair tokenizer on text files
+  completion  print a script that completes commands and options in a shell
 
 single parts, with every option of Lightning's Trainer
-  fit       train one block:             dbl fit --config configs/digits_dit.yaml --model.block 1
-  validate  evaluate the assembled network on the validation split
-  test      evaluate the assembled network on the test split
-  predict   labels or images from the assembled network for the test split
+  fit         train one block:             dbl fit --config configs/digits_dit.yaml --model.block 1
+  validate    evaluate the assembled network on the validation split
+  test        evaluate the assembled network on the test split
+  predict     labels or images from the assembled network for the test split
 """
 
 # Command -> module with its `build_parser()` and `main(arguments)`.
 COMMANDS = dict.fromkeys(("fit", "validate", "test", "predict"), "dbl.commands.fit") | {
-    name: f"dbl.commands.{name}" for name in ("train", "compare", "plan", "bench", "assemble", "sample", "tokenizer")
+    name: f"dbl.commands.{name}"
+    for name in ("train", "compare", "plan", "bench", "assemble", "sample", "export", "tokenizer", "completion")
 }
 
+_HELP_ALL = ("--help_all", "--help-all")
 _EXIT_CODES = {UserError: 2, TrainingFailed: 1, Interrupted: 130}
 
 # Warnings of Lightning that do not apply to `dbl`, and why.
@@ -45,6 +53,25 @@ _SILENCED = (
     "The number of training batches .* is smaller than the logging interval",  # log lines are counted in steps
     "The '.*_dataloader' does not have many workers",  # sets in memory need none
 )
+
+
+def _answer(arguments: list[str]) -> str | None:
+    """What needs nothing but the command line: a help text or the version; None if a command is to run."""
+    first = arguments[0] if arguments else "--help"
+    if first in ("-h", "--help", *_HELP_ALL):
+        return _HELP
+    if first == "--version":
+        return f"dbl {_version()}"
+    if first in HELP and not {"-h", "--help"}.isdisjoint(arguments):
+        return HELP[first].text(first)
+    return None
+
+
+def _version() -> str:
+    try:
+        return version("dbl")
+    except PackageNotFoundError:
+        return "(not installed: run from a folder)"
 
 
 def _reduce_output() -> None:
@@ -78,16 +105,19 @@ def main(arguments: list[str] | None = None) -> int:
         0
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_HELP)
+    answer = _answer(arguments)
+    if answer is not None:
+        print(answer)
         return 0
     if arguments[0] not in COMMANDS:
-        print(f"dbl: there is no command {arguments[0]!r}: choose {', '.join(COMMANDS)}", file=sys.stderr)
+        remedy = suggestion(arguments[0], COMMANDS) or ": dbl --help lists them"
+        print(one_line(f"dbl: there is no command {arguments[0]!r}{remedy}"), file=sys.stderr)
         return 2
     try:
+        check_environment(os.environ)
         command = import_module(COMMANDS[arguments[0]])
         _reduce_output()  # after the import, in which Lightning sets the level of its log
-        command.main(arguments)
+        command.main(["--help" if word in _HELP_ALL else word for word in arguments])
     except KeyboardInterrupt:
         print("dbl: stopped", file=sys.stderr)
         return 130

@@ -14,6 +14,7 @@ from dbl.commands.outputs import check_output
 from dbl.commands.parsing import parse
 from dbl.commands.run_config import RunConfig
 from dbl.commands.schema import config_parser
+from dbl.commands.spelling import whole_numbers
 from dbl.evaluation.figures import memory_figure, readable_bytes
 from dbl.run.contract import ContractConfig
 from dbl.training.memory.planner import Planner, plan_rows
@@ -25,9 +26,12 @@ from dbl.utils.plotting import save_figure
 
 def build_parser() -> LightningArgumentParser:
     """The parser of a config, with what to plan."""
-    parser = config_parser()
+    parser = config_parser("plan")
     parser.add_argument(
-        "--num-blocks", dest="num_blocks", type=str, default=None, help="Numbers of blocks to compare, such as 2,3,4,6."
+        "--num_blocks",
+        type=list[int] | str | None,
+        default=None,
+        help="Numbers of blocks to compare, such as 2,3,4,6.",
     )
     parser.add_argument("--json", type=bool, nargs="?", const=True, default=False, help="Print JSON.")
     parser.add_argument(
@@ -79,18 +83,15 @@ def make_planner(config: RunConfig, device: str | None = None) -> Planner:
     return Planner(config.contract_config, config.data.declared_spec, config.recipe, precision, device)
 
 
-def _numbers_of_blocks(config: ContractConfig, text: str | None) -> list[int]:
-    """The numbers in `--num-blocks`; by default the config's and those up to 6 that split the layers evenly."""
-    if text is None:
+def _numbers_of_blocks(config: ContractConfig, chosen: str | list[int] | None) -> list[int]:
+    """The numbers in `--num_blocks`; by default the config's and those up to 6 that split the layers evenly."""
+    if chosen is None:
         if not config.network.can_be_partitioned:
             return [1]
         return sorted(
             {config.partition.num_blocks, *(num for num in (2, 3, 4, 6) if config.network.num_layers % num == 0)}
         )
-    try:
-        return [int(number) for number in str(text).split(",")]
-    except ValueError:
-        raise UserError(f"--num-blocks {text} must be numbers such as 2,3,4,6") from None
+    return whole_numbers("--num_blocks", chosen, "numbers such as 2,3,4,6")
 
 
 def parse_bytes(text: str) -> int:

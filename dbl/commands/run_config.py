@@ -12,25 +12,29 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from dbl.commands.devices import check_devices, read_devices
 from dbl.commands.null_values import check_nulls
 from dbl.commands.parsing import parse
 from dbl.commands.schema import config_parser, run_parser
-from dbl.commands.trainer_options import check_devices, check_trainer_options
+from dbl.commands.trainer_options import check_trainer_options
 from dbl.data import ResumableDataModule
 from dbl.data.spec import ImageSpec, TextSpec
-from dbl.inference.settings import InferenceConfig
 from dbl.run.contract import Contract, ContractConfig
 from dbl.run.folder import RunFolder
+from dbl.run.inference import InferenceConfig
 from dbl.training.block import DiffusionBlock
 from dbl.training.config import TrainingConfig, check_precision
 from dbl.training.distributed import check_strategy
 from dbl.training.module import TrainingModule
-from dbl.utils.checks import check_number, shown
+from dbl.utils.checks import Number, check_number, shown
 from dbl.utils.errors import UserError
 from dbl.utils.files import write_text
 
 # File systems allow 255; temporary files beside it have longer names.
 _MAX_NAME_BYTES = 200
+
+# Steps of a block, relative to those of others.
+_RELATIVE = Number(above=0, at_most=1e6)
 
 
 class RunConfig:
@@ -46,7 +50,7 @@ class RunConfig:
 
     def __init__(self, parsed: Namespace, part: type[TrainingModule] = DiffusionBlock) -> None:
         self.part = part
-        self._parser = config_parser(part)
+        self._parser = config_parser(part=part)
         self.values = _only_keys_of(self._parser, parsed)  # the parsed keys
         self._check_values()
         seed = self.values.seed_everything
@@ -56,7 +60,7 @@ class RunConfig:
     @classmethod
     def load(cls, path: Path, part: type[TrainingModule] = DiffusionBlock) -> Self:
         """The config in a file that `write_config` wrote. Raises UserError if it is absent or damaged."""
-        return cls(parse(config_parser(part), ["--config", str(path)]), part)
+        return cls(parse(config_parser(part=part), ["--config", str(path)]), part)
 
     def _check_values(self) -> None:
         for name, default in vars(self._parser.get_defaults(skip_validation=True)).items():
@@ -65,6 +69,7 @@ class RunConfig:
                 raise UserError(f"{name} ({shown(value)}) must be a group of keys")
         check_nulls(self._parser, self.values)
         check_trainer_options(self.values.trainer)
+        self.values.trainer.devices = read_devices(self.values.trainer.devices)
         check_run_name(self.values.run.name)
         check_root(self.values.run.root)
         seed = self.values.seed_everything
@@ -134,14 +139,19 @@ class RunConfig:
             )
 
     @property
-    def max_steps(self) -> int:
+    def steps(self) -> list[int]:
         """Number of optimizer steps of each block."""
-        return int(self.values.trainer.max_steps)
+        mean, blocks = int(self.values.trainer.max_steps), self.contract_config.partition.num_blocks
+        relative = self.values.get("relative_steps") or [1] * blocks
+        return [max(1, round(mean * blocks * number / sum(relative))) for number in relative]
 
     def check_steps(self) -> None:
-        """Raise UserError if the length of the training is not set."""
+        """Raise UserError if the length of the training is not set, or not that of each block."""
         if self.values.trainer.max_steps < 1:
             raise UserError("trainer.max_steps must be set: the number of optimizer steps of each block")
+        blocks, relative = self.contract_config.partition.num_blocks, self.values.get("relative_steps")
+        if relative is not None and (len(relative) != blocks or not all(map(_RELATIVE.allows, relative))):
+            raise UserError(f"relative_steps ({shown(relative)}) must be null, or {blocks} numbers, each {_RELATIVE}")
 
     def check(self) -> None:
         """Check what would otherwise fail only after training.
@@ -155,7 +165,7 @@ class RunConfig:
             message = "trainer.limit_test_batches would leave test samples out of the report: use it with dbl test"
             raise UserError(message)
         self.inference.check(self.contract)
-        self.recipe.make_optimizer([torch.nn.Parameter(torch.zeros(1, 1))])  # refuses its arguments
+        self.recipe.make_optimizer(torch.nn.Linear(1, 1))  # refuses its arguments
         if "block" in self.values.model:
             self.contract.partition.check_block(self.values.model.block)
         self.groups.image_quality.prepare(self.data, self.contract_config.target.generates == "images")
@@ -223,5 +233,5 @@ def _uses_cuda(accelerator: object) -> bool:
 
 
 def _only_keys_of(parser: LightningArgumentParser, values: Namespace) -> Namespace:
-    known = vars(parser.get_defaults(skip_validation=True)).keys() - {"config", "from_scratch"}
+    known = vars(parser.get_defaults(skip_validation=True)).keys() - {"config"}
     return Namespace({key: value for key, value in vars(values).items() if key in known})

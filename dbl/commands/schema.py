@@ -6,14 +6,15 @@ import lightning as L
 from jsonargparse import ActionConfigFile
 from lightning.pytorch.cli import LightningArgumentParser
 
+from dbl.commands.help import HELP
 from dbl.data.module import ResumableDataModule
 from dbl.evaluation.callbacks.diagnostics import Diagnostics
 from dbl.evaluation.callbacks.image_quality import ImageQuality
 from dbl.evaluation.callbacks.likelihood import Likelihood
 from dbl.evaluation.callbacks.text_quality import TextQuality
-from dbl.inference.settings import InferenceConfig
 from dbl.run.contract import Contract, ContractConfig
 from dbl.run.folder import RunFolder
+from dbl.run.inference import InferenceConfig
 from dbl.training.block import DiffusionBlock
 from dbl.training.callbacks.checkpoint import LastCheckpoint
 from dbl.training.callbacks.ema import EMA
@@ -34,7 +35,6 @@ TRAINING = {"ema": EMA, "checkpoint": LastCheckpoint, "loss_by_level": LossByLev
 
 MatmulPrecision = Literal["highest", "high", "medium"]
 
-_DESCRIPTION = "Lightning Trainer command line tool"
 _TRAINER_DEFAULTS = {
     "precision": "32-true",  # what Lightning's own default, null, means
     "num_sanity_val_steps": 0,
@@ -45,27 +45,14 @@ _TRAINER_DEFAULTS = {
 }
 
 
-def new_parser(description: str = _DESCRIPTION) -> LightningArgumentParser:
-    """An empty parser like that of `LightningCLI`, which raises its errors; its YAML may hold references."""
-    header = [f"lightning.pytorch=={L.__version__}"]
-    parser = LightningArgumentParser(
-        description=description, parser_mode="omegaconf+", exit_on_error=False, dump_header=header
-    )
-    help_text = "Path to a configuration file in json or yaml format."
-    parser.add_argument("-c", "--config", action=ActionConfigFile, help=help_text)
-    return parser
-
-
-def config_parser(
-    part: type[TrainingModule] = DiffusionBlock, description: str = _DESCRIPTION
-) -> LightningArgumentParser:
+def config_parser(command: str = "fit", part: type[TrainingModule] = DiffusionBlock) -> LightningArgumentParser:
     """The parser of a config, with all groups and links; commands add their own options to it.
 
     Args:
+        command: name of the command that parses, for the help text.
         part: class under `model`: a block, or an end-to-end baseline.
-        description: first line of the help text.
     """
-    parser = new_parser(description)
+    parser = _new_parser(command)
     parser.add_argument(
         "--seed_everything",
         type=bool | int,
@@ -74,6 +61,13 @@ def config_parser(
         "Set to True to use a random seed.",
     )
     _add_matmul_precision(parser)
+    parser.add_argument(
+        "--relative_steps",
+        type=list[float] | None,
+        default=None,
+        help="Relative numbers of optimizer steps of the blocks, such as [1, 1, 2]; trainer.max_steps is their mean. "
+        "null: all blocks train for trainer.max_steps.",
+    )
     parser.add_lightning_class_args(L.Trainer, "trainer")
     parser.set_defaults({f"trainer.{name}": value for name, value in _TRAINER_DEFAULTS.items()})
     parser.add_lightning_class_args(part, "model")
@@ -81,16 +75,34 @@ def config_parser(
     _add_run_groups(parser)
     for group, callback in TRAINING.items():
         parser.add_class_arguments(callback, group)
-    parser.add_argument(
-        "--from-scratch",
-        dest="from_scratch",
-        action="store_true",
-        help="Train anew what has been trained already; the old checkpoint is kept as replaced.ckpt.",
-    )
     parser.link_arguments("contract.seed", "data.init_args.seed")
     parser.link_arguments(("contract", "data", "run"), "model.contract", _contract, apply_on="instantiate")
     parser.link_arguments(("run", "model"), "checkpoint.path", _checkpoint_path, apply_on="instantiate")
     parser.link_arguments(("run", "model"), "memory.path", _memory_path, apply_on="instantiate")
+    return parser
+
+
+def add_from_scratch(parser: LightningArgumentParser) -> None:
+    """Add the option `--from_scratch`."""
+    parser.add_argument(
+        "--from_scratch",
+        action="store_true",
+        help="Train anew what has been trained already; the old checkpoint is kept as replaced.ckpt.",
+    )
+
+
+def _new_parser(command: str) -> LightningArgumentParser:
+    """An empty parser like that of `LightningCLI`, which raises its errors; its YAML may hold references."""
+    header = [f"lightning.pytorch=={L.__version__}"]
+    parser = LightningArgumentParser(
+        prog=f"dbl {command}",
+        description=HELP[command].summary,
+        parser_mode="omegaconf+",
+        exit_on_error=False,
+        dump_header=header,
+    )
+    help_text = "Path to a configuration file in json or yaml format."
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help=help_text)
     return parser
 
 

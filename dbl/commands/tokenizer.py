@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from dbl.commands.help import HELP
 from dbl.commands.outputs import check_output
 from dbl.commands.parsing import parse
 from dbl.data.sources.local_files import find_files
@@ -19,8 +20,7 @@ _NUM_BYTES = 256
 
 def build_parser() -> ArgumentParser:
     """The parser of `dbl tokenizer`."""
-    description = "Train byte pairs on text files; dbl.data.TokenizerFile reads the result."
-    parser = ArgumentParser(prog="dbl tokenizer", description=description, exit_on_error=False)
+    parser = ArgumentParser(prog="dbl tokenizer", description=HELP["tokenizer"].summary, exit_on_error=False)
     parser.add_argument("--files", type=str, nargs="+", required=True, help="text or parquet files, or globs")
     parser.add_argument("--vocab_size", type=int, default=4096, help="tokens: 256 bytes, the end token and pairs")
     parser.add_argument("--output", type=str, required=True, help="JSON file to write")

@@ -4,27 +4,31 @@ import gc
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from dbl.commands.console import header, train_summary
 from dbl.commands.derived_runs import train_ancestors
 from dbl.commands.evaluate import evaluate_stack
 from dbl.commands.launch.launcher import Launch, add_launch_options
 from dbl.commands.memory_plan import memory_plan_or_none
 from dbl.commands.parsing import parse
 from dbl.commands.run_config import RunConfig
-from dbl.commands.schema import config_parser
+from dbl.commands.schema import add_from_scratch, config_parser
+from dbl.commands.spelling import whole_numbers
 from dbl.diffusion.partition import Partition
 from dbl.evaluation.quality_by_steps import step_numbers
 from dbl.evaluation.report import write_report
 from dbl.run.assembly import assemble, unfinished_blocks
-from dbl.utils.errors import UserError
 from dbl.utils.locks import Lock
 
 
 def build_parser() -> LightningArgumentParser:
     """The parser of a config, with where to train and which blocks."""
-    parser = config_parser()
+    parser = config_parser("train")
+    add_from_scratch(parser)
     add_launch_options(parser)
-    parser.add_argument("--blocks", type=str, default="all", help="Blocks to train: all, or a list such as 0,2.")
-    parser.add_argument("--dry-run", action="store_true", help="With slurm: print the scripts, submit nothing.")
+    parser.add_argument(
+        "--blocks", type=list[int] | str, default="all", help="Blocks to train: all, or a list such as 0,2."
+    )
+    parser.add_argument("--dry_run", action="store_true", help="With slurm: print the scripts, submit nothing.")
     return parser
 
 
@@ -33,29 +37,28 @@ def main(arguments: list[str]) -> None:
     options = parse(build_parser(), arguments[1:])
     config = RunConfig(options)
     run, launch = config.run, Launch.from_options(options)
-    launch.check_devices(options.trainer)
+    launch.settle_devices(config.values.trainer)
     with Lock(run.launcher_lock, f"the run in {run.path}").acquire():
         config.check()
+        if not launch.dry_run:  # which prints a script
+            print(header(config, launch.backend), flush=True)
         if not train_ancestors(config, launch, options.from_scratch):
             print("the scripts of the blocks follow from the ancestor: submit this one first")
             return
         config.write()
-        blocks = _chosen_blocks(str(options.blocks), config.contract.partition)
+        blocks, steps = _chosen_blocks(options.blocks, config.contract.partition), config.steps
         del config
         gc.collect()  # data and tables: the workers have them, the launcher does not need them while it waits
-        launch.train(run, blocks, options.trainer.max_steps, options.from_scratch)
+        launch.train(run, blocks, steps, options.from_scratch)
         if not launch.dry_run:
             _finish(RunConfig.load(run.config))
 
 
-def _chosen_blocks(text: str, partition: Partition) -> list[int]:
+def _chosen_blocks(chosen: str | list[int], partition: Partition) -> list[int]:
     """The blocks that `--blocks` names; UserError if there is no such block."""
-    if text == "all":
+    if chosen == "all":
         return list(range(partition.num_blocks))
-    try:
-        blocks = [int(block) for block in text.split(",")]
-    except ValueError:
-        raise UserError(f"--blocks {text} must be `all` or block numbers such as 0,2") from None
+    blocks = list(dict.fromkeys(whole_numbers("--blocks", chosen, "`all` or block numbers such as 0,2")))
     for block in blocks:
         partition.check_block(block)
     return blocks
@@ -75,5 +78,6 @@ def _finish(config: RunConfig) -> None:
     sampler, by_steps = config.inference.sampler, config.groups.image_quality.by_steps
     steps = step_numbers(config.contract.partition.num_blocks, sampler.num_steps) if by_steps else None
     arms = {config.contract_config.seed: [evaluate_stack(run, "blocks", steps)]}
-    write_report(run, config.contract, sampler, arms, len(config.data.split("test")), memory_plan_or_none(config))
-    print(f"report: {run.report / 'report.md'}")
+    num_test_samples = len(config.data.split("test"))
+    report = write_report(run, config.contract, sampler, arms, num_test_samples, memory_plan_or_none(config))
+    print(train_summary(report, run))

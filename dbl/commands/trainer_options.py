@@ -4,16 +4,15 @@ Lightning checks some of them late, some with a traceback, and some (two nodes o
 """
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
-import torch
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from dbl.commands.devices import read_devices
 from dbl.training.distributed import check_strategy
 from dbl.utils.errors import UserError
 
@@ -23,8 +22,6 @@ _ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 _PROFILERS = ("simple", "advanced", "pytorch")
 # More steps, batches or epochs than any training has.
 _MANY = 10**12
-# Variables that are set where a launcher has started a process on each node.
-_NODES = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE", "NODE_RANK", "GROUP_RANK")
 
 
 def _is_number(value: Any) -> bool:
@@ -119,31 +116,7 @@ def check_trainer_options(options: Mapping[str, Any]) -> None:
     if isinstance(options.get("strategy"), str):
         check_strategy(options["strategy"])
     _check_interval_with_epochs(options)
-    _check_device_list(options.get("devices", 1))
-
-
-def check_devices(options: Mapping[str, Any]) -> None:
-    """Raise UserError if the devices or nodes that the Trainer would use are not here.
-
-    Called where the Trainer is made, which may be another machine than the one where a config is read.
-    """
-    accelerator, devices = options["accelerator"], options["devices"]
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    available |= {"gpu": any(available.values())}
-    if isinstance(accelerator, str) and not available.get(accelerator, True):
-        raise UserError(f"trainer.accelerator={accelerator} is not there: choose auto or cpu")
-    count = int(devices) if _is_integer(devices) else 1
-    on_gpu = accelerator in ("auto", *available) and available["gpu"]
-    # Processes on a CPU may share a core; many more than there are cores only wait for each other.
-    limit = torch.accelerator.device_count() if on_gpu else 2 * (os.cpu_count() or 1)
-    if count > limit:
-        raise UserError(
-            f"trainer.devices={devices}: there are {limit} here{'' if on_gpu else ', at two for each core'}"
-        )
-    if options["num_nodes"] > 1 and not any(name in os.environ for name in _NODES):
-        raise UserError(
-            f"trainer.num_nodes={options['num_nodes']} needs a process on every node: start them with srun or torchrun"
-        )
+    read_devices(options.get("devices", 1))
 
 
 def _check_interval_with_epochs(options: Mapping[str, Any]) -> None:
@@ -153,21 +126,6 @@ def _check_interval_with_epochs(options: Mapping[str, Any]) -> None:
             f"trainer.val_check_interval ({interval}) counts batches: give a whole number, or set "
             "trainer.check_val_every_n_epoch for a share of the epoch"
         )
-
-
-def _check_device_list(devices: Any) -> None:
-    numbers = devices if isinstance(devices, list) else str(devices).split(",") if devices != "auto" else [1]
-    least = 0 if isinstance(devices, list) or len(numbers) > 1 else -1
-    valid = numbers and all(_is_integer(number) and int(number) >= least for number in numbers)
-    if not valid or devices in (0, "0"):
-        raise UserError(f"trainer.devices ({_shown(devices)}) must be a number of at least 1, auto, -1 or a list")
-
-
-def _is_integer(value: Any) -> bool:
-    try:
-        return not isinstance(value, bool) and int(value) == float(value)
-    except (TypeError, ValueError, OverflowError):
-        return False
 
 
 def _shown(value: Any) -> str:

@@ -62,7 +62,7 @@ def _accuracy(stack: BlockStack, data: ImageData, split: Literal["validation", "
     for batch in loader:
         on_device = {key: value.to(stack.device) for key, value in batch.items() if isinstance(value, torch.Tensor)}
         clean = stack.space.encode(on_device)
-        found = stack.classify(clean.cond, on_device["index"], draw)
+        found = stack.sample_classes(clean.cond, on_device["index"], draw).argmax(dim=-1)
         right += int((found == clean.labels).sum())
         total += len(found)
     return right / total

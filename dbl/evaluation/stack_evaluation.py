@@ -15,7 +15,7 @@ from dbl.diffusion.noise import even_fractions
 from dbl.evaluation.figures import samples_figure
 from dbl.inference.stack import BlockStack
 from dbl.utils.errors import UserError
-from dbl.utils.seeding import generator_for
+from dbl.utils.seeding import SampleDraws
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,7 +74,10 @@ class StackEvaluation(L.LightningModule):
         """A generated image for each label of the batch, or a label for each image."""
         if self.stack.target.generates == "text":
             raise UserError("dbl predict is for images and classes: use dbl sample for text")
-        return self.stack.space.decode(self.stack.sample(self.stack.space.encode(batch).cond, batch["index"]))
+        cond, indices = self.stack.space.encode(batch).cond, batch["index"]
+        if self.stack.target.generates == "classes":
+            return self.stack.sample_classes(cond, indices).argmax(dim=-1)
+        return self.stack.space.decode(self.stack.sample(cond, indices))
 
     def _evaluate(self, batch: Batch, stage: str) -> None:
         clean, num = self.stack.space.encode(batch), len(batch["index"])
@@ -85,25 +88,29 @@ class StackEvaluation(L.LightningModule):
             self.log(f"{stage}/loss_block_{block}", metric, batch_size=num)
         for draw, accuracy in enumerate(self.accuracies):
             assert isinstance(accuracy, MulticlassAccuracy)
-            accuracy(self.stack.classify(clean.cond, batch["index"], draw), clean.labels)
+            accuracy(self.stack.sample_classes(clean.cond, batch["index"], draw).argmax(dim=-1), clean.labels)
             self.log(f"{stage}/accuracy_draw_{draw}", accuracy, batch_size=num)
 
     @torch.no_grad()
     def _add_losses(self, clean: Clean, batch: Batch) -> None:
-        """Weighted losses at fixed levels that cover the whole range, each with the block that owns its level."""
-        contract, device = self.stack.contract, clean.clean.device
-        levels = contract.noise.quantile(even_fractions(batch["index"].cpu()))
+        """Weighted losses at fixed levels that cover the whole range, each with the block that owns its level.
+
+        Level and noise belong to the sample, so the losses do not depend on how samples are spread over batches.
+        """
+        contract, device, index = self.stack.contract, clean.clean.device, batch["index"].cpu()
+        levels = contract.noise.quantile(even_fractions(index))
         owners = contract.partition.block_for(levels)
         sigma = levels.to(device, torch.float32)
-        generator = generator_for(self.stack.inference.seed, "test noise", int(batch["position"]), device=device)
-        noise = torch.randn(clean.clean.shape, generator=generator, device=device)
+        like = clean.clean.new_empty(clean.clean.shape, dtype=torch.float32)
+        noise = SampleDraws(self.stack.inference.seed, ("test noise",), index).normal(like)
         noisy = self.stack.space.corrupt(clean.clean, noise, sigma)
         for block in owners.unique().tolist():  # block by block: a stack may keep only one in memory
             rows = (owners == block).to(device)
             part = Clean(*(tensor[rows] for tensor in clean))
             losses = self.stack.denoiser(block).loss(part, noisy[rows], sigma[rows])
-            self.block_losses[block](losses)
-            self.total_loss(losses)
+            weights = contract.sample_weights(part.labels)
+            for metric in (self.block_losses[block], self.total_loss):
+                metric(losses, 1.0 if weights is None else weights)
 
     def on_test_end(self) -> None:
         """Draw and log samples while the stack is on its device, if it makes images."""
@@ -119,7 +126,7 @@ class StackEvaluation(L.LightningModule):
         data = image_spec(self.stack.contract.data, "PixelTarget")
         columns = min(data.num_classes, 10)
         indices = torch.arange(self.stack.inference.num_images, device=self.device)
-        images = torch.cat([self.stack.generate(part % columns, part) for part in indices.split(64)])
+        images = torch.cat([self.stack.sample_images(part % columns, part) for part in indices.split(64)])
         return samples_figure(images.cpu(), data, columns, self._real_images(columns))
 
     def _real_images(self, num_classes: int) -> Tensor | None:

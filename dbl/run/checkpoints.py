@@ -92,7 +92,7 @@ class CheckpointInfo(NamedTuple):
 
 def already_trained(part: str, step: int) -> str:
     """Message about a part that is skipped."""
-    return f"{part} is trained already ({step} steps); --from-scratch trains it anew"
+    return f"{part} is trained already ({step} steps); --from_scratch trains it anew"
 
 
 def read_training(path: Path, to_resume: bool = False) -> StoredTraining:
@@ -185,7 +185,7 @@ class Checkpoints:
 
     @property
     def replaced(self) -> Path:
-        """The last checkpoint of an earlier training that was replaced by `--from-scratch`."""
+        """The last checkpoint of an earlier training that was replaced by `--from_scratch`."""
         return self.last.with_name("replaced.ckpt")
 
     def newest(self) -> CheckpointInfo | None:
@@ -200,7 +200,7 @@ class Checkpoints:
             return read_checkpoint_info(self.previous)._replace(problem=problem)
         except UnreadableFile:
             state = "is damaged too" if self.previous.exists() else "does not exist"
-            remedy = "--from-scratch trains this part anew"
+            remedy = "--from_scratch trains this part anew"
             raise UserError(f"{problem}, and {self.previous.name} {state}: {remedy}") from None
 
     def keep_previous(self) -> None:

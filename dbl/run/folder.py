@@ -4,6 +4,7 @@ runs/<name>/  config.yaml  contract.json  table.safetensors  tokenizer.json
 block_<b>/   checkpoints/{last,previous,replaced}.ckpt  config.yaml  memory.json  metrics.csv  events…
              status.json  train.log  lock
 model/       config.json  block_<b>.safetensors  table.safetensors  tokenizer.json
+export/      manifest.json  block_<b>.pt2  chain.pt2
 report/      report.md  report.html  report.json  samples.png
 ancestor/    a run folder of its own for the network from which the blocks start
 baseline/    the same for the end-to-end network, one_block/ for one block that answers for all levels
@@ -11,15 +12,19 @@ baseline/    the same for the end-to-end network, one_block/ for one block that 
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from dbl.data.spec import DataSpec, TextSpec
-from dbl.data.text.tokenizer import Tokenizer, load_tokenizer
+from dbl.data.spec import DataSpec
+from dbl.data.text.tokenizer import Tokenizer
 from dbl.run.checkpoints import Checkpoints
 from dbl.run.contract import Contract, ContractConfig
+from dbl.run.inference import InferenceConfig, default_inference, read_inference
+from dbl.run.model_config import inference_of, read_model_config
 from dbl.run.model_folder import ModelFolder
+from dbl.run.stored_tokenizer import tokenizer_in
 from dbl.utils.errors import UserError
 from dbl.utils.files import read_json, read_tensor, remove_unfinished, write_json, write_tensors
 from dbl.utils.locks import Lock, held_by_another, remove_dead_lock
@@ -28,6 +33,16 @@ from dbl.utils.serialization import first_difference, to_plain
 STATUS = "status.json"
 LOG = "train.log"
 _WAIT_S = 60.0  # for another process that writes the contract
+
+
+def known_runs(wanted: Path = Path()) -> str:
+    """The end of a message: the run that was probably meant, or up to five that there are; empty if there is none."""
+    folders = dict.fromkeys([wanted.parent, Path("runs")])
+    runs = [str(file.parent) for folder in folders for file in sorted(folder.glob("*/contract.json"))]
+    near = [run for run in runs if Path(run).name == wanted.name] or get_close_matches(str(wanted), runs, n=1)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; there are {', '.join(runs[:5])}{' and others' if len(runs) > 5 else ''}" if runs else ""
 
 
 @dataclass(frozen=True)
@@ -47,7 +62,8 @@ class RunFolder:
         """Open the run in an existing folder. Raises UserError if it holds no run."""
         folder = Path(path)
         if not (folder / "contract.json").is_file():
-            raise UserError(f"{folder} is not a run folder: it has no contract.json")
+            reason = "it has no contract.json" if folder.exists() else "it does not exist"
+            raise UserError(f"{folder} is not a run folder: {reason}{known_runs(folder)}")
         return cls(name=folder.name, root=str(folder.parent))
 
     @property
@@ -117,6 +133,10 @@ class RunFolder:
     def metrics(self, part: str) -> Path:
         """Logged values of a part."""
         return self.part(part) / "metrics.csv"
+
+    def rival(self, name: str) -> "RunFolder":
+        """Run folder of a further rival of the blocks, inside this one."""
+        return RunFolder(name=name, root=str(self.path / "rivals"))
 
     def baseline(self) -> "RunFolder":
         """Run folder of the end-to-end baseline, inside this one."""
@@ -241,26 +261,28 @@ def _user_settings(config: ContractConfig, data: DataSpec) -> dict[str, Any]:
     return {"contract": to_plain(config)["init_args"], "data": to_plain(data)["init_args"]}
 
 
+def run_inference(run: RunFolder) -> InferenceConfig:
+    """How the assembled network of a run is used: as its model says; in one of an earlier version, as the config does.
+
+    Without either, the settings are those of `default_inference`. Raises UserError if the run is not assembled, or a
+    file is damaged or has other values.
+    """
+    contract = run.load_contract()
+    stored = inference_of(run.model, read_model_config(run.model), contract)
+    if stored is None and run.config.is_file():
+        return read_inference(run.config)
+    return stored or default_inference(contract)
+
+
 def run_tokenizer(run: RunFolder) -> Tokenizer:
     """Load the tokenizer of a run. Raises UserError if it is absent or not the one that the run was trained with."""
     data = run.load_contract().data
     try:
-        return _tokenizer_in(run.tokenizer, data)
+        return tokenizer_in(run.tokenizer, data)
     except UserError as error:
         copy = run.model / run.tokenizer.name
         try:
-            _tokenizer_in(copy, data)
+            tokenizer_in(copy, data)
         except UserError:
             raise error from None
         raise UserError(f"{error}; {copy.relative_to(run.path)} there is a good copy") from None
-
-
-def _tokenizer_in(path: Path, data: DataSpec) -> Tokenizer:
-    """The tokenizer in a file. Raises UserError if it is absent, damaged, or not the one that made these data."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: copy it from the machine on which the run was trained")
-    tokenizer = load_tokenizer(path)
-    is_ours = isinstance(data, TextSpec) and tokenizer.identity == data.tokenizer
-    if not is_ours or tokenizer.vocab_size != data.num_classes:
-        raise UserError(f"{path} is not the tokenizer that this run was trained with: restore the file")
-    return tokenizer

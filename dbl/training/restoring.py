@@ -24,7 +24,7 @@ def refusing_what_does_not_fit(path: Path | str | None) -> Iterator[None]:
     except Exception as error:
         if path is None or as_known_error(error) or not _was_restoring(error):
             raise
-        message = f"{path} cannot be restored ({reason_of(error)}): --from-scratch trains this part anew"
+        message = f"{path} cannot be restored ({reason_of(error)}): --from_scratch trains this part anew"
         raise UserError(message) from error
 
 

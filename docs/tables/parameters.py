@@ -68,7 +68,8 @@ def parser_of(command: str) -> ArgumentParser:
     Args:
         command: command of `dbl`, e.g. "train".
     """
-    parser: ArgumentParser = import_module(COMMANDS[command]).build_parser()
+    build = import_module(COMMANDS[command]).build_parser
+    parser: ArgumentParser = build(command) if "command" in inspect.signature(build).parameters else build()
     return parser
 
 

@@ -19,7 +19,7 @@ def test_a_partial_model_is_made_refused_where_it_is_not_enough_and_replaced(
     assert dbl("fit", "digits_dit", "--model.block=0") == 0
     assert main(["assemble", RUN]) == 2
     assert "block_1/checkpoints/last.ckpt does not exist" in capsys.readouterr().err
-    assert main(["assemble", RUN, "--allow-partial"]) == 0
+    assert main(["assemble", RUN, "--allow_partial"]) == 0
     printed = capsys.readouterr().out
     assert f"assembled: {RUN}/model (ema weights, partial, without block 1 (sigma " in printed
     assert ModelFolder(f"{RUN}/model").available == (0,)

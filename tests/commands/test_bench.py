@@ -34,7 +34,7 @@ def test_a_block_stands_beside_the_whole_network(dbl: Run, capsys: pytest.Captur
     whole, _, block, _ = found["rows"]
     assert block["flops"] < 0.5 * whole["flops"]
     assert (found["peak_source"], found["device"], found["batch_size"]) == ("measured", "cpu", 32)
-    assert dbl("plan", "digits_dit", "--num-blocks=3", "--json") == 0
+    assert dbl("plan", "digits_dit", "--num_blocks=3", "--json") == 0
     planned = {row["name"]: row["peak_bytes"] for row in json.loads(capsys.readouterr().out)["rows"]}
     assert [row["peak_bytes"] for row in found["rows"]] == [planned[name] for name in names]
 
@@ -76,7 +76,7 @@ def test_a_network_that_does_not_fit_leaves_the_block_measured(
     dbl: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Catches a process that the system ends because the whole network was tried."""
-    assert dbl("plan", "digits_dit", "--num-blocks=3", "--json") == 0
+    assert dbl("plan", "digits_dit", "--num_blocks=3", "--json") == 0
     planned = json.loads(capsys.readouterr().out)["rows"]
     whole, checkpointed, block = (planned[row]["peak_bytes"] for row in (0, 1, 3))
     monkeypatch.setattr(bench, "free_bytes", lambda device: (whole + max(block, checkpointed)) // 2)

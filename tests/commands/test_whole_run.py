@@ -64,7 +64,7 @@ def test_from_scratch_trains_anew(dbl: Run) -> None:
     """Catches an option that is read nowhere: with another recipe the weights must differ."""
     assert dbl("fit", "digits_dit") == 0
     before = Path("runs/digits_dit/block_0/checkpoints/last.ckpt").read_bytes()
-    assert dbl("fit", "digits_dit", "--from-scratch", "--model.recipe.optimizer.lr=0.01") == 0
+    assert dbl("fit", "digits_dit", "--from_scratch", "--model.recipe.optimizer.lr=0.01") == 0
     assert Path("runs/digits_dit/block_0/checkpoints/last.ckpt").read_bytes() != before
 
 
@@ -169,7 +169,7 @@ def test_sample_draws_the_classes_asked_for(dbl: Run, capsys: pytest.CaptureFixt
     assert pictures[0] == pictures[1] != pictures[2]
     capsys.readouterr()
     errors = {
-        "--classes=[11]": "there are classes 0 to 9",
+        "--classes=11": "there are classes 0 to 9",
         "--num_images=0": "--num_images (0)",
         "--device=x": "--device x",
     }

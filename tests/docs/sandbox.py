@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from dbl.commands.launch.inline import InlineBackend
 from dbl.commands.launch.launcher import Launch
 from dbl.commands.main import main
+from dbl.commands.spelling import with_underscores
 from dbl.training.memory.planner import MakePart, Planner
 from docs.tables.parameters import parser_of
 
@@ -43,7 +44,7 @@ class UnknownCommand(AssertionError):
 def dbl_arguments(line: str) -> list[str] | None:
     """The arguments of the `dbl` command behind a line of a page; None if there is none behind it.
 
-    `make --dry-run` tells what a target would run.
+    `make --dry_run` tells what a target would run.
 
     Raises:
         AssertionError: if the Makefile has no such target.
@@ -53,7 +54,7 @@ def dbl_arguments(line: str) -> list[str] | None:
         return words[1:]
     if words[0] != "make":
         return None
-    command = ["make", "--no-print-directory", "--dry-run", "--assume-old=.venv/.ready", *words[1:]]
+    command = ["make", "--no-print-directory", "--dry_run", "--assume-old=.venv/.ready", *words[1:]]
     # Without the options of `make test`, which may have started these tests.
     environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
     said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -117,9 +118,8 @@ class Sandbox:
         with pytest.MonkeyPatch.context() as patch:
             arguments = dbl_arguments(shlex.join(_with_environment(shlex.split(line), patch)))
             if arguments and arguments[0] in (*_TRAINING, *_ON_A_MODEL, "plan", "bench"):
-                has_subcommand = arguments[0] in ("fit", *_ON_A_MODEL)
                 patch.chdir(self._place([] if arguments[0] in _ON_A_MODEL else arguments, line))
-                parser_of(arguments[0]).parse_args(arguments if has_subcommand else arguments[1:])
+                parser_of(arguments[0]).parse_args(with_underscores(arguments[1:]))
 
     def _run_dbl(self, arguments: list[str], line: str) -> tuple[int, Path]:
         """Exit code and folder of a command; a command that occurs twice is run once."""
@@ -204,7 +204,7 @@ def _main(arguments: list[str], place: Path) -> int:
         patch.setattr(sys, "argv", ["dbl"])
         patch.setattr(Figure, "draw", lambda *_: None)  # pictures stay empty: they take half of the time
         _plan_one_row(patch)
-        if "--dry-run" not in arguments:
+        if "--dry_run" not in with_underscores(arguments):
             patch.setattr(Launch, "make_backend", _launch_inline)
         try:
             return main([*arguments, *_cut(arguments)])

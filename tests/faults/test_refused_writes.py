@@ -72,7 +72,7 @@ def test_a_full_disk_at_the_end_of_a_run(
     assert after.keys() == before.keys()
 
 
-@pytest.mark.parametrize("arguments", [FIT, [*FIT, "--from-scratch"], TRAIN, ASSEMBLE, SAMPLE], ids=lambda a: a[0])
+@pytest.mark.parametrize("arguments", [FIT, [*FIT, "--from_scratch"], TRAIN, ASSEMBLE, SAMPLE], ids=lambda a: a[0])
 def test_a_read_only_run(arguments: list[str], finished: Path, tmp_path: Path) -> None:
     """Catches a traceback, and an error that does not name what cannot be written."""
     shutil.copytree(finished / "runs", tmp_path / "runs")

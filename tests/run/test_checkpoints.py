@@ -135,7 +135,7 @@ def test_two_harmed_ones_are_refused(files: Checkpoints) -> None:
     """Catches a finished block that starts again without a word."""
     _damage(files.last)
     _damage(files.previous)
-    with pytest.raises(UserError, match=r"last.ckpt is damaged.*previous.ckpt is damaged.*--from-scratch"):
+    with pytest.raises(UserError, match=r"last.ckpt is damaged.*previous.ckpt is damaged.*--from_scratch"):
         files.newest()
 
 
@@ -183,7 +183,7 @@ def test_another_training_in_the_same_place_keeps_the_one_before(
 
 
 def test_setting_aside_keeps_the_newest_good_one(files: Checkpoints) -> None:
-    """Catches a --from-scratch that keeps a damaged file and deletes the good one."""
+    """Catches a --from_scratch that keeps a damaged file and deletes the good one."""
     good = files.previous.read_bytes()
     _damage(files.last)
     assert files.set_aside() == files.replaced

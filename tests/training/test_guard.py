@@ -70,10 +70,10 @@ def test_two_damaged_checkpoints_are_refused_and_trained_anew_if_asked(
     assert fit() == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert "last.ckpt is damaged" in line
-    assert "--from-scratch" in line
+    assert "--from_scratch" in line
     assert {path: content for path, content in _contents().items() if path.name != "status.json"} == before
     assert (_status()["state"], _status()["message"]) == ("failed", line.removeprefix("dbl: "))
-    assert fit("--from-scratch") == 0
+    assert fit("--from_scratch") == 0
     assert read_checkpoint(FILES.last)["global_step"] == 4
 
 
@@ -81,7 +81,7 @@ def test_from_scratch_keeps_what_was_trained(fit: Callable[..., int], capsys: py
     """Catches a finished block that is gone as soon as a new training begins, and a fallback to the old training."""
     assert fit() == 0
     old = FILES.last.read_bytes()
-    assert fit("--from-scratch", "--trainer.max_steps=2", "--model.recipe.optimizer.lr=0.01") == 0
+    assert fit("--from_scratch", "--trainer.max_steps=2", "--model.recipe.optimizer.lr=0.01") == 0
     assert "block_0/checkpoints/replaced.ckpt keeps what was trained" in capsys.readouterr().out
     assert FILES.replaced.read_bytes() == old
     assert read_checkpoint(FILES.last)["global_step"] == 2

@@ -5,12 +5,13 @@ from typing import Any
 
 import lightning as L
 import pytest
+from torch.utils.data import DataLoader
 from toy import fit, recipe
 
 from dbl.run.contract import Contract
 from dbl.training.block import DiffusionBlock
 from dbl.training.callbacks import progress
-from dbl.training.callbacks.progress import StepProgress, Throughput
+from dbl.training.callbacks.progress import EvaluationProgress, StepProgress, Throughput
 
 
 class _Bar:
@@ -134,3 +135,42 @@ def test_throughput_is_samples_and_steps_per_second_of_training(
         for name, speed in (("train/samples_per_second", 16.0), ("train/steps_per_second", 2.0 / accumulate))
     ]
     assert clock.validations >= 2
+
+
+def test_an_evaluation_has_a_bar_of_its_batches(
+    dit_contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a bar that is left open while other callbacks measure, and one that counts something else."""
+    made: list[Any] = []
+
+    class Bar:
+        def __init__(self, *, total: int, desc: str, disable: bool, **options: Any) -> None:
+            self.total, self.desc, self.disable, self.n, self.closed = total, desc, disable, 0, False
+            made.append(self)
+
+        def update(self, number: int) -> None:
+            self.n += number
+
+        def close(self) -> None:
+            self.closed = True
+
+    class Later(L.Callback):
+        def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            assert made[-1].closed
+
+    class Module(L.LightningModule):
+        def test_step(self, batch: Any, batch_idx: int) -> None: ...
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None: ...
+
+    monkeypatch.setattr(progress, "tqdm", Bar)
+    callbacks = [EvaluationProgress(), Later()]
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    trainer = L.Trainer(accelerator="cpu", callbacks=callbacks, default_root_dir=tmp_path, **quiet)  # type: ignore[arg-type]
+    batches = DataLoader(range(7), batch_size=2)  # type: ignore[arg-type,var-annotated]
+    trainer.test(Module(), batches, verbose=False)
+    trainer.validate(Module(), batches, verbose=False)
+    assert [(bar.desc, bar.total, bar.n, bar.disable, bar.closed) for bar in made] == [
+        ("test", 4, 4, False, True),
+        ("validation", 4, 4, False, True),
+    ]

@@ -58,7 +58,7 @@ class Job:
     def options(self) -> list[str]:
         """Options of `dbl fit`."""
         options = ["--config", str(self.run / "config.yaml"), "--model.block", str(self.block)]
-        return options + (["--from-scratch"] if self.from_scratch else [])
+        return options + (["--from_scratch"] if self.from_scratch else [])
 
     @property
     def command(self) -> list[str]:

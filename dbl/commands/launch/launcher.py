@@ -7,13 +7,13 @@ from typing import Literal, Self
 
 from jsonargparse import ArgumentParser, Namespace
 
+from dbl.commands.devices import Devices, check_devices, num_devices, read_devices
 from dbl.commands.launch.backend import Backend, Outcome
 from dbl.commands.launch.inline import InlineBackend
 from dbl.commands.launch.job import Job
 from dbl.commands.launch.process import ProcessBackend
 from dbl.commands.launch.ray import RayBackend, RaySettings
 from dbl.commands.launch.slurm import SlurmBackend, SlurmSettings
-from dbl.commands.trainer_options import check_devices
 from dbl.run.assembly import read_block
 from dbl.run.checkpoints import already_trained
 from dbl.run.contract import Contract
@@ -25,7 +25,7 @@ BackendName = Literal["inline", "process", "ray", "slurm"]
 
 
 def add_launch_options(parser: ArgumentParser) -> None:
-    """Add the options from which `Launch.from_options` is made; `--dry-run` is for the command to add."""
+    """Add the options from which `Launch.from_options` is made; `--dry_run` is for the command to add."""
     parser.add_argument(
         "--backend",
         type=BackendName,
@@ -45,7 +45,7 @@ class Launch:
     Args:
         backend: name of the backend.
         workers: number of blocks at once; None: as many as there is room for.
-        devices: number of devices for one block.
+        devices: devices of one block, as `read_devices` gives them; `auto` is one.
         on_cpu: whether the trainer uses the CPU although there are GPUs.
         ray: settings of the backend `ray`.
         slurm: settings of the backend `slurm`.
@@ -54,7 +54,7 @@ class Launch:
 
     backend: BackendName = "inline"
     workers: int | None = None
-    devices: int = 1
+    devices: Devices = 1
     on_cpu: bool = False
     ray: RaySettings = field(default_factory=RaySettings)
     slurm: SlurmSettings = field(default_factory=SlurmSettings)
@@ -64,12 +64,8 @@ class Launch:
         check_number("--workers", self.workers, at_least=1, at_most=10_000, whole=True, optional=True)
         if self.backend == "inline" and self.workers is not None:
             raise UserError("--workers is for several at once: add --backend process, ray or slurm")
-        if self.backend == "inline" and self.devices != 1:
-            raise UserError(
-                f"trainer.devices={self.devices}: blocks in this process use 1; add --backend process, or use dbl fit"
-            )
         if self.dry_run and self.backend != "slurm":
-            raise UserError("--dry-run prints the scripts for Slurm: add --backend slurm")
+            raise UserError("--dry_run prints the scripts for Slurm: add --backend slurm")
 
     @classmethod
     def from_options(cls, parsed: Namespace) -> Self:
@@ -78,17 +74,28 @@ class Launch:
         return cls(
             backend=parsed.backend,
             workers=parsed.workers,
-            devices=1 if trainer.devices in ("auto", "1") else trainer.devices,
+            devices=read_devices(trainer.devices),
             on_cpu=trainer.accelerator == "cpu",
             ray=RaySettings(**vars(parsed.ray)),
             slurm=SlurmSettings(**vars(parsed.slurm)),
             dry_run=parsed.get("dry_run", False),
         )
 
-    def check_devices(self, trainer: Namespace) -> None:
-        """Raise UserError if blocks are trained on this machine and it lacks the devices of the trainer's options."""
-        if self.backend in ("inline", "process"):
-            check_devices(vars(trainer))
+    def settle_devices(self, trainer: Namespace) -> None:
+        """Set `auto` to the one device that a block takes where blocks are trained on this machine.
+
+        Raises UserError if they are, and the machine lacks the devices of the trainer's options, or a block cannot use
+        them.
+        """
+        if self.backend not in ("inline", "process"):
+            return
+        check_devices(vars(trainer))
+        if self.backend == "inline" and num_devices(vars(trainer)) != 1:
+            raise UserError(
+                f"trainer.devices={self.devices}: blocks in this process use 1; add --backend process, or use dbl fit"
+            )
+        if trainer.devices == "auto":
+            trainer.devices = 1
 
     def make_backend(self) -> Backend:
         """Make the backend; UserError if it cannot be used here."""
@@ -100,13 +107,13 @@ class Launch:
             return SlurmBackend(self.workers, self.slurm, self.dry_run)
         return InlineBackend()
 
-    def train(self, run: RunFolder, blocks: list[int], steps: int, from_scratch: bool = False) -> None:
+    def train(self, run: RunFolder, blocks: list[int], steps: list[int], from_scratch: bool = False) -> None:
         """Train those blocks of a run that are not trained to the last step yet; one that fails stops no other.
 
         Args:
             run: run folder with its config and contract.
             blocks: numbers of the blocks.
-            steps: number of steps of a trained block.
+            steps: number of steps of each block of the run when it is trained.
             from_scratch: train all of them anew.
 
         Raises:
@@ -122,10 +129,10 @@ class Launch:
             raise _failure(failed)
 
 
-def _untrained(run: RunFolder, blocks: list[int], steps: int) -> list[int]:
+def _untrained(run: RunFolder, blocks: list[int], steps: list[int]) -> list[int]:
     """The blocks that are not trained to the last step yet; the others are printed."""
     contract = run.load_contract()
-    return [block for block in blocks if not _is_trained(run, contract, block, steps)]
+    return [block for block in blocks if not _is_trained(run, contract, block, steps[block])]
 
 
 def _is_trained(run: RunFolder, contract: Contract, block: int, steps: int) -> bool:

@@ -6,6 +6,7 @@ import subprocess
 import torch
 from typing_extensions import override
 
+from dbl.commands.devices import Devices
 from dbl.commands.launch.backend import Outcome, WatchedBackend, watch
 from dbl.commands.launch.forked import ForkedWorker, ForkServer, can_fork
 from dbl.commands.launch.job import GRACE_S, Job, start_process
@@ -21,24 +22,27 @@ class ProcessBackend(WatchedBackend):
 
     Args:
         workers: number of parallel workers; None: as many as there are GPUs for, or cores on a machine without.
-        devices: number of devices of one worker.
+        devices: devices of one worker: how many, -1 for all, or the numbers of its GPUs; `auto` is one.
         on_cpu: whether the trainer uses the CPU although there are GPUs.
 
     Raises UserError if there are fewer GPUs than one worker needs.
     """
 
-    def __init__(self, workers: int | None = None, devices: int = 1, on_cpu: bool = False) -> None:
+    def __init__(self, workers: int | None = None, devices: Devices = 1, on_cpu: bool = False) -> None:
         gpus = [] if on_cpu else _gpus()
-        if gpus and devices > len(gpus):
+        if isinstance(devices, list):
+            self._devices, self._gpus = len(devices), [gpus]  # their numbers count among all GPUs
+        else:
+            self._devices = max(1, len(gpus)) if devices == -1 else 1 if isinstance(devices, str) else devices
+            self._gpus = _shares(gpus, self._devices)
+        if gpus and self._devices > len(gpus):
             raise UserError(f"trainer.devices={devices}: this machine has {len(gpus)}")
-        # The GPUs of each worker; with more workers than that, workers share.
-        self._gpus = [gpus[first : first + devices] for first in range(0, len(gpus) - devices + 1, devices)]
-        self._devices = devices
-        self._limit = workers or len(self._gpus) or max(1, _cores() // devices)
+        # With more workers than there are shares, workers share.
+        self._limit = workers or len(self._gpus) or max(1, _cores() // self._devices)
         self._waiting: list[Job] = []
         self._running: dict[int, tuple[Job, subprocess.Popen[bytes] | ForkedWorker]] = {}  # slot -> what runs in it
         # Lightning starts the processes of further devices by the command line of the first.
-        self._forks = devices == 1 and can_fork()
+        self._forks = self._devices == 1 and can_fork()
         self._server: ForkServer | None = None
         self._ended: dict[str, int] = {}
 
@@ -97,6 +101,11 @@ class ProcessBackend(WatchedBackend):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _shares(gpus: list[str], size: int) -> list[list[str]]:
+    """The GPUs of each worker."""
+    return [gpus[first : first + size] for first in range(0, len(gpus) - size + 1, size)] if gpus else []
 
 
 def _gpus() -> list[str]:

@@ -171,7 +171,7 @@ class SlurmBackend(WatchedBackend):
         if missing and not dry_run:
             raise UserError(
                 f"--backend slurm: there is no {missing[0]} on this machine; start it where jobs are submitted "
-                "(--dry-run prints the scripts anywhere)"
+                "(--dry_run prints the scripts anywhere)"
             )
         self._workers = workers
         self._settings = settings

@@ -21,6 +21,7 @@ from dbl.evaluation.stack_evaluation import StackEvaluation
 from dbl.inference.stack import BlockStack
 from dbl.utils.checks import check_choice, check_numbers, whole
 from dbl.utils.errors import UserError
+from dbl.utils.progress import tracked
 
 Features = Literal["in_domain", "inception", "none"]
 
@@ -184,8 +185,10 @@ class ImageQuality(L.Callback):
     def _generated(self, stack: BlockStack, data: ImageData, num: int, draw: int) -> Iterator[Tensor]:
         """Yield batches of images as the data set would store them."""
         dtype = data.split(self.reference.split).images.dtype
-        for indices in torch.arange(num, device=stack.device).split(self.batch_size):
-            yield as_stored(stack.generate(labels_of(indices, data.spec), indices, draw), dtype)
+        steps = stack.inference.sampler.num_steps
+        batches = torch.arange(num, device=stack.device).split(self.batch_size)
+        for indices in tracked(batches, f"generating, {steps} steps", "image"):
+            yield as_stored(stack.sample_images(labels_of(indices, data.spec), indices, draw), dtype)
 
     def _judge_of(self, data: ImageData, device: torch.device) -> "_Judge":
         """The network that judges, with the features of real images; the last one if it fits."""

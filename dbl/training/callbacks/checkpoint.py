@@ -176,5 +176,5 @@ def _nothing() -> None:
 def _interruption(trainer: L.Trainer, part: TrainingModule) -> Interrupted:
     return Interrupted(
         f"{part.part} stopped at step {trainer.global_step} of {trainer.max_steps} and was saved; "
-        "the same command resumes it (without --from-scratch)"
+        "the same command resumes it (without --from_scratch)"
     )

@@ -1,4 +1,4 @@
-"""Progress: a bar of optimizer steps, and the training speed."""
+"""Progress: a bar of optimizer steps, a bar of the batches of an evaluation, and the training speed."""
 
 import sys
 import time
@@ -10,6 +10,7 @@ from tqdm import tqdm
 from typing_extensions import override
 
 from dbl.training.module import TrainingModule
+from dbl.utils.progress import bar_options
 
 
 class StepProgress(ProgressBar):
@@ -69,6 +70,55 @@ class StepProgress(ProgressBar):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+class EvaluationProgress(ProgressBar):
+    """A progress bar of the batches of a validation, test or prediction that is not part of a training.
+
+    It closes before other callbacks measure at the end of the epoch, with bars of their own, if it stands before them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+        self._bar: tqdm[Any] | None = None
+
+    @override
+    def enable(self) -> None:
+        self._enabled = True
+
+    @override
+    def disable(self) -> None:
+        self._enabled = False  # Lightning calls this on all ranks but the first
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the bar."""
+        self._open(trainer.num_test_batches, "test")
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the bar."""
+        self._open(trainer.num_val_batches, "validation")
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the bar."""
+        self._open(trainer.num_predict_batches, "prediction")
+
+    def _open(self, batches: list[int | float], description: str) -> None:
+        total, options = sum(batches), bar_options()
+        known = int(total) if total != float("inf") else None
+        self._bar = tqdm(total=known, desc=description, unit="batch", disable=not self._enabled, **options)
+
+    def _advance(self, *_: Any, **__: Any) -> None:
+        if self._bar is not None:
+            self._bar.update(1)
+
+    def _close(self, *_: Any, **__: Any) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    on_test_batch_end = on_validation_batch_end = on_predict_batch_end = _advance
+    on_test_epoch_end = on_validation_epoch_end = on_predict_epoch_end = on_exception = _close
 
 
 class Throughput(L.Callback):

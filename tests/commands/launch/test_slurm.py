@@ -183,7 +183,7 @@ def test_a_dry_run_prints_the_script(
 def test_without_slurm_or_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a traceback on a machine that cannot submit."""
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(UserError, match=r"no sbatch on this machine.*--dry-run"):
+    with pytest.raises(UserError, match=r"no sbatch on this machine.*--dry_run"):
         SlurmBackend(None, SlurmSettings())
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UserError, match=r"pip install dbl\[slurm\]"):

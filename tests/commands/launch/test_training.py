@@ -118,7 +118,7 @@ def test_a_failed_block_does_not_stop_the_others_inline(
     assert train("run", *diverges, "--trainer.max_steps=9") == 2
     told = capsys.readouterr().err
     assert [f"block_{block} ended with exit code 2" in told for block in range(3)] == [True] * 3
-    assert train("run", "--from-scratch") == 0
+    assert train("run", "--from_scratch") == 0
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_failed_block_does_not_stop_the_others_inline(
         (["--workers=2"], "add --backend process"),
         (["--backend=process", "--workers=0"], "--workers (0) must be a whole number from 1"),
         (["--trainer.devices=2"], "trainer.devices=2"),
-        (["--dry-run"], "--dry-run prints the scripts for Slurm"),
+        (["--dry_run"], "--dry_run prints the scripts for Slurm"),
     ],
 )
 def test_options_that_do_not_fit_together(
