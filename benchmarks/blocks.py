@@ -21,7 +21,9 @@ def figures(repeats: int = 15) -> dict[str, float]:
         "B x block / whole step, digits ViT, B = 3": step_ratio(config_of("digits_vit"), 3, repeats),
         "B x block / whole step, digits DiT, B = 3": step_ratio(dit, 3, repeats),
         "B x block / whole step, digits DiT, B = 12": step_ratio(dit, 12, repeats),
-        "blocks / whole, 256 images in 50 steps, digits DiT, B = 3": sampling_ratio(dit),
+        f"blocks / whole, 256 images in {dit.inference.sampler.num_steps} steps, digits DiT, B = 3": sampling_ratio(
+            dit
+        ),
     }
 
 

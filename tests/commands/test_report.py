@@ -9,6 +9,7 @@ import pytest
 from dbl.evaluation.quality_by_steps import step_numbers
 from dbl.evaluation.report.arm import Arm, peak_of, spread, summarise
 from dbl.evaluation.report.render import words_of
+from dbl.utils.errors import DblWarning
 
 from .conftest import Run
 
@@ -158,3 +159,35 @@ def test_a_part_of_the_test_split_is_not_reported_as_the_whole(dbl: Run, capsys:
     """Catches figures of a few images under the number of all of them."""
     assert dbl("train", "digits_dit", "--trainer.limit_test_batches=1") == 2
     assert "trainer.limit_test_batches" in capsys.readouterr().err
+
+
+def test_a_training_reports_curves_steps_and_the_memory_of_the_whole_network(dbl: Run) -> None:
+    """Catches what only a comparison would measure, and curves without points."""
+    options = ("--trainer.log_every_n_steps=2", "--inference.draws=1")
+    assert dbl("train", "digits_vit", *options) == 0
+    report = json.loads(Path("runs/digits_vit/report/report.json").read_text())
+    assert [row["steps"] for row in report["sides"][0]["quality_by_steps"]] == [1, 3, 6, 12]
+    peaks = {row["name"]: row["peak_bytes"] for row in report["memory_plan"]["rows"]}
+    assert peaks["3 blocks"] < peaks["end to end"]
+    for part in report["sides"][0]["parts"]:
+        assert {name: [point["step"] for point in points] for name, points in part["losses"].items()} == {
+            "train": [2, 4],
+            "validation": [2, 4],
+        }
+        assert part["step_seconds"] > 0
+    assert {"loss_curves", "quality_vs_steps", "memory"} <= report["pictures"].keys()
+    assert dbl("train", "digits_vit", *options, "--image_quality.by_steps=false") == 0
+    report = json.loads(Path("runs/digits_vit/report/report.json").read_text())
+    assert report["sides"][0]["quality_by_steps"] == []
+
+
+def test_a_network_that_cannot_be_planned_still_has_a_report(dbl: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a trained run whose report is lost because its memory cannot be planned."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no fake tensors here")
+
+    monkeypatch.setattr("dbl.commands.memory_plan.plan_rows", fail)
+    with pytest.warns(DblWarning, match="the report lacks it: no fake tensors here"):
+        assert dbl("train", "digits_vit", "--image_quality.by_steps=false") == 0
+    assert json.loads(Path("runs/digits_vit/report/report.json").read_text())["memory_plan"] is None
