@@ -182,7 +182,7 @@ class ImageQuality(L.Callback):
         dtype = data.split(self.reference.split).images.dtype
         steps = stack.inference.sampler.num_steps
         batches = torch.arange(num, device=stack.device).split(self.batch_size)
-        for indices in tracked(batches, f"images of {steps} steps", "image"):
+        for indices in tracked(batches, f"generating, {steps} steps", "image"):
             yield as_stored(stack.generate(labels_of(indices, data.spec), indices, draw), dtype)
 
     def _judge_of(self, data: ImageData, device: torch.device) -> "_Judge":
