@@ -53,7 +53,7 @@ def _sampling(config: RunConfig, partition: PartitionConfig, num_images: int) ->
     contract = replace(config.contract_config, partition=partition).build(config.data.declared_spec)
     stack = BlockStack(contract, lambda block: contract.denoiser(block).eval(), config.inference).eval()
     indices = torch.arange(num_images)
-    return lambda: stack.generate(indices % contract.data.num_classes, indices)
+    return lambda: stack.sample_images(indices % contract.data.num_classes, indices)
 
 
 if __name__ == "__main__":

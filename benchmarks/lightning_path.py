@@ -65,7 +65,7 @@ class PlainSteps(L.Callback):
 
 def plain_step(block: DiffusionBlock, data: ResumableDataModule) -> Call:
     """A step as one would write it without a trainer: batch, noise, loss, backward, clipping, optimizer."""
-    optimizer = block.recipe.make_optimizer(block.parameters())
+    optimizer = block.recipe.make_optimizer(block)
     batches, generator = _endless(data), torch.Generator()
 
     def step() -> None:

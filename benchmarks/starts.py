@@ -32,11 +32,12 @@ class Trial(NamedTuple):
     budget: int  # block-steps of the whole run, divided by the number of blocks
     share: float  # of the ancestor
     seed: int
+    label: str = ""  # tells runs with other options apart
 
     @property
     def name(self) -> str:
         """Name of its run folder."""
-        return f"{self.config.stem}_{self.budget}_share_{self.share:g}_seed_{self.seed}"
+        return f"{self.config.stem}{self.label}_{self.budget}_share_{self.share:g}_seed_{self.seed}"
 
     def command(self, extra: list[str]) -> list[str]:
         """Command line without the interpreter."""
@@ -55,9 +56,15 @@ def main() -> None:
     parser.add_argument("--budgets", type=_numbers, required=True)
     parser.add_argument("--shares", type=_numbers, default=[0, 0.25, 0.5, 0.75])
     parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2])
+    parser.add_argument(
+        "--label", default="", help="added to the names of runs with further options, such as _width_16"
+    )
     options, extra = parser.parse_known_args()
     trials = product(options.seeds, options.budgets, options.shares)
-    rows = [result(Trial(options.config, int(budget), share, int(seed)), extra) for seed, budget, share in trials]
+    rows = [
+        result(Trial(options.config, int(budget), share, int(seed), options.label), extra)
+        for seed, budget, share in trials
+    ]
     print(json.dumps(rows, indent=2))
 
 

@@ -23,10 +23,10 @@ from dbl.commands.schema import config_parser
 from dbl.data.spec import TextSpec
 from dbl.denoising.decoding import Decoding
 from dbl.inference.generation import TextGenerator
-from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.networks import CausalLM
 from dbl.run.contract import Contract, ContractConfig
+from dbl.run.inference import InferenceConfig
 from dbl.training.baselines import EndToEndCausalLM, EndToEndRecurrentLM
 
 CONFIGS = Path(__file__).parents[1] / "configs"

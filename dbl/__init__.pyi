@@ -38,18 +38,21 @@ from dbl.diffusion.noise import (
 from dbl.diffusion.partition import Partition as Partition, PartitionConfig as PartitionConfig
 from dbl.evaluation.diagnostics import diagnose as diagnose
 from dbl.evaluation.stack_evaluation import StackEvaluation as StackEvaluation
-from dbl.inference.settings import InferenceConfig as InferenceConfig
+from dbl.inference.export import export_stack as export_stack
+from dbl.inference.grid import image_grid as image_grid
 from dbl.inference.stack import BlockStack as BlockStack
 from dbl.networks import (
     Architecture as Architecture,
     CausalLM as CausalLM,
     DiT as DiT,
+    LabelCNN as LabelCNN,
     MaskedLM as MaskedLM,
     RecurrentLM as RecurrentLM,
     ViT as ViT,
 )
 from dbl.run.contract import Contract as Contract, ContractConfig as ContractConfig
 from dbl.run.hub import push_to_hub as push_to_hub
+from dbl.run.inference import InferenceConfig as InferenceConfig
 from dbl.run.start import Ancestor as Ancestor, RandomStart as RandomStart
 from dbl.training.block import DiffusionBlock as DiffusionBlock
 from dbl.training.config import TrainingConfig as TrainingConfig

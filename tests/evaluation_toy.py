@@ -12,9 +12,9 @@ from dbl.denoising.sampling import Sampler
 from dbl.denoising.targets import ClassTarget, PixelTarget
 from dbl.diffusion.information import InformationNoise
 from dbl.diffusion.partition import PartitionConfig
-from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.run.contract import Contract, ContractConfig
+from dbl.run.inference import InferenceConfig
 from dbl.utils.seeding import generator_for
 
 _TERMS = {

@@ -17,7 +17,10 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
         "forked",
-        *(f"dbl.commands.{name}" for name in ("main", "fit", "train", "compare", "plan", "assemble", "sample")),
+        *(
+            f"dbl.commands.{name}"
+            for name in ("main", "fit", "train", "compare", "plan", "assemble", "sample", "export")
+        ),
         "dbl.data",
         "dbl.evaluation.features",
         "dbl.inference.generation",

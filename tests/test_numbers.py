@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pkgutil import walk_packages
 from typing import Any, get_args, get_origin, get_type_hints
@@ -21,8 +21,9 @@ import dbl
 from dbl.commands.launch.launcher import Launch
 from dbl.commands.schema import EVALUATION, TRAINING
 from dbl.data.module import ResumableDataModule
-from dbl.inference.settings import InferenceConfig
 from dbl.run.contract import Contract, ContractConfig
+from dbl.run.inference import InferenceConfig
+from dbl.training.baselines import Classifier
 from dbl.training.module import TrainingModule
 from dbl.utils.errors import UserError
 
@@ -137,16 +138,26 @@ def _numbers(cls: type) -> Iterator[_Parameter]:
 PARAMETERS = [one for cls in _classes() for one in _numbers(cls) if (cls.__name__, one.name) not in _UNCHECKED]
 
 
+_DATA = dbl.ImageSpec("toy", "toy-1", 2, (0.5, 0.5), shape=(1, 4, 4), mean=(0.0,), std=(1.0,))
+
+
 @pytest.fixture(scope="module")
 def contract() -> Contract:
     """The contract of two small blocks."""
-    data = dbl.ImageSpec("toy", "toy-1", 2, (0.5, 0.5), shape=(1, 4, 4), mean=(0.0,), std=(1.0,))
     network = dbl.DiT(num_layers=2, width=8, num_heads=2, patch_size=2)
-    return ContractConfig(network, partition=dbl.PartitionConfig(num_blocks=2)).build(data)
+    return ContractConfig(network, partition=dbl.PartitionConfig(num_blocks=2)).build(_DATA)
+
+
+@cache
+def _of_classes() -> Contract:
+    """The contract of a classifier."""
+    network = dbl.ViT(num_layers=2, width=8, num_heads=2, patch_size=2)
+    partition = dbl.PartitionConfig(num_blocks=2)
+    return ContractConfig(network, dbl.ClassTarget(dim=4), dbl.InformationNoise(), partition).build(_DATA)
 
 
 def _make(cls: type, contract: Contract, **changes: Any) -> Any:
-    needed = {"contract": contract, **_NEEDED}
+    needed = {"contract": _of_classes() if issubclass(cls, Classifier) else contract, **_NEEDED}
     if issubclass(cls, dbl.TextData):
         needed["tokenizer"] = dbl.Characters("ab")
     names = [*_parameters(cls, required=True), *({"sigmas", "cdf_values"} & {*_parameters(cls)})]
@@ -224,10 +235,10 @@ def test_numbers_of_the_optimizer_are_checked(optimizer: str) -> None:
     """Catches a learning rate of NaN or infinity, which AdamW and SGD accept, and a traceback of the optimizer."""
     factory, message = OPTIMIZERS[optimizer]
     with pytest.raises(UserError, match=rf"^model.recipe.optimizer.*{message}"):
-        dbl.TrainingConfig(factory).make_optimizer([torch.nn.Parameter(torch.zeros(2))])
+        dbl.TrainingConfig(factory).make_optimizer(torch.nn.Linear(2, 2))
 
 
 def test_a_learning_rate_in_a_tensor_is_left_to_the_optimizer() -> None:
     """Catches a check that refuses what torch accepts."""
     recipe = dbl.TrainingConfig(partial(AdamW, lr=torch.tensor(1e-3), foreach=False))
-    assert isinstance(recipe.make_optimizer([torch.nn.Parameter(torch.zeros(2))]), AdamW)
+    assert isinstance(recipe.make_optimizer(torch.nn.Linear(2, 2)), AdamW)

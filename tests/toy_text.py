@@ -19,11 +19,11 @@ from dbl.denoising.targets import MaskTarget, TableReadout, TokenTarget
 from dbl.diffusion.information import InformationNoise
 from dbl.diffusion.masking import MaskingNoise
 from dbl.diffusion.partition import PartitionConfig
-from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.networks import CausalLM, MaskedLM, RecurrentLM
 from dbl.networks.causal_lm import Context
 from dbl.run.contract import Contract, ContractConfig
+from dbl.run.inference import InferenceConfig
 from dbl.training.baselines import EndToEndCausalLM
 from dbl.training.block import DiffusionBlock
 from dbl.training.callbacks.checkpoint import LastCheckpoint

@@ -11,7 +11,8 @@ from dbl.commands.trust import add_trust_option, import_trusted, trusted_package
 from dbl.run.assembly import assemble
 from dbl.run.folder import RunFolder
 from dbl.run.hub import check_repo_id, hub_library, push_to_hub
-from dbl.run.model_folder import ModelFolder, Weights
+from dbl.run.model_config import Weights
+from dbl.run.model_folder import ModelFolder
 from dbl.utils.errors import UserError
 
 

@@ -1,7 +1,6 @@
 """`dbl compare`: blocks and their rivals at equal compute, over one or several seeds, in one report."""
 
 import shutil
-from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -10,7 +9,9 @@ from dbl.commands.derived_runs import one_block_of, total_passes, train_ancestor
 from dbl.commands.evaluate import evaluate_baseline, evaluate_stack
 from dbl.commands.fit import fit_part, free_memory
 from dbl.commands.launch.launcher import Launch, add_launch_options
+from dbl.commands.memory_plan import memory_plan_of
 from dbl.commands.parsing import parse
+from dbl.commands.rivals import chosen_rivals, train_rivals
 from dbl.commands.run_config import RunConfig, write_config
 from dbl.commands.schema import add_from_scratch, config_parser
 from dbl.commands.spelling import whole_numbers
@@ -18,8 +19,7 @@ from dbl.evaluation.quality_by_steps import step_numbers
 from dbl.evaluation.report import Arm, write_report
 from dbl.run.assembly import assemble
 from dbl.run.folder import RunFolder
-from dbl.training.baselines import baseline_of
-from dbl.training.memory.planner import Planner, plan_rows
+from dbl.training.baselines import RIVALS, baseline_of
 from dbl.utils.errors import UserError
 from dbl.utils.locks import Lock
 
@@ -34,6 +34,12 @@ def build_parser() -> LightningArgumentParser:
         type=list[int] | str | None,
         default=None,
         help="Seeds of training, such as 0,1,2; by default contract.seed alone.",
+    )
+    parser.add_argument(
+        "--rivals",
+        type=list[str] | str | None,
+        default=None,
+        help="Further rivals of a classifier's blocks: all, or some of " + ", ".join(RIVALS) + ".",
     )
     return parser
 
@@ -50,20 +56,27 @@ def main(arguments: list[str]) -> None:
             "use dbl train for the blocks alone"
         )
     with Lock(config.run.launcher_lock, f"the run in {config.run.path}").acquire():
-        _compare(config, launch, options.seeds, options.from_scratch)
+        _compare(config, launch, options.seeds, options.rivals, options.from_scratch)
 
 
-def _compare(config: RunConfig, launch: Launch, seeds: str | list[int] | None, from_scratch: bool) -> None:
+def _compare(
+    config: RunConfig,
+    launch: Launch,
+    seeds: str | list[int] | None,
+    rivals: str | list[str] | None,
+    from_scratch: bool,
+) -> None:
     by_seed = _config_of_each_seed(config, seeds)
     for of_seed in by_seed.values():
         of_seed.check()
+    names = chosen_rivals(rivals, next(iter(by_seed.values())).contract)
     print(header(next(iter(by_seed.values())), launch.backend), flush=True)
     for of_seed in by_seed.values():
         train_ancestors(of_seed, launch, from_scratch)
         of_seed.write()
     first = next(iter(by_seed.values()))
-    memory_plan = _memory_plan(first)
-    arms = {seed: _all_arms(of_seed, launch, from_scratch) for seed, of_seed in by_seed.items()}
+    memory_plan = memory_plan_of(first)
+    arms = {seed: _all_arms(of_seed, launch, names, from_scratch) for seed, of_seed in by_seed.items()}
     run = config.run
     if first is not config:
         write_config(run.config, config.plain())
@@ -89,25 +102,26 @@ def _with_seed(config: RunConfig, seed: int) -> RunConfig:
     return RunConfig.load(folder.config)
 
 
-def _all_arms(config: RunConfig, launch: Launch, from_scratch: bool) -> list[Arm]:
+def _all_arms(config: RunConfig, launch: Launch, rivals: list[str], from_scratch: bool) -> list[Arm]:
     run, partition = config.run, config.contract.partition
-    launch.train(run, list(range(partition.num_blocks)), config.max_steps, from_scratch)
+    launch.train(run, list(range(partition.num_blocks)), config.steps, from_scratch)
     assemble(run)
     steps = step_numbers(partition.num_blocks, config.inference.sampler.num_steps)
     arms = [evaluate_stack(run, "blocks", steps), _end_to_end(config, steps, from_scratch)]
     rival = one_block_of(config)
     if rival is not None:
         arms.append(_trained_stack(rival, "one_block", steps, from_scratch))
-    _check_equal_compute(arms)
+    arms += train_rivals(config, rivals, from_scratch)
+    _check_equal_compute(arms, config.steps)
     return arms
 
 
-def _check_equal_compute(arms: list[Arm]) -> None:
-    """Raise UserError unless all blocks had the same steps, and all arms the same layer passes up to rounding."""
+def _check_equal_compute(arms: list[Arm], wanted: list[int]) -> None:
+    """Raise UserError unless all blocks had the wanted steps, and all arms the same layer passes up to rounding."""
     steps = {part["part"]: part["steps"] for part in arms[0].parts}
     passes = {arm.name: sum(part["layer_passes"] for part in arm.all_parts) for arm in arms}
     per_step = max(part["layer_passes"] / part["steps"] for arm in arms[1:] for part in arm.parts)
-    if len(set(steps.values())) > 1 or max(passes.values()) - min(passes.values()) > per_step:
+    if list(steps.values()) != wanted or max(passes.values()) - min(passes.values()) > per_step:
         counts = ", ".join(f"{name}: {number:,.0f}" for name, number in (steps | passes).items())
         raise UserError(
             f"steps of the blocks or layer passes of the arms differ ({counts}): train them anew with --from_scratch"
@@ -130,6 +144,7 @@ def _end_to_end(config: RunConfig, steps: list[int], from_scratch: bool) -> Arm:
     run, plain = config.run.baseline(), config.plain()
     plain["run"] = {"name": run.name, "root": run.root}
     plain["trainer"]["max_steps"] = _steps_of_baseline(config)
+    plain["relative_steps"] = None
     baseline = baseline_of(config.contract.config.network)
     if baseline is None:
         plain["contract"]["partition"] = {"num_blocks": 1, "overlap": 0.0}
@@ -151,14 +166,6 @@ def _end_to_end(config: RunConfig, steps: list[int], from_scratch: bool) -> Arm:
 def _steps_of_baseline(config: RunConfig) -> int:
     """As many steps as make the same number of passes through layers as the blocks and their ancestors together."""
     return max(1, round(total_passes(config) / config.contract.config.network.baseline_passes()))
-
-
-def _memory_plan(config: RunConfig) -> dict[str, Any]:
-    """Memory of what a user could train instead, with the batch of this run."""
-    precision, batch_size = str(config.values.trainer.precision), config.data.batch_size
-    planner = Planner(config.contract_config, config.data.spec, config.recipe, precision, config.device)
-    rows = plan_rows(planner, [config.contract_config.partition.num_blocks], batch_size)
-    return {"batch_size": batch_size, "precision": planner.precision, "device": planner.device, "rows": rows}
 
 
 def _copy_pictures(source: RunFolder, target: RunFolder) -> None:

@@ -37,8 +37,9 @@ def header(config: RunConfig, backend: str) -> str:
     if ancestor is not None:
         of_layers, share = _count(ancestor.network.num_layers, "layer"), contract.config.start.share
         lines.append(_line("ancestor", f"{of_layers} for all levels, trained first with {share:.0%} of the compute"))
-    samples = _count(config.data.batch_size * config.recipe.accumulate, "sample")
-    lines.append(_line("training", f"{_count(config.max_steps, 'step')} of {samples} for each block"))
+    steps, samples = config.steps, _count(config.data.batch_size * config.recipe.accumulate, "sample")
+    each = _count(steps[0], "step") if len(set(steps)) == 1 else f"{', '.join(map(str, steps))} steps"
+    lines.append(_line("training", f"{each} of {samples} for each block"))
     lines.append(_line("device", f"{_device(config)}, {config.values.trainer.precision}, backend {backend}"))
     return "\n".join([*lines, _line("folder", str(config.run.path))])
 

@@ -34,7 +34,7 @@ def train_ancestors(config: RunConfig, launch: Launch, from_scratch: bool = Fals
         return False
     ancestor.check()
     ancestor.write()
-    launch.train(ancestor.run, list(range(ancestor.contract.partition.num_blocks)), ancestor.max_steps, from_scratch)
+    launch.train(ancestor.run, list(range(ancestor.contract.partition.num_blocks)), ancestor.steps, from_scratch)
     if not launch.dry_run:
         assemble(ancestor.run)
     return not launch.dry_run
@@ -49,8 +49,8 @@ def ancestor_of(config: RunConfig) -> RunConfig | None:
     contract = chosen.ancestor()
     if contract is None:
         return None
-    share, of_blocks = chosen.start.share, chosen.partition.num_blocks * config.max_steps
-    steps = share / (1 - share) * of_blocks * (1 - contract.start.share) / contract.partition.num_blocks
+    share = chosen.start.share
+    steps = share / (1 - share) * sum(config.steps) * (1 - contract.start.share) / contract.partition.num_blocks
     return _derived(config, config.run.ancestor(), contract, max(1, round(steps)))
 
 
@@ -76,7 +76,7 @@ def total_passes(config: RunConfig) -> float:
     """Compute of a whole run per sample of a batch, with that of its ancestors; see `Architecture.layer_passes`."""
     chosen = config.contract_config
     layers = chosen.partition.split(chosen.network.num_layers)
-    own = config.max_steps * sum(chosen.network.layer_passes(number) for number in layers)
+    own = sum(steps * chosen.network.layer_passes(number) for steps, number in zip(config.steps, layers, strict=True))
     ancestor = ancestor_of(config)
     return own + (total_passes(ancestor) if ancestor else 0.0)
 
@@ -87,6 +87,7 @@ def _derived(config: RunConfig, run: RunFolder, contract: ContractConfig, max_st
     plain["run"] = {"name": run.name, "root": run.root}
     plain["contract"] |= _plain_contract(contract)
     plain["trainer"]["max_steps"] = max_steps
+    plain["relative_steps"] = None
     plain["model"]["block"] = 0
     write_config(run.config, plain)
     return RunConfig.load(run.config)

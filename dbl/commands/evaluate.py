@@ -17,20 +17,21 @@ from dbl.diffusion.partition import Partition
 from dbl.evaluation.quality_by_steps import quality_by_steps
 from dbl.evaluation.report import Arm
 from dbl.evaluation.stack_evaluation import StackEvaluation
-from dbl.inference.grid import save_picture
 from dbl.inference.stack import BlockStack
 from dbl.run.assembly import PartCheckpoint, read_part
 from dbl.run.contract import Contract
 from dbl.run.folder import RunFolder
 from dbl.run.model_folder import ModelFolder, load_into
-from dbl.training.baselines import baseline_of
+from dbl.training.baselines import RIVALS, baseline_of
 from dbl.training.block import DiffusionBlock
 from dbl.training.callbacks.progress import EvaluationProgress
+from dbl.training.history import read_history
 from dbl.training.memory.stored import read_memory
 from dbl.training.module import TrainingModule
 from dbl.training.restoring import refusing_what_does_not_fit
 from dbl.utils.errors import Interrupted, UserError
 from dbl.utils.files import write_tensors
+from dbl.utils.plotting import save_figure
 from dbl.utils.progress import progress_shown
 
 
@@ -131,8 +132,8 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
     done = evaluate(_on_one_device(RunConfig.load(run.config)), "test", verbose=False)
     assert isinstance(done.model, StackEvaluation)
     stack, groups = done.model.stack, done.groups
-    if done.model.grid is not None:
-        save_picture(done.model.grid, run.report / "samples.png")
+    if done.model.samples is not None:
+        save_figure(done.model.samples, run.report / "samples.png")
     parts = _parts(run, stack.contract.partition)
     arm = Arm(
         name=name,
@@ -160,44 +161,50 @@ def _on_one_device(config: RunConfig) -> RunConfig:
     return config
 
 
-def evaluate_baseline(run: RunFolder) -> Arm:
-    """Test an end-to-end network that is no denoiser, in its own run folder, with the weights of its checkpoint."""
-    contract, checkpoint = run.load_contract(), run.checkpoint("end_to_end")
-    kind = type(load_baseline(run))  # refuses weights that Lightning would take, such as NaN
+def evaluate_baseline(run: RunFolder, name: str = "end_to_end") -> Arm:
+    """Test a whole network that is no denoiser, in its own run folder, with the weights of its checkpoint.
+
+    Args:
+        run: its run folder.
+        name: its part: `end_to_end`, or one of `RIVALS`.
+    """
+    contract, checkpoint = run.load_contract(), run.checkpoint(name)
+    kind = type(load_baseline(run, name))  # refuses weights that Lightning would take, such as NaN
     done = evaluate(_on_one_device(RunConfig.load(run.config, kind)), "test", str(checkpoint), verbose=False)
     part = {
-        "part": "end_to_end",
+        "part": name,
         "layers": contract.config.network.num_layers,
         "sigma_high": None,
         "sigma_low": None,
-        **_read_baseline(run, contract).summary(),
+        **_read_baseline(run, contract, name).summary(),
+        **read_history(run.metrics(name)),
     }
     return Arm(
-        "end_to_end",
+        name,
         [part],
         calls=[1],
         test=done.metrics,
-        memory=[read_memory(run.memory("end_to_end"))],
+        memory=[read_memory(run.memory(name))],
         **{callback: done.groups[callback].result for callback in EVALUATION},
     )
 
 
-def load_baseline(run: RunFolder) -> TrainingModule:
-    """An end-to-end network that is no denoiser, with its trained weights; UserError if it was not trained."""
+def load_baseline(run: RunFolder, name: str = "end_to_end") -> TrainingModule:
+    """A whole network that is no denoiser, with its trained weights; UserError if it was not trained."""
     contract = run.load_contract()
-    kind = baseline_of(contract.config.network)
+    kind = RIVALS.get(name) or baseline_of(contract.config.network)
     assert kind is not None
     part: TrainingModule = kind(contract)  # type: ignore[call-arg, arg-type]
-    load_into(part.get_submodule("network"), _read_baseline(run, contract).weights, run.checkpoint(part.part))
+    load_into(part.get_submodule("network"), _read_baseline(run, contract, name).weights, run.checkpoint(part.part))
     return part
 
 
-def _read_baseline(run: RunFolder, contract: Contract) -> PartCheckpoint:
-    return read_part(run.checkpoint("end_to_end"), "end_to_end", contract, "network.")
+def _read_baseline(run: RunFolder, contract: Contract, name: str) -> PartCheckpoint:
+    return read_part(run.checkpoint(name), name, contract, "network.")
 
 
 def _parts(run: RunFolder, partition: Partition) -> list[dict[str, Any]]:
-    """Layers and noise levels of each block, and what its training took."""
+    """Layers and noise levels of each block, what its training took, and its losses."""
     return [
         {
             "part": f"block_{index}",
@@ -205,6 +212,7 @@ def _parts(run: RunFolder, partition: Partition) -> list[dict[str, Any]]:
             "sigma_high": partition.interval(index).high,
             "sigma_low": partition.interval(index).low,
             **facts,
+            **read_history(run.metrics(f"block_{index}")),
         }
         for index, facts in enumerate(ModelFolder(run.model).config["blocks"])
     ]

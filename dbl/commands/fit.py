@@ -68,11 +68,13 @@ def fit_part(config: RunConfig, from_scratch: bool = False, checkpoint: str | No
     config.check_steps()
     built = config.build()
     run, part, data, name = built.run, built.model, built.data, built.model.part
-    part.recipe.make_optimizer(part.parameters())  # refuses its arguments before anything is written
+    part.recipe.make_optimizer(part)  # refuses its arguments before anything is written
     chosen = read_checkpoint_info(Path(checkpoint)) if checkpoint else None
     if chosen:
         chosen.check(name, part.contract.hash)
     status = Status(run.status(name), name)
+    if isinstance(part, DiffusionBlock):
+        built.trainer.max_steps = config.steps[part.index]
     trainer = make_trainer(built, _callbacks(built, status), training=True)
     with guard(run, name, trainer, status):
         run.write_contract(part.contract)

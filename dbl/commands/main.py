@@ -13,8 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from dbl.commands.environment import check_environment
 from dbl.commands.help import HELP
-from dbl.commands.spelling import suggestion
-from dbl.utils.errors import Interrupted, TrainingFailed, UserError, as_known_error, one_line
+from dbl.utils.errors import Interrupted, TrainingFailed, UserError, as_known_error, one_line, suggestion
 
 _HELP = """usage: dbl COMMAND [options]     (dbl COMMAND --help: its options; dbl --version)
 
@@ -27,6 +26,7 @@ whole runs
   bench       time of a training step beside the whole network's, and its share of the device's peak
   assemble    check the blocks of a run and merge them into its model folder
   sample      draw images or write text with an assembled network
+  export      write an assembled network as programs that torch runs without dbl
   tokenizer   train a byte-pair tokenizer on text files
   completion  print a script that completes commands and options in a shell
 
@@ -40,7 +40,7 @@ single parts, with every option of Lightning's Trainer
 # Command -> module with its `build_parser()` and `main(arguments)`.
 COMMANDS = dict.fromkeys(("fit", "validate", "test", "predict"), "dbl.commands.fit") | {
     name: f"dbl.commands.{name}"
-    for name in ("train", "compare", "plan", "bench", "assemble", "sample", "tokenizer", "completion")
+    for name in ("train", "compare", "plan", "bench", "assemble", "sample", "export", "tokenizer", "completion")
 }
 
 _HELP_ALL = ("--help_all", "--help-all")

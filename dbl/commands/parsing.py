@@ -10,13 +10,13 @@ import sys
 from collections.abc import Iterable
 from importlib import import_module
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from omegaconf.errors import OmegaConfBaseException
 
 import dbl
-from dbl.commands.spelling import suggestion, with_underscores
-from dbl.utils.errors import UserError
+from dbl.commands.spelling import with_underscores
+from dbl.utils.errors import UserError, suggestion
+from dbl.utils.yaml_files import problem_of_yaml
 
 # Config key whose value is a class -> module and name of its base class, which is imported when it is needed.
 _BASES = {
@@ -59,7 +59,7 @@ def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
     except (ArgumentError, ValueError, OverflowError, RecursionError, OmegaConfBaseException) as error:
         if "arguments are required: data" in str(error) and not files_of(arguments):
             raise UserError("give --config FILE, such as --config configs/digits_dit.yaml") from None
-        in_file = next(filter(None, map(problem_of_file, files_of(arguments))), None)
+        in_file = next(filter(None, map(problem_of_yaml, files_of(arguments))), None)
         raise UserError(in_file or explain(str(error), parser)) from None
 
 
@@ -91,26 +91,6 @@ def explain(message: str, parser: ArgumentParser) -> str:
     if expected:
         return f"{key} ({value}) must be {expected}"
     return _wrong_class(key, message, value) or f"{key}: {message.partition(':')[2]}"
-
-
-def problem_of_file(path: str) -> str | None:
-    """Why a file is no config, as one line; None if it is one as far as YAML goes."""
-    try:
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123 - the path may be no path at all
-            plain = yaml.safe_load(file)
-    except UnicodeDecodeError as error:
-        return f"{path} is not UTF-8 text ({error.reason}): give a config in YAML"
-    except (OSError, ValueError) as error:
-        return f"{path} cannot be read ({getattr(error, 'strerror', None) or error}): give a config in YAML"
-    except RecursionError:
-        return f"{path} is nested too deeply: give a config in YAML"
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f", line {mark.line + 1}" if mark else ""
-        return f"{path}{line}: not YAML ({error.problem or error.context})"
-    except yaml.YAMLError as error:
-        return f"{path}: not YAML ({str(error).splitlines()[0]})"
-    return None if isinstance(plain, dict) else f"{path} holds no keys, but {type(plain).__name__}: give a config"
 
 
 def _unknown_option(message: str, option: str | None, name: str | None, parser: ArgumentParser) -> str:

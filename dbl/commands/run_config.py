@@ -19,19 +19,22 @@ from dbl.commands.schema import config_parser, run_parser
 from dbl.commands.trainer_options import check_trainer_options
 from dbl.data import ResumableDataModule
 from dbl.data.spec import ImageSpec, TextSpec
-from dbl.inference.settings import InferenceConfig
 from dbl.run.contract import Contract, ContractConfig
 from dbl.run.folder import RunFolder
+from dbl.run.inference import InferenceConfig
 from dbl.training.block import DiffusionBlock
 from dbl.training.config import TrainingConfig, check_precision
 from dbl.training.distributed import check_strategy
 from dbl.training.module import TrainingModule
-from dbl.utils.checks import check_number, shown
+from dbl.utils.checks import Number, check_number, shown
 from dbl.utils.errors import UserError
 from dbl.utils.files import write_text
 
 # File systems allow 255; temporary files beside it have longer names.
 _MAX_NAME_BYTES = 200
+
+# Steps of a block, relative to those of others.
+_RELATIVE = Number(above=0, at_most=1e6)
 
 
 class RunConfig:
@@ -136,14 +139,19 @@ class RunConfig:
             )
 
     @property
-    def max_steps(self) -> int:
+    def steps(self) -> list[int]:
         """Number of optimizer steps of each block."""
-        return int(self.values.trainer.max_steps)
+        mean, blocks = int(self.values.trainer.max_steps), self.contract_config.partition.num_blocks
+        relative = self.values.get("relative_steps") or [1] * blocks
+        return [max(1, round(mean * blocks * number / sum(relative))) for number in relative]
 
     def check_steps(self) -> None:
-        """Raise UserError if the length of the training is not set."""
+        """Raise UserError if the length of the training is not set, or not that of each block."""
         if self.values.trainer.max_steps < 1:
             raise UserError("trainer.max_steps must be set: the number of optimizer steps of each block")
+        blocks, relative = self.contract_config.partition.num_blocks, self.values.get("relative_steps")
+        if relative is not None and (len(relative) != blocks or not all(map(_RELATIVE.allows, relative))):
+            raise UserError(f"relative_steps ({shown(relative)}) must be null, or {blocks} numbers, each {_RELATIVE}")
 
     def check(self) -> None:
         """Check what would otherwise fail only after training.
@@ -157,7 +165,7 @@ class RunConfig:
             message = "trainer.limit_test_batches would leave test samples out of the report: use it with dbl test"
             raise UserError(message)
         self.inference.check(self.contract)
-        self.recipe.make_optimizer([torch.nn.Parameter(torch.zeros(1, 1))])  # refuses its arguments
+        self.recipe.make_optimizer(torch.nn.Linear(1, 1))  # refuses its arguments
         if "block" in self.values.model:
             self.contract.partition.check_block(self.values.model.block)
         self.groups.image_quality.prepare(self.data, self.contract_config.target.generates == "images")

@@ -10,9 +10,11 @@ from dbl.commands.spelling import whole_numbers
 from dbl.denoising.sampling import Sampler
 from dbl.denoising.targets import image_spec
 from dbl.inference.grid import image_grid, save_picture
-from dbl.inference.settings import InferenceConfig
+from dbl.inference.labels import labels_in_turn
+from dbl.inference.pixels import white_value
 from dbl.inference.stack import BlockStack
 from dbl.run.folder import RunFolder
+from dbl.run.inference import InferenceConfig
 from dbl.utils.errors import UserError
 from dbl.utils.files import write_tensors
 
@@ -32,7 +34,7 @@ def sample_images(
 
     Args:
         run: run folder, such as runs/digits_dit, with an assembled model.
-        sampler: method, levels and guidance; by default those of the run's config.
+        sampler: method, levels and guidance; by default those of the run's model.
         classes: classes to draw, in turn, such as 3,7; by default all.
         num_images: number of images.
         seed: random seed of the start noise; image i is the same for any number of images and any batch size.
@@ -52,30 +54,18 @@ def sample_images(
     )
     if stack.target.generates != "images":
         raise UserError(f"{run} classifies images and draws none: use dbl test or dbl predict")
-    stack.to(device_of(device)).eval()
+    stack.to(device_of(device))
     calls = sampler.calls_per_block(stack.contract.noise, stack.contract.partition)
     print(f"calls of blocks 0 to {len(calls) - 1} in one sample: {', '.join(map(str, calls))}")
-    labels = _labels(chosen, stack.contract.data.num_classes, num_images).to(stack.device)
-    batches = zip(
-        labels.split(batch_size), torch.arange(num_images, device=stack.device).split(batch_size), strict=True
-    )
-    images = torch.cat([stack.generate(part, numbers).cpu() for part, numbers in batches])
-    save_picture(
-        image_grid(images, image_spec(stack.contract.data, "PixelTarget"), num_columns=min(len(labels.unique()), 16)),
-        path,
-    )
+    data = image_spec(stack.contract.data, "PixelTarget")
+    labels = labels_in_turn(chosen, data.num_classes, num_images, "--classes")
+    images = stack.generate(labels, batch_size=batch_size).cpu()
+    is_pixels = white_value(data) is not None
+    columns = min(len(labels.unique()), 16)
+    save_picture(image_grid(images, None if is_pixels else data, columns), path)
     if images.shape[1] not in (1, 3):
-        write_tensors(path.with_suffix(".safetensors"), {"latents": images, "labels": labels.cpu()})
+        write_tensors(path.with_suffix(".safetensors"), {"latents": images, "labels": labels})
     print(f"samples: {path}")
-
-
-def _labels(classes: list[int] | None, num_classes: int, num_images: int) -> torch.Tensor:
-    """[num_images] the classes in turn."""
-    chosen = list(range(num_classes)) if classes is None else classes
-    wrong = [label for label in chosen if not 0 <= label < num_classes]
-    if wrong or not chosen:
-        raise UserError(f"--classes {chosen}: there are classes 0 to {num_classes - 1}")
-    return torch.tensor(chosen)[torch.arange(num_images) % len(chosen)]
 
 
 def device_of(name: str | None) -> torch.device:

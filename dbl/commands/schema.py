@@ -12,9 +12,9 @@ from dbl.evaluation.callbacks.diagnostics import Diagnostics
 from dbl.evaluation.callbacks.image_quality import ImageQuality
 from dbl.evaluation.callbacks.likelihood import Likelihood
 from dbl.evaluation.callbacks.text_quality import TextQuality
-from dbl.inference.settings import InferenceConfig
 from dbl.run.contract import Contract, ContractConfig
 from dbl.run.folder import RunFolder
+from dbl.run.inference import InferenceConfig
 from dbl.training.block import DiffusionBlock
 from dbl.training.callbacks.checkpoint import LastCheckpoint
 from dbl.training.callbacks.ema import EMA
@@ -61,6 +61,13 @@ def config_parser(command: str = "fit", part: type[TrainingModule] = DiffusionBl
         "Set to True to use a random seed.",
     )
     _add_matmul_precision(parser)
+    parser.add_argument(
+        "--relative_steps",
+        type=list[float] | None,
+        default=None,
+        help="Relative numbers of optimizer steps of the blocks, such as [1, 1, 2]; trainer.max_steps is their mean. "
+        "null: all blocks train for trainer.max_steps.",
+    )
     parser.add_lightning_class_args(L.Trainer, "trainer")
     parser.set_defaults({f"trainer.{name}": value for name, value in _TRAINER_DEFAULTS.items()})
     parser.add_lightning_class_args(part, "model")

@@ -1,8 +1,7 @@
 """How options are spelt: with underscores, as the keys of a config; dashes are taken for them. Lists have commas."""
 
 import re
-from collections.abc import Collection, Iterable, Sequence
-from difflib import get_close_matches
+from collections.abc import Iterable, Sequence
 
 from dbl.utils.errors import UserError
 
@@ -35,11 +34,3 @@ def whole_numbers(option: str, value: str | Sequence[int], example: str) -> list
         return [int(item) for item in items]
     except ValueError:
         raise UserError(f"{option} {value} must be {example}") from None
-
-
-def suggestion(name: str, known: Collection[str]) -> str:
-    """The end of a message about an unknown name: the nearest known one, or all if they are few."""
-    close = get_close_matches(name, known, n=1)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f": choose {', '.join(known)}" if 0 < len(known) < 12 else ""

@@ -8,11 +8,13 @@ from dbl.commands.console import header, train_summary
 from dbl.commands.derived_runs import train_ancestors
 from dbl.commands.evaluate import evaluate_stack
 from dbl.commands.launch.launcher import Launch, add_launch_options
+from dbl.commands.memory_plan import memory_plan_or_none
 from dbl.commands.parsing import parse
 from dbl.commands.run_config import RunConfig
 from dbl.commands.schema import add_from_scratch, config_parser
 from dbl.commands.spelling import whole_numbers
 from dbl.diffusion.partition import Partition
+from dbl.evaluation.quality_by_steps import step_numbers
 from dbl.evaluation.report import write_report
 from dbl.run.assembly import assemble, unfinished_blocks
 from dbl.utils.locks import Lock
@@ -44,10 +46,10 @@ def main(arguments: list[str]) -> None:
             print("the scripts of the blocks follow from the ancestor: submit this one first")
             return
         config.write()
-        blocks = _chosen_blocks(options.blocks, config.contract.partition)
+        blocks, steps = _chosen_blocks(options.blocks, config.contract.partition), config.steps
         del config
         gc.collect()  # data and tables: the workers have them, the launcher does not need them while it waits
-        launch.train(run, blocks, options.trainer.max_steps, options.from_scratch)
+        launch.train(run, blocks, steps, options.from_scratch)
         if not launch.dry_run:
             _finish(RunConfig.load(run.config))
 
@@ -73,6 +75,9 @@ def _finish(config: RunConfig) -> None:
         )
         return
     assemble(run)
-    arms = {config.contract_config.seed: [evaluate_stack(run, "blocks")]}
-    report = write_report(run, config.contract, config.inference.sampler, arms, len(config.data.split("test")))
+    sampler, by_steps = config.inference.sampler, config.groups.image_quality.by_steps
+    steps = step_numbers(config.contract.partition.num_blocks, sampler.num_steps) if by_steps else None
+    arms = {config.contract_config.seed: [evaluate_stack(run, "blocks", steps)]}
+    num_test_samples = len(config.data.split("test"))
+    report = write_report(run, config.contract, sampler, arms, num_test_samples, memory_plan_or_none(config))
     print(train_summary(report, run))

@@ -73,14 +73,17 @@ class ImageSpec(DataSpec):
 
 @dataclass(frozen=True)
 class TextSpec(DataSpec):
-    """The facts about text that was cut into sequences of tokens: those of `DataSpec`, and two more.
+    """The facts about text that was cut into sequences of tokens: those of `DataSpec`, and four more.
 
     The identity also changes with the tokenizer. Frequencies count each token once more than it occurs: none is 0.
-    Raises UserError if `seq_len` is not positive.
+    Raises UserError if `seq_len` is not positive or `end` is no token.
 
     Args:
         seq_len: T, number of tokens that are predicted in one sequence; each sequence has one token more before them.
         tokenizer: hash of the tokenizer.
+        end: token behind which a sequence is empty, the end of a document under `packing: document`; None if there may
+            be text behind any token.
+        mean_scored: mean number of scored tokens of a training sequence; None if all T are scored in each.
 
     Example:
         >>> import dbl
@@ -90,7 +93,11 @@ class TextSpec(DataSpec):
 
     seq_len: int
     tokenizer: str
+    end: int | None = None
+    mean_scored: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_numbers("data.init_args", self, seq_len=SEQ_LEN)
+        check_numbers("data", self, end=whole(0, self.num_classes - 1, optional=True))
+        check_numbers("data", self, mean_scored=Number(above=0, at_most=self.seq_len, optional=True))

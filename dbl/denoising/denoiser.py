@@ -17,7 +17,7 @@ from dbl.denoising.readout import (
     hidden_labels,
     mean_over_scored,
 )
-from dbl.denoising.vocabulary import in_network_precision, project
+from dbl.denoising.vocabulary import in_network_precision, project, without_autocast
 from dbl.diffusion.gaussian import Scalings, append_axes, scalings
 from dbl.networks.level_modulations import LevelModulations
 from dbl.networks.masked_lm import MaskedNetwork
@@ -146,7 +146,7 @@ class GaussianDenoiser(Denoiser):
     def predict(self, noisy: Tensor, sigma: Tensor | Level, cond: Any, adjust: Adjust | None = None) -> Prediction:
         noisy, level = noisy.float(), sigma if isinstance(sigma, Level) else self._level(sigma)
         estimate, output = self._preconditioned(noisy, level, cond)
-        with torch.autocast(noisy.device.type, enabled=False):
+        with without_autocast(noisy):
             prediction: Prediction = self.readout(estimate, output, noisy, level.sigma, adjust)
         return prediction
 
@@ -155,7 +155,7 @@ class GaussianDenoiser(Denoiser):
         if not getattr(self.network, "reads_context_alone", False):
             return super().predictor(cond, adjust)
         output = self.network(None, None, cond)
-        with torch.autocast(output.device.type, enabled=False):
+        with without_autocast(output):
             read = self.readout.reader(output, adjust)
         return super().predictor(cond, adjust) if read is None else at_any_level(read)
 
@@ -163,7 +163,7 @@ class GaussianDenoiser(Denoiser):
     def unweighted_loss(self, clean: Clean, noisy: Tensor, sigma: Tensor) -> Tensor:
         noisy, level = noisy.float(), self._level(sigma)
         estimate, output = self._preconditioned(noisy, level, clean.cond)
-        with torch.autocast(noisy.device.type, enabled=False):
+        with without_autocast(noisy):
             return self.readout.unweighted_loss(estimate, output, noisy, level.sigma, clean)
 
     @override
@@ -175,7 +175,7 @@ def at_any_level(read: Callable[[Tensor, Tensor], Prediction]) -> Predict:
     """A predictor from a function of float32 noisy targets [N, ...] and levels [N]."""
 
     def predict(noisy: Tensor, sigma: Tensor | Level) -> Prediction:
-        with torch.autocast(noisy.device.type, enabled=False):
+        with without_autocast(noisy):
             return read(noisy.float(), sigma.sigma if isinstance(sigma, Level) else sigma.float())
 
     return predict

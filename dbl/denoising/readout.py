@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dbl.data.spec import IGNORED
-from dbl.denoising.vocabulary import in_chunks, in_one_chunk, label_nats
+from dbl.denoising.vocabulary import in_chunks, in_one_chunk, label_nats, without_autocast
 
 Adjust = Callable[[Tensor], Tensor]
 
@@ -129,8 +129,7 @@ class RowPrediction(Prediction):
     @contextmanager
     def _as_created(self) -> Iterator[None]:
         """Whatever surrounds the use: gradients as at the creation, and float32 around the network."""
-        device = self._rows[0].device.type
-        with torch.set_grad_enabled(self._records_gradients), torch.autocast(device, enabled=False):
+        with torch.set_grad_enabled(self._records_gradients), without_autocast(self._rows[0]):
             yield
 
 

@@ -6,7 +6,7 @@ should be float64.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
@@ -21,6 +21,7 @@ from dbl.utils.checks import Number, check_choice, check_numbers, whole
 from dbl.utils.errors import DblWarning
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
+Levels = Tensor | Sequence[Tensor]
 
 
 def state_dtype(device: torch.device) -> torch.dtype:
@@ -51,7 +52,7 @@ def quantile_levels(num_steps: int, noise: NoiseDistribution) -> Tensor:
     return torch.cat([levels, levels.new_zeros(1)])
 
 
-def sample_euler(denoise: Denoise, start: Tensor, sigmas: Tensor) -> Tensor:
+def sample_euler(denoise: Denoise, start: Tensor, sigmas: Levels) -> Tensor:
     """Euler's method on the probability-flow ODE: first order, K calls."""
     noisy = start
     for sigma, sigma_next in pairwise(sigmas):
@@ -59,7 +60,7 @@ def sample_euler(denoise: Denoise, start: Tensor, sigmas: Tensor) -> Tensor:
     return noisy
 
 
-def sample_heun(denoise: Denoise, start: Tensor, sigmas: Tensor) -> Tensor:
+def sample_heun(denoise: Denoise, start: Tensor, sigmas: Levels) -> Tensor:
     """Heun's method (EDM, Algorithm 1 without churn): second order, 2K - 1 calls; the last step is Euler's."""
     noisy = start
     for sigma, sigma_next in pairwise(sigmas):
@@ -73,7 +74,7 @@ def sample_heun(denoise: Denoise, start: Tensor, sigmas: Tensor) -> Tensor:
     return noisy
 
 
-def sample_dpmpp_2m(denoise: Denoise, start: Tensor, sigmas: Tensor) -> Tensor:
+def sample_dpmpp_2m(denoise: Denoise, start: Tensor, sigmas: Levels) -> Tensor:
     """DPM-Solver++(2M) (arXiv 2211.01095, Algorithm 2): second order from one earlier result, K calls."""
     noisy, earlier, width_before = start, None, None
     for sigma, sigma_next in pairwise(sigmas):
@@ -152,12 +153,16 @@ class Sampler:
             return karras_levels(self.num_steps, noise.sigma_min, noise.sigma_max, self.rho)
         return quantile_levels(self.num_steps, noise)
 
-    def run(self, denoise: Denoise, start: Tensor, sigmas: Tensor) -> Tensor:
+    def run(self, denoise: Denoise, start: Tensor, sigmas: Levels) -> Tensor:
         """Carry `start` [N, ...] along `sigmas` to level 0."""
         return _METHODS[self.method](denoise, start, sigmas)
 
     def sample(
-        self, denoise: Denoise, unit_noise: Tensor, noise: NoiseDistribution, levels: Tensor | None = None
+        self,
+        denoise: Denoise,
+        unit_noise: Tensor,
+        noise: NoiseDistribution,
+        levels: Levels | None = None,
     ) -> Tensor:
         """Carry standard normal noise [N, ...] from the highest level of a training distribution to level 0.
 
@@ -172,7 +177,7 @@ class Sampler:
 
     def calls_per_block(self, noise: NoiseDistribution, partition: Partition) -> list[int]:
         """[B] calls of each block in one sample, without the doubling of guidance; warns if a block is never called."""
-        called = self._called_levels(noise)
+        called = self.called_levels(noise)
         counts = torch.bincount(partition.block_for(called), minlength=partition.num_blocks).tolist()
         idle = [block for block, count in enumerate(counts) if count == 0]
         if idle:
@@ -184,8 +189,8 @@ class Sampler:
             )
         return counts
 
-    def _called_levels(self, noise: NoiseDistribution) -> Tensor:
-        """Levels at which a block is called in one sample, in order."""
+    def called_levels(self, noise: NoiseDistribution) -> Tensor:
+        """Levels at which a block is called in one sample, in order, without the doubling of guidance."""
         if self.method == "ancestral":
             return self.levels(noise)[:-1]
         called: list[Tensor] = []  # filled by running the sampler on a stand-in for the network

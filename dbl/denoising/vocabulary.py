@@ -8,7 +8,7 @@ Axes: R rows, C classes or tokens, D features.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -61,6 +61,15 @@ def project(linear: nn.Linear, features: Tensor) -> Tensor:
     return F.linear(features, linear.weight.to(features.dtype), bias).float()
 
 
+def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    """The context in which what surrounds a network computes in float32, on the device of a tensor.
+
+    Nothing where autocast is off: an exported program would keep each such region as an operator of its own.
+    """
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
 def in_network_precision(features: Tensor) -> Tensor:
     """Features in the precision in which autocast, if it is on, would multiply them."""
     device = features.device.type
@@ -79,7 +88,7 @@ def linear_label_nats(linear: nn.Linear, features: Tensor, labels: Tensor) -> Te
     def nats(features: Tensor, labels: Tensor) -> Tensor:
         return label_nats(project(linear, features), labels)
 
-    with torch.autocast(features.device.type, enabled=False):
+    with without_autocast(features):
         return in_chunks(nats, linear.out_features, features.flatten(0, -2), labels.flatten()).reshape(labels.shape)
 
 

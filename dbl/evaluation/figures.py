@@ -1,4 +1,4 @@
-"""Figures of likelihood, losses, the sampler's path, quality and memory, from plain values of a report.
+"""Figures of losses, likelihood, the sampler's path, quality and memory, from plain values of a report.
 
 Figures over the noise level have high noise on the left, as block 0 runs first; each block has its own colour.
 """
@@ -7,9 +7,13 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
+from dbl.data.spec import ImageSpec
 from dbl.diffusion.plot import partition_figure as partition_figure
 from dbl.inference.grid import image_grid as image_grid, save_picture as save_picture
-from dbl.utils.plotting import colour_of as colour_of, save_figure as save_figure
+from dbl.utils.plotting import DPI, colour_of as colour_of, save_figure as save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,6 +63,71 @@ def loss_figure(levels: Sequence[dict[str, Any]], boundaries: Sequence[float], u
     if any(row["loss"] > 0 or row["loss_shuffled"] > 0 for row in levels):
         axes.set_yscale("log")
     axes.set_title("loss without weight; dashed: with the condition of another sample", fontsize=9)
+    return figure
+
+
+def samples_figure(images: Tensor, data: ImageSpec, num_columns: int, real: Tensor | None = None) -> "Figure":
+    """Images with the number of the class above each column, below a row of real ones; a pixel is a whole of pixels.
+
+    Args:
+        images: raw images [N, channels, height, width], row by row, image i of class i modulo `num_columns`.
+        data: data set of the images.
+        num_columns: number of columns, each of one class.
+        real: raw images [num_columns, channels, height, width], one of each class.
+    """
+    from matplotlib.figure import Figure
+
+    rows = images if real is None else torch.cat([real.to(images), images])
+    grid = image_grid(rows, data, num_columns)
+    height, width = grid.shape[1:]
+    left, top = (0 if real is None else 80), 24  # pixels for the labels
+    figure = Figure(figsize=((width + left) / DPI, (height + top) / DPI), dpi=DPI)
+    axes = figure.add_axes((left / (width + left), 0, width / (width + left), height / (height + top)))
+    axes.imshow(grid.permute(1, 2, 0).expand(-1, -1, 3).numpy(), interpolation="nearest", aspect="auto")
+    num_columns = min(num_columns, len(rows))
+    cell = (width - 2) / num_columns
+    axes.set_xticks(
+        [2 + cell * (column + 0.5) - 1.5 for column in range(num_columns)],
+        [str(column) for column in range(num_columns)],
+    )
+    if real is not None:
+        axes.axhline(cell + 0.5, color=colour_of(1), linewidth=2)
+    marks = [] if real is None else [(0.5, "real"), (min(1.5, height / cell), "generated")]
+    axes.set_yticks([cell * place for place, _ in marks], [text for _, text in marks])
+    axes.tick_params(length=0, labelsize=8, labeltop=True, labelbottom=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure
+
+
+def curves_figure(losses: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]) -> "Figure":
+    """Training and validation loss over optimizer steps, a panel for each part: losses of other levels differ in scale.
+
+    Args:
+        losses: title of each part -> points of `train` and `validation`, each with `step` and `loss`.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(4, len(losses))
+    rows = -(-len(losses) // columns)
+    figure = Figure(figsize=(max(5, 2.7 * columns), 2.4 * rows + 0.4), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for number, (panel, (title, curves)) in enumerate(zip(panels, losses.items(), strict=False)):
+        for (name, points), style in zip(curves.items(), ("-", "o--"), strict=True):
+            values = [point["step"] for point in points], [point["loss"] for point in points]
+            shade = colour_of(number) if name == "train" else "black"
+            panel.plot(*values, style, color=shade, linewidth=1, ms=3, label=name)
+        panel.set_title(title, fontsize=9)
+        panel.tick_params(which="both", labelsize=8)
+        if all(point["loss"] > 0 for points in curves.values() for point in points):
+            panel.set_yscale("log")
+            panel.yaxis.set_major_formatter("{x:.3g}")
+            panel.yaxis.set_minor_formatter("{x:.3g}")
+        panel.legend(fontsize=7)
+    for panel in panels[len(losses) :]:
+        panel.set_axis_off()
+    figure.supxlabel("optimizer steps", fontsize=9)
+    figure.supylabel("loss, weighted", fontsize=9)
     return figure
 
 

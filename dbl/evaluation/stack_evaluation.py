@@ -1,5 +1,7 @@
 """The assembled network under a Lightning Trainer: losses by block, accuracies, samples."""
 
+from typing import TYPE_CHECKING
+
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -7,12 +9,16 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from dbl.data import ImageData
 from dbl.denoising.targets import Batch, Clean, image_spec
 from dbl.diffusion.noise import even_fractions
-from dbl.inference.grid import image_grid
+from dbl.evaluation.figures import samples_figure
 from dbl.inference.stack import BlockStack
 from dbl.utils.errors import UserError
-from dbl.utils.seeding import generator_for
+from dbl.utils.seeding import SampleDraws
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class StackEvaluation(L.LightningModule):
@@ -22,7 +28,7 @@ class StackEvaluation(L.LightningModule):
         stack: assembled network.
 
     Attributes:
-        grid: picture [1 or 3, H, W] of samples, if the stack makes images; None before a test.
+        samples: picture of samples below real test images, if the stack makes images; None before a test.
 
     Example:
         >>> import dbl
@@ -41,7 +47,7 @@ class StackEvaluation(L.LightningModule):
     def __init__(self, stack: BlockStack) -> None:
         super().__init__()
         self.stack = stack
-        self.grid: Tensor | None = None
+        self.samples: Figure | None = None
         self.block_losses = nn.ModuleList(MeanMetric() for _ in range(stack.contract.partition.num_blocks))
         self.total_loss = MeanMetric()
         num_accuracies = stack.inference.draws if stack.target.generates == "classes" else 0
@@ -68,7 +74,10 @@ class StackEvaluation(L.LightningModule):
         """A generated image for each label of the batch, or a label for each image."""
         if self.stack.target.generates == "text":
             raise UserError("dbl predict is for images and classes: use dbl sample for text")
-        return self.stack.space.decode(self.stack.sample(self.stack.space.encode(batch).cond, batch["index"]))
+        cond, indices = self.stack.space.encode(batch).cond, batch["index"]
+        if self.stack.target.generates == "classes":
+            return self.stack.sample_classes(cond, indices).argmax(dim=-1)
+        return self.stack.space.decode(self.stack.sample(cond, indices))
 
     def _evaluate(self, batch: Batch, stage: str) -> None:
         clean, num = self.stack.space.encode(batch), len(batch["index"])
@@ -79,39 +88,52 @@ class StackEvaluation(L.LightningModule):
             self.log(f"{stage}/loss_block_{block}", metric, batch_size=num)
         for draw, accuracy in enumerate(self.accuracies):
             assert isinstance(accuracy, MulticlassAccuracy)
-            accuracy(self.stack.classify(clean.cond, batch["index"], draw), clean.labels)
+            accuracy(self.stack.sample_classes(clean.cond, batch["index"], draw).argmax(dim=-1), clean.labels)
             self.log(f"{stage}/accuracy_draw_{draw}", accuracy, batch_size=num)
 
     @torch.no_grad()
     def _add_losses(self, clean: Clean, batch: Batch) -> None:
-        """Weighted losses at fixed levels that cover the whole range, each with the block that owns its level."""
-        contract, device = self.stack.contract, clean.clean.device
-        levels = contract.noise.quantile(even_fractions(batch["index"].cpu()))
+        """Weighted losses at fixed levels that cover the whole range, each with the block that owns its level.
+
+        Level and noise belong to the sample, so the losses do not depend on how samples are spread over batches.
+        """
+        contract, device, index = self.stack.contract, clean.clean.device, batch["index"].cpu()
+        levels = contract.noise.quantile(even_fractions(index))
         owners = contract.partition.block_for(levels)
         sigma = levels.to(device, torch.float32)
-        generator = generator_for(self.stack.inference.seed, "test noise", int(batch["position"]), device=device)
-        noise = torch.randn(clean.clean.shape, generator=generator, device=device)
+        like = clean.clean.new_empty(clean.clean.shape, dtype=torch.float32)
+        noise = SampleDraws(self.stack.inference.seed, ("test noise",), index).normal(like)
         noisy = self.stack.space.corrupt(clean.clean, noise, sigma)
         for block in owners.unique().tolist():  # block by block: a stack may keep only one in memory
             rows = (owners == block).to(device)
             part = Clean(*(tensor[rows] for tensor in clean))
             losses = self.stack.denoiser(block).loss(part, noisy[rows], sigma[rows])
-            self.block_losses[block](losses)
-            self.total_loss(losses)
+            weights = contract.sample_weights(part.labels)
+            for metric in (self.block_losses[block], self.total_loss):
+                metric(losses, 1.0 if weights is None else weights)
 
     def on_test_end(self) -> None:
-        """Draw and log the sample grid while the stack is on its device, if it makes images."""
+        """Draw and log samples while the stack is on its device, if it makes images."""
         if self.stack.target.generates != "images":
             return
-        self.grid = self._sample_grid()
+        self.samples = self._draw_samples()
         for logger in self.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("samples", self.grid)
+                logger.experiment.add_figure("samples", self.samples, close=False)
 
-    def _sample_grid(self) -> Tensor:
-        """`inference.num_images` images, one class a column (ten columns at most), as `image_grid` makes it."""
+    def _draw_samples(self) -> "Figure":
+        """`inference.num_images` images, one class a column (ten columns at most), below a row of real images."""
         data = image_spec(self.stack.contract.data, "PixelTarget")
         columns = min(data.num_classes, 10)
         indices = torch.arange(self.stack.inference.num_images, device=self.device)
-        images = torch.cat([self.stack.generate(part % columns, part) for part in indices.split(64)])
-        return image_grid(images, data, columns)
+        images = torch.cat([self.stack.sample_images(part % columns, part) for part in indices.split(64)])
+        return samples_figure(images.cpu(), data, columns, self._real_images(columns))
+
+    def _real_images(self, num_classes: int) -> Tensor | None:
+        """The first test image of each of the first classes; None if the test has no such data, or lacks a class."""
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, ImageData):
+            return None
+        test = data.split("test")
+        found = [(test.labels == label).nonzero().flatten()[:1] for label in range(num_classes)]
+        return test.images[torch.cat(found)].float() if all(map(len, found)) else None

@@ -21,6 +21,7 @@ from dbl.utils.seeding import derive_seed
 LEAST_TEXTS = 20
 
 _MOST_SEED = 2**31 - 16  # faiss takes a signed int of 32 bits, and mauve-text adds a little to the seed
+_MAUVE_STARTS = 5
 
 
 def words(text: str) -> list[str]:
@@ -65,7 +66,12 @@ def check_mauve() -> None:
         raise UserError(f"mauve: mauve-text cannot be imported ({error}): pip install dbl[text]") from None
 
 
-def mauve_score(real: np.ndarray, generated: np.ndarray, seed: int) -> float:
+def mauve_scores(real: np.ndarray, generated: np.ndarray, seed: int) -> list[float]:
+    """MAUVE for several random starts of its clusters, which alone change it by .03 to .07; see `mauve_score`."""
+    return [mauve_score(real, generated, seed, start) for start in range(_MAUVE_STARTS)]
+
+
+def mauve_score(real: np.ndarray, generated: np.ndarray, seed: int, start: int = 0) -> float:
     """MAUVE of two sets of texts (Pillutla et al. 2021, arXiv 2102.01454), as mauve-text computes it by default.
 
     It is high if both sets share the same clusters of features. It depends on the number of texts (5,000 are usual) and
@@ -76,6 +82,7 @@ def mauve_score(real: np.ndarray, generated: np.ndarray, seed: int) -> float:
         real: [n, D] features of the real texts.
         generated: [m, D] features of the generated texts, from the same network; m may differ from n.
         seed: random seed of the clusters.
+        start: which of their random starts.
 
     Returns:
         In (0, 1]; 1 is best.
@@ -86,7 +93,7 @@ def mauve_score(real: np.ndarray, generated: np.ndarray, seed: int) -> float:
 
     with _quiet():
         result = mauve.compute_mauve(
-            p_features=real, q_features=generated, seed=derive_seed(seed, "mauve") % _MOST_SEED, verbose=False
+            p_features=real, q_features=generated, seed=derive_seed(seed, "mauve", start) % _MOST_SEED, verbose=False
         )
     return min(float(result.mauve), 1.0)  # the area under its curve may exceed 1 by rounding
 

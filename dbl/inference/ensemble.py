@@ -16,7 +16,7 @@ from typing_extensions import override
 from dbl.denoising.denoiser import Denoiser, GaussianDenoiser, Level, Predict, at_any_level
 from dbl.denoising.readout import Adjust, Clean, Prediction
 from dbl.denoising.targets import TableReadout
-from dbl.denoising.vocabulary import project
+from dbl.denoising.vocabulary import project, without_autocast
 from dbl.networks.causal_lm import CausalNetwork, Context
 
 
@@ -45,13 +45,13 @@ class Ensemble(Denoiser):
         assert isinstance(sigma, Tensor)
         noisy, sigma = noisy.float(), sigma.float()
         outputs = torch.stack(self.network(noisy, cond), dim=-2)  # N, T, B, D
-        with torch.autocast(noisy.device.type, enabled=False):
+        with without_autocast(noisy):
             return self.readout.prediction(self._context_logits, outputs, noisy, sigma, adjust)
 
     @override
     def predictor(self, cond: Any, adjust: Adjust | None = None) -> Predict:
         outputs = torch.stack(self.network(None, cond), dim=-2)  # N, T, B, D
-        with torch.autocast(outputs.device.type, enabled=False):
+        with without_autocast(outputs):
             own = self._context_logits(outputs.flatten(0, 1)).unflatten(0, outputs.shape[:2])
             return at_any_level(self.readout.reader_of(own, adjust))
 

@@ -1,26 +1,35 @@
-"""The assembled network: at each noise level, the block that owns it denoises."""
+"""The assembled network as users see it: a run from its folder, images, classes and text."""
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Self, cast
+from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from dbl.data.text.tokenizer import Tokenizer
 from dbl.denoising.decoding import Decoding
 from dbl.denoising.denoiser import Denoiser
-from dbl.denoising.sampling import Denoise, guided, per_sample, state_dtype
-from dbl.inference.ensemble import Ensemble
-from dbl.inference.generation import BlockSampling, TextGenerator, stack_generator
-from dbl.inference.settings import InferenceConfig
+from dbl.denoising.targets.pixels import ImageScale
+from dbl.inference.chain import BlockChain
+from dbl.inference.labels import Labels, labels_in_turn
+from dbl.inference.pixels import to_raw, to_unit
+from dbl.inference.precision import computing_in
+from dbl.inference.writing import Writer
 from dbl.run.contract import Contract
 from dbl.run.hub import find_model
-from dbl.run.model_folder import ModelFolder, Weights, require_blocks
-from dbl.utils.seeding import SampleDraws
+from dbl.run.inference import InferenceConfig
+from dbl.run.model_config import Weights
+from dbl.run.model_folder import ModelFolder
+from dbl.utils.checks import SEED, check_number, check_numbers
+from dbl.utils.errors import UserError
+
+# What a stack makes -> how it is asked for.
+_METHODS = {"images": "generate()", "classes": "classify()", "text": "write()"}
 
 
-class BlockStack(nn.Module):
+class BlockStack(BlockChain):
     """All blocks of a run as one denoiser that samples, classifies and writes text.
 
     To evaluate it with a Lightning Trainer, wrap it in `dbl.StackEvaluation`. Raises UserError if `inference` does not
@@ -29,9 +38,13 @@ class BlockStack(nn.Module):
     Args:
         contract: contract of the blocks.
         load: function that gives the denoiser of a block, ready for inference.
-        inference: settings of sampling.
+        inference: how it is used; None: `default_inference`, the sampler of the contract's target.
         weights: kind of weights that `load` gives, for reports: `ema` or `live`.
         available: blocks that `load` can give; None: all. A stack that lacks blocks refuses their levels.
+        load_tokenizer: function that gives the tokenizer of the texts that the stack writes.
+
+    `stack.to("cuda")` moves it, and `stack.to(torch.bfloat16)` converts the parameters of its networks: it then takes
+    half of their memory, and answers up to rounding as before. Tables and statistics of the data stay in float32.
 
     Example:
         >>> import dbl, torch
@@ -40,8 +53,17 @@ class BlockStack(nn.Module):
         >>> blocks = [dbl.DiffusionBlock(contract, block) for block in range(3)]  # not trained here
         >>> sampler = dbl.Sampler(num_steps=6)
         >>> stack = dbl.BlockStack(contract, lambda block: blocks[block].denoiser.eval(), dbl.InferenceConfig(sampler))
-        >>> stack.generate(labels=torch.tensor([3, 7]), indices=torch.arange(2)).shape
-        torch.Size([2, 1, 8, 8])
+        >>> images = stack.generate(labels=[3, 7], seed=0, num_images=4)  # of classes 3, 7, 3, 7
+        >>> images.shape, bool(images.min() >= 0), bool(images.max() <= 1)
+        (torch.Size([4, 1, 8, 8]), True, True)
+        >>> dbl.image_grid(images, num_columns=2).shape
+        torch.Size([3, 102, 102])
+        >>> contract = dbl.ContractConfig(dbl.ViT(3, width=32, num_heads=2), dbl.ClassTarget(dim=16)).build(data.spec)
+        >>> blocks = [dbl.DiffusionBlock(contract, block) for block in range(3)]  # not trained here
+        >>> classifier = dbl.BlockStack(contract, lambda block: blocks[block].denoiser.eval())
+        >>> raw = data.split("test").images[torch.arange(5)]  # uint8
+        >>> classifier.classify(raw).shape  # probabilities
+        torch.Size([5, 10])
     """
 
     def __init__(
@@ -51,20 +73,11 @@ class BlockStack(nn.Module):
         inference: InferenceConfig | None = None,
         weights: Weights = "live",
         available: Iterable[int] | None = None,
+        load_tokenizer: Callable[[], Tokenizer] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(contract, load, inference, available)
         self.weights = weights
-        self.contract = contract
-        self.target = contract.config.target
-        self.inference = inference or InferenceConfig()
-        self.inference.check(contract)
-        self.space = contract.space()
-        self.available = tuple(range(contract.partition.num_blocks) if available is None else available)
-        if self.inference.ensemble:
-            self.require_all("inference.ensemble")
-        self.blocks = Blocks(load, kept=self.available if self.inference.keep_in_memory == "all" else ())
-        members = list(self.blocks.values())
-        self.ensemble = Ensemble(members) if self.inference.ensemble else None  # type: ignore[arg-type]
+        self._load_tokenizer = load_tokenizer
 
     @classmethod
     def from_pretrained(
@@ -74,151 +87,147 @@ class BlockStack(nn.Module):
         revision: str | None = None,
         trusted: Collection[str] = (),
     ) -> Self:
-        """The stack in a model folder written by `dbl assemble`, or in a copy of one on the Hugging Face hub.
+        """The stack of a run that is assembled, of a model folder, or of a copy of one on the Hugging Face hub.
+
+        It is in evaluation mode, on the CPU, and samples as the report of its run did.
 
         A model is data: no code of its choice is run, and no file outside its folder is read. Its classes are those of
         `dbl`, and those of yours that are already imported or whose package you trust.
 
-        Raises UserError if there is no such model, it is damaged, its parts do not belong together, or it names a class
-        of a module that is neither imported nor trusted.
+        Raises UserError if there is no such model, the run is not assembled, the model is damaged, its parts do not
+        belong together, or it names a class of a module that is neither imported nor trusted.
 
         Args:
-            name_or_folder: folder; if there is none, a string `owner/name` is looked up on the hub.
-            inference: settings of sampling.
+            name_or_folder: run folder, such as runs/digits_dit, or model folder; if there is none, a string
+                `owner/name` is looked up on the hub.
+            inference: how it is used; None: as was chosen when it was assembled, hence as its report used it. Models of
+                earlier versions do not say: of them, None means the sampler of their target.
             revision: branch, tag or commit on the hub; by default its main branch.
             trusted: packages with classes of your own that the model may import, e.g. ["my_package"]: this one and the
                 modules inside it. Their code is run.
         """
         model = ModelFolder(find_model(name_or_folder, revision), trusted)
-        return cls(model.contract, model.denoiser, inference, model.config["weights"], model.available)
+        inference = model.inference if inference is None else inference
+        stack = cls(
+            *(model.contract, model.denoiser, inference, model.config["weights"], model.available),
+            load_tokenizer=model.tokenizer,
+        )
+        return stack.eval()
 
-    @property
-    def device(self) -> torch.device:
-        """The device of the stack, and of every block it loads."""
-        return self.blocks.device
+    def generate(
+        self,
+        labels: Labels = None,
+        *,
+        num_images: int | None = None,
+        seed: int | None = None,
+        batch_size: int = 64,
+    ) -> Tensor:
+        """Draw images.
 
-    def require_all(self, purpose: str) -> None:
-        """Raise UserError, which names `purpose` and the missing blocks, unless every block is available."""
-        self._require(range(self.contract.partition.num_blocks), purpose)
-
-    def require_schedule(self) -> None:
-        """Raise UserError unless every block that the sampler visits is available."""
-        sampler = self.inference.sampler
-        visited = self.contract.partition.block_for(sampler.levels(self.contract.noise)[:-1]).tolist()
-        self._require(visited, f"sampling with {sampler.num_steps} {sampler.schedule} steps")
-
-    def _require(self, blocks: Iterable[int], purpose: str) -> None:
-        require_blocks(self.contract.partition, self.available, blocks, purpose)
-
-    def denoiser(self, block: int) -> Denoiser:
-        """The denoiser of one block, on the stack's device; with `keep_in_memory: one` it replaces the last one.
-
-        Raises UserError if the stack lacks this block.
-        """
-        self._require([block], "this noise level")
-        return self.blocks.denoiser(block)
-
-    def denoiser_for(self, block: int) -> Denoiser:
-        """The denoiser at the levels of a block: the block itself, or the ensemble of all."""
-        return self.denoiser(block) if self.ensemble is None else self.ensemble
-
-    @torch.no_grad()
-    def forward(self, noisy: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
-        """Denoise a batch that is at one level, with the block that owns it.
-
-        Raises UserError if the stack lacks the block of this level.
+        Image i is the same for any number of images and any batch size. Raises UserError if the stack makes no images,
+        lacks a block, or there is no such class.
 
         Args:
-            noisy: [N, *target_shape], of any float type, which the result has too.
-            sigma: level, a scalar.
-            cond: labels [N], images [N, channels, height, width] or tokens [N, T].
-        """
-        denoiser = self.denoiser(int(self.contract.partition.block_for(sigma)))
-        denoised: Tensor = denoiser(noisy, per_sample(sigma, noisy), cond)
-        return denoised.to(noisy.dtype)
-
-    def sample(self, cond: Tensor, indices: Tensor, draw: int = 0) -> Tensor:
-        """Carry noise to clean targets.
-
-        The noise of a sample is a function of (seed, draw, its index), so any batch size gives the same samples. Raises
-        UserError if the stack lacks a block that the schedule visits.
-
-        Args:
-            cond: labels [N] or images [N, channels, height, width].
-            indices: [N] number of each sample.
-            draw: number of the repetition.
+            labels: classes to draw, in turn, such as [3, 7]; None: all.
+            num_images: number of images; None: one for each label.
+            seed: random seed of the start noise; None: that of `inference`.
+            batch_size: number of images drawn together.
 
         Returns:
-            [N, *target_shape].
+            [num_images, channels, height, width] float32 from 0 (black) to 1; of data that are no pixels, such as
+            latents, their raw values.
         """
-        self.require_schedule()
+        data = self._spec_of("images")
+        _check_call(seed, batch_size)
+        chosen = labels_in_turn(labels, data.num_classes, num_images).to(self.device)
+        numbers = torch.arange(len(chosen), device=self.device)
+        batches = zip(chosen.split(batch_size), numbers.split(batch_size), strict=True)
+        return to_unit(torch.cat([self.sample_images(*batch, seed=seed) for batch in batches]), data)
 
-        def conditioned(cond: Tensor) -> Denoise:
-            return lambda noisy, sigma: self(noisy, sigma, cond)
+    def classify(self, images: Any, *, seed: int | None = None, batch_size: int = 256) -> Tensor:
+        """Classify raw images, as the data set has them: normalisation is the stack's own affair.
 
-        sampler, denoise = self.inference.sampler, conditioned(cond)
-        if sampler.guidance_scale != 1:
-            no_class = torch.full_like(cond, self.contract.data.num_classes)
-            denoise = guided(denoise, conditioned(no_class), sampler.guidance_scale)
-        shape = self.target.shape(self.contract.data)
-        like = torch.empty(len(indices), *shape, device=self.device, dtype=state_dtype(self.device))
-        unit_noise = SampleDraws(self.inference.seed, ("start", draw), indices).normal(like)
-        return sampler.sample(denoise, unit_noise, self.contract.noise)
-
-    def generate(self, labels: Tensor, indices: Tensor, draw: int = 0) -> Tensor:
-        """Images [N, channels, height, width] of the classes `labels` [N], in raw units (uint8 sets: 0 to 255)."""
-        return self.space.decode(self.sample(labels, indices, draw))
-
-    def classify(self, images: Tensor, indices: Tensor, draw: int = 0) -> Tensor:
-        """Labels [N] of standardised images [N, channels, height, width]."""
-        return self.space.decode(self.sample(images, indices, draw))
-
-    def text_generator(self, decoding: Decoding, num_steps: int | None = None, seed: int = 0) -> TextGenerator:
-        """A text generator, if the targets are tokens.
-
-        Raises UserError if the stack lacks a block: each reads the text.
+        The most probable class is the answer that the accuracy of the report counts. Raises UserError if the stack
+        classifies nothing, lacks a block, or the images are of another size, type or range than is said below.
 
         Args:
-            decoding: temperature, top-k and top-p.
-            num_steps: steps of the sampler for each token (of masked text for all of them); None: as in `inference`.
-            seed: random seed.
+            images: [N, channels, height, width] pixels, uint8 from 0 to 255 or floats from 0 (black) to 1: a tensor, an
+                array or nested lists. Or a picture of Pillow, or a list of them, of any size: they are resized and cut
+                as `dbl.HubImages` does it.
+            seed: random seed of the start noise, without effect where the sampler's temperature is 0; None: that of
+                `inference`. Start noise i belongs to image i.
+            batch_size: number of images that are classified together.
+
+        Returns:
+            [N, C] probabilities of the classes.
         """
-        self.require_all("writing text")
-        sampler = self.inference.sampler
-        sampler = sampler if num_steps is None else replace(sampler, num_steps=num_steps)
-        partition = self.contract.partition if self.ensemble is None else self.contract.partition.merged()
-        blocks = BlockSampling(self.denoiser_for, self.contract.noise, partition, sampler, decoding)
-        return stack_generator(self.contract, blocks, seed)
+        data = self._spec_of("classes")
+        _check_call(seed, batch_size)
+        raw = to_raw(images, data)
+        scale = ImageScale(data).to(self.device)
+        places = torch.arange(len(raw)).split(batch_size)
+        parts = [
+            self.sample_classes(scale(part.to(self.device)), numbers, seed=seed)
+            for part, numbers in zip(raw.split(batch_size), places, strict=True)
+        ]
+        return torch.cat(parts)
+
+    def write(
+        self,
+        prompt: str = "",
+        max_tokens: int | None = None,
+        *,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        stop: str = "",
+        num_steps: int | None = None,
+    ) -> str:
+        """Write a text that begins with a prompt: the text that `dbl sample RUN --prompt` prints.
+
+        Raises UserError if the stack writes no text, lacks a block or a tokenizer, the tokenizer cannot express the
+        prompt, or the text is too long for a network of masked text.
+
+        Args:
+            prompt: text to continue; if empty, the beginning of a document.
+            max_tokens: most tokens to write; None: 200, of masked text at most what its sequences hold. Text from left
+                to right may go beyond the network's context, of which it then reads the end.
+            seed: random seed; None: that of `inference`.
+            temperature: divisor of the network's logits; less than 1 makes probable tokens more probable.
+            top_k: number of most probable tokens to choose from; None: all.
+            top_p: total probability of the most probable tokens to choose from.
+            stop: one token that ends the text; if empty, the end of a document, where the tokenizer has one.
+            num_steps: steps of the sampler for each token (of masked text for all of them, of recurrent depth:
+                iterations); None: as in `inference`.
+        """
+        self._spec_of("text")
+        seed = self.inference.seed if seed is None else seed
+        _check_call(seed)
+        check_number("max_tokens", max_tokens, at_least=1, whole=True, optional=True)
+        generator = self.text_generator(Decoding(temperature, top_k, top_p), num_steps, seed)
+        with computing_in(self.blocks.dtype, self.device):
+            return Writer(generator, self.tokenizer, self.device).texts(prompt, max_tokens, 1, stop)[0]
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the network's texts; UserError if the stack has none."""
+        found = None if self._load_tokenizer is None else self._load_tokenizer()
+        if found is None:
+            raise UserError("this stack has no tokenizer: give BlockStack one, or load a run that was trained with dbl")
+        return found
+
+    def _spec_of(self, wanted: str) -> Any:
+        """The facts about the data; UserError if the stack answers with another kind of thing than is wanted."""
+        made = self.target.generates
+        if made != wanted:
+            instead = f": use stack.{_METHODS[made]}" if made in _METHODS else ""
+            raise UserError(f"stack.{_METHODS[wanted]} is for {wanted}, and this stack makes {made}{instead}")
+        return self.contract.data
 
 
-class Blocks(nn.ModuleDict):
-    """The denoisers of a stack: some kept in memory, others loaded when needed, one at a time.
-
-    Args:
-        load: function that gives the denoiser of a block, ready for inference.
-        kept: blocks that are loaded at once and kept.
-    """
-
-    def __init__(self, load: Callable[[int], Denoiser], kept: Iterable[int]) -> None:
-        super().__init__({str(block): load(block) for block in kept})
-        self._load = load
-        self._active: tuple[int, Denoiser] | None = None  # in a tuple, so that it is no submodule
-        # Follows `.to(device)`, also where no block is kept and the target space has no tensor.
-        self._anchor: Tensor
-        self.register_buffer("_anchor", torch.empty(0), persistent=False)
-
-    @property
-    def device(self) -> torch.device:
-        """The device that blocks are on, or are moved to."""
-        return self._anchor.device
-
-    def denoiser(self, block: int) -> Denoiser:
-        """The denoiser of one block; one that is not kept replaces the last such one."""
-        if str(block) in self:
-            return cast(Denoiser, self[str(block)])
-        # Texts are written in inference mode: parameters that are made in it serve nothing else.
-        with torch.inference_mode(False):
-            if self._active is None or self._active[0] != block:
-                self._active = None  # free the last block before the next is loaded
-                self._active = (block, self._load(block))
-            return self._active[1].to(self.device)
+def _check_call(seed: int | None, batch_size: int = 1) -> None:
+    """Raise UserError unless these are a seed, or None, and a number of samples."""
+    if seed is not None:
+        check_numbers("stack", {"seed": seed}, seed=SEED)
+    check_number("batch_size", batch_size, at_least=1, whole=True)

@@ -3,6 +3,7 @@
 from dbl.networks.architecture import Architecture as Architecture
 from dbl.networks.causal_lm import CausalLM as CausalLM
 from dbl.networks.dit import DiT as DiT
+from dbl.networks.label_cnn import LabelCNN as LabelCNN
 from dbl.networks.masked_lm import MaskedLM as MaskedLM
 from dbl.networks.recurrent_lm import RecurrentLM as RecurrentLM
 from dbl.networks.vit import ViT as ViT

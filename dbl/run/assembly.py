@@ -9,11 +9,14 @@ from torch import Tensor
 from dbl.run.checkpoints import read_training
 from dbl.run.contract import Contract, plain_hash
 from dbl.run.folder import RunFolder, run_tokenizer
-from dbl.run.model_folder import Weights, block_metadata, file_hash, is_model_file, load_denoiser
+from dbl.run.inference import InferenceConfig, default_inference, read_inference
+from dbl.run.model_config import Weights
+from dbl.run.model_folder import block_metadata, file_hash, is_model_file, load_denoiser
 from dbl.utils.errors import UserError
 from dbl.utils.files import remove_unfinished, temporary_folder, write_json, write_tensors
 from dbl.utils.folders import replace_folder, restore_folder
 from dbl.utils.locks import Lock
+from dbl.utils.serialization import to_plain
 
 _WAIT_S = 60.0  # for another process that assembles the same model
 
@@ -101,24 +104,30 @@ def unfinished_blocks(run: RunFolder, contract: Contract) -> list[int]:
     ]
 
 
-def assemble(run: RunFolder, weights: Weights = "ema", allow_partial: bool = False) -> Path:
+def assemble(
+    run: RunFolder, weights: Weights = "ema", allow_partial: bool = False, inference: InferenceConfig | None = None
+) -> Path:
     """Check the blocks of a run and write its model folder; an older one is replaced only by a complete new one.
 
     The same weights give the same bytes, so retraining a block changes only its own file and `config.json`. Raises
     UserError if a checkpoint is absent, damaged, unfinished, or belongs to another contract or block, if the tokenizer
-    is not that of the contract, or if another process assembles this model for long.
+    is not that of the contract, if `inference` does not fit it, or if another process assembles this model for long.
 
     Args:
         run: run folder; its `model` may be a link to a folder on another disk.
         weights: averaged (`ema`) or live weights.
         allow_partial: leave out unfinished blocks; at least one must be finished.
+        inference: how the network is used by default; None: as the config of the run says, or, without a config,
+            `default_inference`.
 
     Returns:
         The model folder: `block_<b>.safetensors`, `table.safetensors` if there is a table, `tokenizer.json` for text,
-        and `config.json`: `contract`; `weights`; `blocks`, a summary of each block or null if it was left out;
-        `files`, the SHA-256 of each other file; `sha256` of all these.
+        and `config.json`: `contract`; `inference`; `weights`; `blocks`, a summary of each block or null if it was left
+        out; `files`, the SHA-256 of each other file; `sha256` of all these.
     """
     contract = run.load_contract()
+    inference = _chosen_inference(run, contract) if inference is None else inference
+    inference.check(contract)
     with Lock(run.model_lock, str(run.model), "assembled").acquire(_WAIT_S) as lock:
         target = _target(run.model)
         restore_folder(target)
@@ -126,10 +135,22 @@ def assemble(run: RunFolder, weights: Weights = "ema", allow_partial: bool = Fal
         remove_unfinished(target.parent)
         # Built beside the model folder, so that a failure leaves the old model as it was.
         with temporary_folder(target) as temporary:
-            _write_model(run, contract, weights, allow_partial, temporary)
+            _write_model(run, contract, inference, weights, allow_partial, temporary)
             lock.check()
             replace_folder(target, temporary)
     return run.model
+
+
+def _chosen_inference(run: RunFolder, contract: Contract) -> InferenceConfig:
+    """How the config of a run uses its network; UserError that names the config if it is damaged or does not fit."""
+    if not run.config.is_file():
+        return default_inference(contract)
+    inference = read_inference(run.config)
+    try:
+        inference.check(contract)
+    except UserError as error:
+        raise UserError(f"{run.config}: {error}") from None
+    return inference
 
 
 def _target(model: Path) -> Path:
@@ -145,7 +166,14 @@ def _target(model: Path) -> Path:
     return target
 
 
-def _write_model(run: RunFolder, contract: Contract, weights: Weights, allow_partial: bool, folder: Path) -> None:
+def _write_model(
+    run: RunFolder,
+    contract: Contract,
+    inference: InferenceConfig,
+    weights: Weights,
+    allow_partial: bool,
+    folder: Path,
+) -> None:
     """Write the files of a model into an empty folder, `config.json` with their hashes last."""
     blocks = [
         _store_block(run, contract, block, weights, folder, allow_partial)
@@ -159,7 +187,13 @@ def _write_model(run: RunFolder, contract: Contract, weights: Weights, allow_par
     if run.tokenizer.is_file() or (run.model / run.tokenizer.name).is_file():
         run_tokenizer(run).save(folder / run.tokenizer.name)
     files = {path.name: file_hash(path) for path in sorted(folder.iterdir())}
-    config = {"contract": contract.to_plain(), "weights": weights, "blocks": blocks, "files": files}
+    config = {
+        "contract": contract.to_plain(),
+        "inference": to_plain(inference),
+        "weights": weights,
+        "blocks": blocks,
+        "files": files,
+    }
     write_json(folder / "config.json", config | {"sha256": plain_hash(config)})
 
 

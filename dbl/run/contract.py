@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dbl.data.spec import DataSpec
+from dbl.data.spec import IGNORED, DataSpec, TextSpec
 from dbl.denoising.denoiser import Denoiser
 from dbl.denoising.targets import PixelTarget, TableTarget, Target, TargetSpace
 from dbl.diffusion.noise import LogNormalNoise, NoiseDistribution
@@ -27,7 +27,7 @@ from dbl.utils.seeding import seeded
 from dbl.utils.serialization import from_plain, to_plain
 
 # Incremented whenever the meaning of a stored contract changes; other versions are refused.
-VERSION = 5
+VERSION = 6
 
 _KEYS = {"version", "config", "data", "noise", "partition", "table_sha256", "start_sha256"}
 
@@ -239,6 +239,21 @@ class Contract:
         with seeded(config.seed, "weights", block):
             network = config.network.build(self.data, config.target.shape(self.data), num_layers, self.table)
             return config.target.make_denoiser(network, self.table, self.noise, self.data.num_classes)
+
+    def sample_weights(self, labels: Tensor) -> Tensor | None:
+        """[N] weights of samples in a mean of losses, with mean 1 over the training set; None if all are equal.
+
+        A sequence weighs as many as its scored tokens, so that a token of a short text weighs as much as one of a long
+        text, as in the bound.
+
+        Args:
+            labels: [N] or [N, T].
+        """
+        if not isinstance(self.data, TextSpec) or self.data.mean_scored is None:
+            return None
+        # Divided by a constant and not by the tokens of the batch, so that it does not matter how batches, ranks and
+        # accumulation divide the sequences.
+        return (labels != IGNORED).sum(1) / self.data.mean_scored
 
     def space(self) -> TargetSpace:
         """Target space that maps raw batches to clean targets and back."""

@@ -4,6 +4,7 @@ runs/<name>/  config.yaml  contract.json  table.safetensors  tokenizer.json
 block_<b>/   checkpoints/{last,previous,replaced}.ckpt  config.yaml  memory.json  metrics.csv  events…
              status.json  train.log  lock
 model/       config.json  block_<b>.safetensors  table.safetensors  tokenizer.json
+export/      manifest.json  block_<b>.pt2  chain.pt2
 report/      report.md  report.html  report.json  samples.png
 ancestor/    a run folder of its own for the network from which the blocks start
 baseline/    the same for the end-to-end network, one_block/ for one block that answers for all levels
@@ -16,11 +17,14 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from dbl.data.spec import DataSpec, TextSpec
-from dbl.data.text.tokenizer import Tokenizer, load_tokenizer
+from dbl.data.spec import DataSpec
+from dbl.data.text.tokenizer import Tokenizer
 from dbl.run.checkpoints import Checkpoints
 from dbl.run.contract import Contract, ContractConfig
+from dbl.run.inference import InferenceConfig, default_inference, read_inference
+from dbl.run.model_config import inference_of, read_model_config
 from dbl.run.model_folder import ModelFolder
+from dbl.run.stored_tokenizer import tokenizer_in
 from dbl.utils.errors import UserError
 from dbl.utils.files import read_json, read_tensor, remove_unfinished, write_json, write_tensors
 from dbl.utils.locks import Lock, held_by_another, remove_dead_lock
@@ -125,6 +129,14 @@ class RunFolder:
     def memory(self, part: str) -> Path:
         """Measured memory of a part."""
         return self.part(part) / "memory.json"
+
+    def metrics(self, part: str) -> Path:
+        """Logged values of a part."""
+        return self.part(part) / "metrics.csv"
+
+    def rival(self, name: str) -> "RunFolder":
+        """Run folder of a further rival of the blocks, inside this one."""
+        return RunFolder(name=name, root=str(self.path / "rivals"))
 
     def baseline(self) -> "RunFolder":
         """Run folder of the end-to-end baseline, inside this one."""
@@ -249,26 +261,28 @@ def _user_settings(config: ContractConfig, data: DataSpec) -> dict[str, Any]:
     return {"contract": to_plain(config)["init_args"], "data": to_plain(data)["init_args"]}
 
 
+def run_inference(run: RunFolder) -> InferenceConfig:
+    """How the assembled network of a run is used: as its model says; in one of an earlier version, as the config does.
+
+    Without either, the settings are those of `default_inference`. Raises UserError if the run is not assembled, or a
+    file is damaged or has other values.
+    """
+    contract = run.load_contract()
+    stored = inference_of(run.model, read_model_config(run.model), contract)
+    if stored is None and run.config.is_file():
+        return read_inference(run.config)
+    return stored or default_inference(contract)
+
+
 def run_tokenizer(run: RunFolder) -> Tokenizer:
     """Load the tokenizer of a run. Raises UserError if it is absent or not the one that the run was trained with."""
     data = run.load_contract().data
     try:
-        return _tokenizer_in(run.tokenizer, data)
+        return tokenizer_in(run.tokenizer, data)
     except UserError as error:
         copy = run.model / run.tokenizer.name
         try:
-            _tokenizer_in(copy, data)
+            tokenizer_in(copy, data)
         except UserError:
             raise error from None
         raise UserError(f"{error}; {copy.relative_to(run.path)} there is a good copy") from None
-
-
-def _tokenizer_in(path: Path, data: DataSpec) -> Tokenizer:
-    """The tokenizer in a file. Raises UserError if it is absent, damaged, or not the one that made these data."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: copy it from the machine on which the run was trained")
-    tokenizer = load_tokenizer(path)
-    is_ours = isinstance(data, TextSpec) and tokenizer.identity == data.tokenizer
-    if not is_ours or tokenizer.vocab_size != data.num_classes:
-        raise UserError(f"{path} is not the tokenizer that this run was trained with: restore the file")
-    return tokenizer

@@ -1,6 +1,5 @@
 """Assembled models on the Hugging Face hub: safetensors and JSON, checked before upload and after download."""
 
-import json
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -8,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
-from dbl.denoising.sampling import Sampler
+from dbl.run.inference import InferenceConfig
 from dbl.run.model_folder import ModelFolder
 from dbl.utils.errors import UserError, optional_package
 from dbl.utils.markdown import plain
@@ -33,10 +32,12 @@ def check_repo_id(repo_id: str) -> None:
 def find_model(name: str | Path, revision: str | None = None) -> Path:
     """The folder of a model, downloaded if it is not on this machine.
 
-    Raises UserError if the hub has no such model or cannot be reached, or a revision of a folder is asked for.
+    Raises UserError if a run is not assembled, the hub has no such model or cannot be reached, or a revision of a
+    folder is asked for.
 
     Args:
-        name: folder; if there is none, a string `owner/name` is looked up on the hub. A `Path` is always a folder.
+        name: model folder, or run folder; if there is none, a string `owner/name` is looked up on the hub. A `Path` is
+            always a folder.
         revision: branch, tag or commit on the hub; by default its main branch.
     """
     if Path(name).is_dir() or not isinstance(name, str) or not _REPO_ID.fullmatch(name):
@@ -44,9 +45,18 @@ def find_model(name: str | Path, revision: str | None = None) -> Path:
             raise UserError(
                 f"revision ({revision}) is for models on the hub, named owner/name: leave it out for {name}"
             )
-        return Path(name)
+        return _model_of_run(Path(name))
     with _reaching(f"there is no folder {name}, and the model {name} could not be read from the hub"):
         return Path(hub_library().snapshot_download(name, revision=revision, allow_patterns=_PATTERNS))
+
+
+def _model_of_run(folder: Path) -> Path:
+    """The model folder of a run folder; any other folder itself."""
+    if not (folder / "contract.json").is_file() or (folder / "config.json").is_file():
+        return folder
+    if not (folder / "model" / "config.json").is_file():
+        raise UserError(f"{folder} is not assembled yet: run dbl assemble {folder}")
+    return folder / "model"
 
 
 def push_to_hub(folder: str | Path, repo_id: str, private: bool = False, trusted: Collection[str] = ()) -> str:
@@ -57,7 +67,7 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False, trusted
     although `private` is asked for, or the hub cannot be reached.
 
     Args:
-        folder: model folder written by `dbl assemble`.
+        folder: model folder written by `dbl assemble`, or its run folder.
         repo_id: repository `owner/name`; created if it does not exist.
         private: whether only its owner may read it.
         trusted: packages of your own that the model may import; see `BlockStack.from_pretrained`.
@@ -72,7 +82,7 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False, trusted
         dbl.utils.errors.UserError: 'digits-dit' is not the name of a model on the hub: write owner/name
     """
     check_repo_id(repo_id)
-    model, library = ModelFolder(folder, trusted), hub_library()
+    model, library = ModelFolder(find_model(Path(folder)), trusted), hub_library()
     api = library.HfApi()
     with _reaching(f"{repo_id} could not be written to the hub"):
         address = str(api.create_repo(repo_id, private=private, exist_ok=True))
@@ -106,11 +116,6 @@ def model_card(model: ModelFolder, repo_id: str) -> str:
     """The README.md of a repository: what the model is, the contract of its blocks and how to load it."""
     contract = model.contract
     config, partition = contract.config, contract.partition
-    usual = asdict(Sampler())
-    changed = {name: value for name, value in asdict(config.target.default_sampler).items() if value != usual[name]}
-    options = ", ".join(f"{name}={json.dumps(value)}" for name, value in changed.items())
-    inference = f", InferenceConfig(sampler=Sampler({options}))" if options else ""
-    imports = "from dbl import BlockStack, InferenceConfig, Sampler" if options else "from dbl import BlockStack"
     return f"""---
 library_name: dbl
 tags: [diffusion-blocks, pytorch-lightning]
@@ -125,13 +130,20 @@ arXiv 2506.14202), assembled by `dbl`.
 - data: {plain(contract.data.name)}
 - weights: {"exponential moving average" if model.config["weights"] == "ema" else "live"}
 - blocks, of {partition.num_blocks}: {partition.describe(model.available)}
+- used by default with: {_described(model.inference)}
 - contract: `{contract.hash}`
 
 ```python
-{imports}
+from dbl import BlockStack
 
-stack = BlockStack.from_pretrained("{repo_id}"{inference}).eval()
+stack = BlockStack.from_pretrained("{repo_id}")
 ```
 
 `config.json` holds the contract and the SHA-256 of every file, which are compared when the model is loaded.
 """
+
+
+def _described(inference: InferenceConfig) -> str:
+    """The settings that decide what is sampled, by their names."""
+    sampler = ", ".join(f"{name} {value}" for name, value in asdict(inference.sampler).items())
+    return f"{sampler}, ensemble {str(inference.ensemble).lower()}, seed {inference.seed}"

@@ -6,26 +6,27 @@ import re
 import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from dbl.data.text.tokenizer import Tokenizer
 from dbl.denoising.denoiser import Denoiser
 from dbl.diffusion.partition import Partition
-from dbl.run.contract import Contract, plain_hash
+from dbl.run.contract import Contract
+from dbl.run.inference import default_inference
+from dbl.run.model_config import check_inside, inference_of, not_ours, read_model_config
+from dbl.run.stored_tokenizer import tokenizer_in
 from dbl.utils.errors import UserError, reason_of
-from dbl.utils.files import read_json, read_metadata, read_tensor, read_tensors
+from dbl.utils.files import read_metadata, read_tensor, read_tensors
 from dbl.utils.folders import set_aside
 from dbl.utils.stored_values import brief
 
-Weights = Literal["ema", "live"]
 Network = TypeVar("Network", bound=nn.Module)
 
 # A model that is replaced while it is read is read again.
 _ATTEMPTS, _PAUSE_S = 20, 0.05
-_KEYS = {"contract", "weights", "blocks", "files", "sha256"}
-_FACTS = {"steps", "samples", "layer_passes", "seconds", "parameters"}  # of each block
 _MOST_LAYERS = 1000  # of a block with fewer tensors than layers
 _FILE_NAME = re.compile(r"block_(0|[1-9]\d{0,8})\.safetensors|table\.safetensors|tokenizer\.json", re.ASCII)
 
@@ -42,11 +43,13 @@ class ModelFolder:
     Attributes:
         config: contents of `config.json`; see `assemble`.
         contract: contract of the blocks.
+        inference: how the network is used, as chosen at the assembly; `default_inference` in models that do not say.
         available: indices of the blocks in the folder; a partial model lacks some.
     """
 
     def __init__(self, path: str | Path, trusted: Collection[str] = ()) -> None:
         self.path = Path(path)
+        self._trusted = trusted
         for _ in range(_ATTEMPTS):
             try:
                 self._open(trusted)
@@ -59,7 +62,7 @@ class ModelFolder:
 
     def _open(self, trusted: Collection[str]) -> None:
         self._opened = self._folder()
-        self.config = self._read_config()
+        self.config = read_model_config(self.path)
         self._verified: dict[str, tuple[int, ...]] = {}
         for name in self.config["files"]:
             self._verify(name)
@@ -67,8 +70,9 @@ class ModelFolder:
         needs_table = isinstance(plain, dict) and plain.get("table_sha256")
         table = read_tensor(self._file("table.safetensors"), "table") if needs_table else None
         self.contract = Contract.from_plain(plain, table, str(self.path / "config.json"), trusted)
+        self.inference = inference_of(self.path, self.config, self.contract) or default_inference(self.contract)
         if len(self.config["blocks"]) != self.contract.partition.num_blocks:
-            raise self._not_ours("another number of blocks than its contract")
+            raise not_ours(self.path, "another number of blocks than its contract")
         self.available = tuple(block for block, facts in enumerate(self.config["blocks"]) if facts is not None)
         for block in self.available:
             path = self._file(f"block_{block}.safetensors")
@@ -95,30 +99,6 @@ class ModelFolder:
             return None
         return found.st_ino, found.st_ctime_ns  # a number alone may be that of a folder that was removed
 
-    def _read_config(self) -> dict[str, Any]:
-        path = self.path / "config.json"
-        if not path.is_file():
-            raise UserError(
-                f"{self.path} is not an assembled model: it has no config.json; run dbl assemble on its run"
-            )
-        self._check_inside(path)
-        config = read_json(path)
-        if not isinstance(config, dict) or config.keys() != _KEYS:
-            raise self._not_ours("no checksums of a model that was assembled")
-        if config["sha256"] != plain_hash({key: value for key, value in config.items() if key != "sha256"}):
-            raise UserError(f"{path} was changed or is damaged (SHA-256 differs): run dbl assemble again")
-        if config["weights"] not in get_args(Weights):
-            raise self._not_ours("another kind of weights than ema and live")
-        files, blocks = config["files"], config["blocks"]
-        if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
-            raise self._not_ours("no names of files with their checksums")
-        if not isinstance(blocks, list) or not any(blocks) or not all(map(_is_summary, blocks)):
-            raise self._not_ours("no summary of each block")
-        return config
-
-    def _not_ours(self, found: str) -> UserError:
-        return UserError(f"{self.path / 'config.json'} has {found}: run dbl assemble again")
-
     def _file(self, name: str) -> Path:
         """Path of a file of the model. Raises UserError if it is not listed, absent, or outside the folder."""
         listed = self.config["files"]
@@ -128,20 +108,8 @@ class ModelFolder:
         path = self.path / name
         if not path.is_file():
             raise UserError(f"{path} does not exist: run dbl assemble again")
-        self._check_inside(path)
+        check_inside(self.path, path)
         return path
-
-    def _check_inside(self, path: Path) -> None:
-        """Raise UserError if a file is a link that leads out of the folder.
-
-        In the cache of huggingface_hub, a snapshot links to the blobs of the same repository. The folder itself may be
-        a link to another disk.
-        """
-        folder, target = self.path.resolve(), path.resolve()
-        is_snapshot = folder.parent.name == "snapshots"
-        allowed = [folder, *([folder.parents[1] / "blobs"] if is_snapshot else [])]
-        if not any(target.is_relative_to(place) for place in allowed):
-            raise UserError(f"{path} is a link to a file outside of the model's folder: put the file itself there")
 
     def _verify(self, name: str) -> None:
         """Compare a file with its SHA-256, skipped if by inode, time and size it is that of an earlier check."""
@@ -167,12 +135,11 @@ class ModelFolder:
         self._verify(path.name)  # that the file was not replaced in between
         return load_denoiser(self.contract, block, weights, path).eval().requires_grad_(False)
 
-
-def _is_summary(facts: Any) -> bool:
-    """Whether `assemble` wrote this about a block."""
-    if not isinstance(facts, dict):
-        return facts is None
-    return facts.keys() == _FACTS and all(type(value) in (int, float) and value >= 0 for value in facts.values())
+    def tokenizer(self) -> Tokenizer:
+        """Load the tokenizer of a model of text. Raises UserError if it has none, or that of other data."""
+        path = self._file("tokenizer.json")
+        self._verify(path.name)
+        return tokenizer_in(path, self.contract.data, self._trusted)
 
 
 def block_metadata(contract: Contract, block: int, weights: str) -> dict[str, str]:

@@ -82,4 +82,5 @@ class DiffusionBlock(TrainingModule):
     @override
     def losses(self, batch: NoisyBatch) -> Losses:
         """Weighted denoising loss of each sample (paper, Eq. 5)."""
-        return Losses(self.denoiser.loss(batch.clean, batch.noisy, batch.sigma), batch.sigma)
+        losses = self.denoiser.loss(batch.clean, batch.noisy, batch.sigma)
+        return Losses(losses, batch.sigma, self.contract.sample_weights(batch.clean.labels))

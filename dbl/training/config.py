@@ -8,11 +8,15 @@ from typing import Any, Literal, get_args
 from torch import nn
 from torch.optim import LBFGS, SGD, Adam, AdamW, Optimizer, SparseAdam
 
+from dbl.training.weight_decay import by_decay
 from dbl.utils.checks import Number, check_choice, check_numbers, whole
 from dbl.utils.errors import UserError
 
 Decay = Literal["cosine", "constant"]
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+# From groups of parameters, `{"params": [...]}` each.
+OptimizerFactory = Callable[[Iterable[dict[str, Any]]], Optimizer]
+# Kinds of step that do not fit the loop of `TrainingModule`.
+_OTHER_STEPS = {LBFGS: "many backward passes a step", SparseAdam: "sparse gradients"}
 
 
 def check_precision(precision: object) -> None:
@@ -26,8 +30,10 @@ class TrainingConfig:
     """How a block or baseline is trained; blocks of one run may differ in it.
 
     Args:
-        optimizer: factory that makes the optimizer from the parameters. On CUDA, Adam, AdamW and SGD step in one kernel
-            (`fused: true`), unless `fused`, `foreach`, `capturable` or `differentiable` is set.
+        optimizer: factory that makes the optimizer from groups of parameters. Its `weight_decay` holds for matrices of
+            linear layers and convolutions; biases, norms, embeddings and positions do not decay. On CUDA, Adam, AdamW
+            and SGD step in one kernel a group (`fused: true`), unless `fused`, `foreach`, `capturable` or
+            `differentiable` is set.
         warmup_steps: number of optimizer steps in which the learning rate rises linearly from 0.
         decay: schedule after the warmup; `cosine` falls to 0 at `trainer.max_steps`, `constant` stays.
         clip_norm: maximum norm of the gradient; null disables clipping.
@@ -66,15 +72,21 @@ class TrainingConfig:
         )
         _check_hyperparameters(getattr(self.optimizer, "keywords", {}))  # of a `functools.partial`, as a config makes
 
-    def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
-        """Make the optimizer. Raises UserError if it refuses its arguments or needs another kind of step."""
+    def make_optimizer(self, module: nn.Module) -> Optimizer:
+        """Make the optimizer of all parameters of a module, of which the matrices alone decay; see `by_decay`.
+
+        Raises UserError if it refuses its arguments or needs another kind of step.
+        """
+        kind = getattr(self.optimizer, "func", self.optimizer)
+        if kind in _OTHER_STEPS:
+            raise UserError(f"model.recipe.optimizer {kind.__name__} needs {_OTHER_STEPS[kind]}: choose e.g. AdamW")
+        matrices, others = by_decay(module)
         try:
-            optimizer = self.optimizer(parameters)
+            optimizer = self.optimizer([{"params": group} for group in (matrices, others) if group])
         except ValueError as error:
             raise UserError(f"model.recipe.optimizer: {error}") from None
-        if isinstance(optimizer, LBFGS | SparseAdam):
-            needs = "many backward passes a step" if isinstance(optimizer, LBFGS) else "sparse gradients"
-            raise UserError(f"model.recipe.optimizer {type(optimizer).__name__} needs {needs}: choose e.g. AdamW")
+        if others and "weight_decay" in optimizer.defaults:
+            optimizer.param_groups[-1]["weight_decay"] = 0.0
         if isinstance(optimizer, Adam | SGD):  # AdamW is an Adam
             _fuse(optimizer)
         _check_hyperparameters(optimizer.defaults)

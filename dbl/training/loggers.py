@@ -9,6 +9,10 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from dbl.utils.errors import DblWarning
 
 
+class DamagedRows(ValueError):
+    """A `metrics.csv` that is not one of a part."""
+
+
 def part_loggers(folder: Path, step: int, rank: int) -> list[Logger]:
     """Create loggers for a training that starts or resumes at `step`; later entries of an earlier run are dropped."""
     purge_step = step + 1 if step else None
@@ -33,10 +37,20 @@ def _rows_until(path: Path, step: int) -> list[dict[str, float]]:
     if not path.is_file():
         return []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
-        return [row | {"step": int(row["step"])} for row in rows if row["step"] <= step]
-    except (ValueError, TypeError, KeyError, csv.Error):  # TypeError: a row with more values than names
+        return [row | {"step": int(row["step"])} for row in read_rows(path) if row["step"] <= step]
+    except DamagedRows:
         kept = path.replace(path.with_name("metrics.damaged.csv"))
         warnings.warn(f"{path} is damaged and was renamed to {kept.name}: a new one begins", DblWarning, stacklevel=2)
         return []
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """The rows of a `metrics.csv`, each without its empty cells. Raises DamagedRows if one of them cannot be read."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+        if any("step" not in row or not row["step"].is_integer() for row in rows):
+            raise DamagedRows("a row has no step")
+    except (ValueError, TypeError, AttributeError, csv.Error) as error:  # TypeError: more values than names
+        raise DamagedRows(str(error)) from None
+    return rows

@@ -22,15 +22,31 @@ from dbl.run.contract import Contract
 from dbl.training.config import TrainingConfig, check_precision
 from dbl.training.distributed import ShardedStrategy, check_strategy, first_message, full_tensor, mean_over_ranks, shard
 from dbl.training.finite import FiniteCheck, NotFinite
+from dbl.training.weight_decay import numbered_by_module
 from dbl.utils.errors import UserError
-from dbl.utils.seeding import derive_seed
+from dbl.utils.seeding import derive_seed, seed_generator
 
 
 class Losses(NamedTuple):
-    """Losses of a batch: [N] per sample, and the [N] noise levels if there are any."""
+    """Losses of a batch: [N] per sample, the [N] noise levels if there are any, and weights [N] if they differ.
+
+    Weights are those of `Contract.sample_weights`.
+    """
 
     per_sample: Tensor
     sigma: Tensor | None = None
+    weight: Tensor | None = None
+
+    def mean(self) -> Tensor:
+        """What a training step reduces; over all batches of an epoch, the weighted mean."""
+        return self.per_sample.mean() if self.weight is None else (self.per_sample * self.weight).mean()
+
+    def mean_and_size(self) -> tuple[Tensor, float]:
+        """The weighted mean of the batch, and how much it weighs among others."""
+        if self.weight is None:
+            return self.per_sample.mean(), len(self.per_sample)
+        size = self.weight.sum()
+        return (self.per_sample * self.weight).sum() / size, float(size)
 
 
 class TrainingModule(L.LightningModule, ABC):
@@ -79,7 +95,7 @@ class TrainingModule(L.LightningModule, ABC):
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """One optimizer over all parameters, with a schedule in optimizer steps."""
-        optimizer = self.recipe.make_optimizer(self.parameters())
+        optimizer = self.recipe.make_optimizer(self)
         factor = partial(self.recipe.learning_rate_factor, total=self.trainer.max_steps)
         return [optimizer], [LambdaLR(optimizer, factor)]
 
@@ -122,16 +138,16 @@ class TrainingModule(L.LightningModule, ABC):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make dropout a function of the number of batches seen."""
-        seed = derive_seed(self.seed, "step", self.stream, self.batches_seen, self.global_rank)
+        purpose = ("step", self.stream, self.batches_seen, self.global_rank)
         # Not `torch.manual_seed`, which visits the generators of every kind of device.
-        torch.default_generator.manual_seed(seed)
+        seed_generator(torch.default_generator, self.seed, *purpose)
         if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+            torch.cuda.manual_seed(derive_seed(self.seed, *purpose))
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Backward pass, and an optimizer step after every `accumulate` batches."""
         losses, step = self.losses(batch), self.global_step
-        loss = losses.per_sample.mean()
+        loss = losses.mean()
         mean_loss, asked = self._mean_over_ranks(loss.detach())
         with self._gradient_sync():
             self.manual_backward(loss / self.recipe.accumulate)
@@ -172,8 +188,7 @@ class TrainingModule(L.LightningModule, ABC):
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         assert isinstance(scheduler, LRScheduler)
         assert not isinstance(optimizer, list)
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        norm = full_tensor(nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm or math.inf))
+        norm = full_tensor(nn.utils.clip_grad_norm_(self.parameters(), self.recipe.clip_norm or math.inf))
         if self._logs_within(self.recipe.accumulate):
             self.log("train/gradient_norm", norm)
             self.log("train/learning_rate", scheduler.get_last_lr()[0])
@@ -196,9 +211,15 @@ class TrainingModule(L.LightningModule, ABC):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Loss on the validation split, with fixed noise."""
-        per_sample = self.losses(batch).per_sample
-        self.log("step", float(self.global_step), reduce_fx="max", sync_dist=True, batch_size=len(per_sample))
-        self.log("val/loss", per_sample.mean(), batch_size=len(per_sample), prog_bar=True, sync_dist=True)
+        losses = self.losses(batch)
+        num = len(losses.per_sample)
+        self.log("step", float(self.global_step), reduce_fx="max", sync_dist=True, batch_size=num)
+        self.log_mean("val/loss", losses, prog_bar=True)
+
+    def log_mean(self, name: str, losses: Losses, **options: Any) -> None:
+        """Log the weighted mean over all batches and ranks of a split; options are those of `log`."""
+        mean, size = losses.mean_and_size()
+        self.log(name, mean, batch_size=size, sync_dist=True, **options)  # type: ignore[arg-type]  # a weight for Lightning
 
     def _check_finite(self, keep: int = 0) -> None:
         """Stop all ranks if a loss or gradient was not finite on one of them; the `keep` last batches are not read."""
@@ -236,6 +257,9 @@ class TrainingModule(L.LightningModule, ABC):
             max_steps=self.trainer.max_steps,
         )
         checkpoint["dbl"] = asdict(stamp)
+        if "optimizer_states" in checkpoint and not isinstance(self.trainer.strategy, ShardedStrategy):  # which does so
+            (state,), (optimizer,) = checkpoint["optimizer_states"], self.trainer.optimizers
+            checkpoint["optimizer_states"] = [numbered_by_module(state, self, optimizer)]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another part or contract; restore the counters."""

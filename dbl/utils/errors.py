@@ -2,6 +2,8 @@
 
 import errno
 import os
+from collections.abc import Collection
+from difflib import get_close_matches
 from importlib import import_module
 from types import ModuleType
 
@@ -83,6 +85,14 @@ def optional_package(name: str, extra: str, user: str) -> ModuleType:
 def reason_of(error: BaseException, width: int = 80) -> str:
     """The first line of the message of an exception, or its name, for a message that says more."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:width]
+
+
+def suggestion(name: str, known: Collection[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, or all if they are few."""
+    close = get_close_matches(name, known, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f": choose {', '.join(known)}" if 0 < len(known) < 12 else ""
 
 
 def one_line(message: object, width: int = 200) -> str:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 
 
+DPI = 120  # of saved figures
+
+
 def colour_of(number: int) -> str:
     """Colour-blind safe colour `#RRGGBB` of a block or line; repeats after seven."""
     return _COLOURS[number % len(_COLOURS)]
@@ -20,4 +23,4 @@ def colour_of(number: int) -> str:
 def save_figure(figure: "Figure", path: Path) -> None:
     """Write a figure as PNG."""
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+        figure.savefig(temporary, format="png", dpi=DPI)

@@ -15,7 +15,7 @@ from .conftest import Run
 
 def _arm(accuracy: float, **changes: Any) -> Arm:
     part = {"part": "block_0", "layers": 4, "steps": 10, "samples": 640, "seconds": 3.0, "parameters": 100}
-    part |= {"layer_passes": 2560.0, "sigma_high": 2.0, "sigma_low": 0.1}
+    part |= {"layer_passes": 2560.0, "sigma_high": 2.0, "sigma_low": 0.1, "step_seconds": 0.25}
     test = {"test/accuracy_draw_0": accuracy, "test/accuracy_draw_1": accuracy + 0.1, "test/nats_block_0": 0.5}
     return Arm(
         **{
@@ -41,6 +41,7 @@ def test_seeds_give_mean_and_range_and_never_the_best() -> None:
     )
     assert found["layer_passes"] == 640 * 12
     assert found["seconds"] == 6
+    assert found["seconds_at_median_speed"] == 5  # two parts of ten steps
 
 
 @pytest.mark.parametrize("name", ["fid_quickdraw", "fid_blocks", "kid_prior"])
@@ -150,7 +151,7 @@ def test_guidance_counts_twice(dbl: Run) -> None:
     """Catches a cost that leaves out the calls without a class."""
     assert dbl("train", "digits_dit", "--inference.sampler.guidance_scale=2") == 0
     report = json.loads(Path("runs/digits_dit/report/report.json").read_text())
-    assert sum(report["sides"][0]["calls"]) == 100
+    assert sum(report["sides"][0]["calls"]) == 24
 
 
 def test_a_part_of_the_test_split_is_not_reported_as_the_whole(dbl: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """What `dbl sample` and `dbl tokenizer` read from a run folder and where they write: refused before the work."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -10,15 +11,18 @@ import yaml
 from forked import Outcome, run_dbl
 from tiny_run import TINY
 
+from dbl.run.contract import plain_hash
+
 CONFIG = Path(__file__).parents[2] / "configs" / "digits_dit.yaml"
 RUN = "runs/digits_dit"
-FAST = ["--sampler.num_steps=3", "--num_images=1", "--device=cpu"]
+FAST = ["--num_images=1", "--device=cpu"]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sampled")
     short = ["--trainer.max_steps=2", "--contract.partition.num_blocks=1", "--diagnostics.num_samples=0"]
+    short.append("--inference.sampler.num_steps=3")
     outcome = run_dbl(folder, "train", "--config", str(CONFIG), *TINY, *short)
     assert outcome.code == 0, outcome
     return folder
@@ -75,10 +79,10 @@ CONFIGS = {
     "a sampler that is a class": (_with(sampler={"class_path": "this.Thing"}), "there is no 'class_path'"),
     "a class below a key": (_with(seed={"class_path": "this.Thing"}), "inference.seed must be a single value"),
     "a key with a dot": (_with(**{"sampler.class_path": "this.Thing"}), "there is no 'sampler.class_path'"),
-    "a reference": (_with(seed="${oc.env:HOME}"), "inference.seed (${oc.env:HOME}) must be a whole number"),
-    "text for a number": (_with(sampler={"num_steps": "many"}), "inference.sampler.num_steps (many) must be a whole"),
+    "a reference": (_with(seed="${oc.env:HOME}"), "inference.seed ('${oc.env:HOME}') must be a whole number"),
+    "text for a number": (_with(sampler={"num_steps": "many"}), "inference.sampler.num_steps ('many') must be a whole"),
     "a number that cannot be": (_with(sampler={"num_steps": -1}), "num_steps (-1)"),
-    "null for a number": (_with(sampler={"num_steps": None}), "inference.sampler.num_steps is null"),
+    "null for a number": (_with(sampler={"num_steps": None}), "inference.sampler.num_steps (None) must be"),
     "an unknown key": (
         _with(sampler={"num_step": 3}),
         "no 'num_step'; did you mean num_steps?",
@@ -91,7 +95,7 @@ def test_a_config_with_other_content_is_named(case: str, folder: Path) -> None:
     """Catches a traceback, a class that is imported, and a reference or path in it that is followed."""
     content, named = CONFIGS[case]
     (folder / RUN / "config.yaml").write_bytes(content)
-    outcome = sample(folder)
+    outcome = run_dbl(folder, "assemble", RUN)
     assert outcome.problem() is None
     assert f"{RUN}/config.yaml" in outcome.errors
     assert named in outcome.errors
@@ -99,13 +103,27 @@ def test_a_config_with_other_content_is_named(case: str, folder: Path) -> None:
     assert "Zen of Python" not in outcome.output  # what the module `this` prints when it is imported
 
 
-def test_without_a_config_the_defaults_are_used_and_that_is_said(folder: Path) -> None:
-    """Catches pictures made with other settings than those of the run, without a word."""
-    (folder / RUN / "config.yaml").unlink()
-    outcome = sample(folder, "--output=a.png")
+def test_the_model_says_how_it_is_sampled(folder: Path) -> None:
+    """Catches pictures made with other settings than those of the report, once the config is changed or gone."""
+    config = folder / RUN / "config.yaml"
+    config.write_text(config.read_text().replace("num_steps: 3\n", "num_steps: 5\n"))
+    outcomes = [sample(folder, "--output=a.png")]
+    config.unlink()
+    outcomes.append(sample(folder, "--output=b.png"))
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+    assert "calls of blocks 0 to 0 in one sample: 3\n" in outcomes[0].output
+    assert (folder / "a.png").read_bytes() == (folder / "b.png").read_bytes()
+
+
+def test_a_model_of_an_earlier_version_is_sampled_as_the_config_says(folder: Path) -> None:
+    """Catches a model without settings that is refused, or sampled with the defaults although its config is there."""
+    path = folder / RUN / "model" / "config.json"
+    plain = json.loads(path.read_text())
+    del plain["inference"], plain["sha256"]
+    path.write_text(json.dumps(plain | {"sha256": plain_hash(plain)}))
+    outcome = sample(folder)
     assert outcome.code == 0, outcome
-    assert f"DblWarning: {RUN}/config.yaml does not exist: the sampler has the defaults of dbl" in outcome.errors
-    assert (folder / "a.png").is_file()
+    assert "calls of blocks 0 to 0 in one sample: 3\n" in outcome.output
 
 
 OUTPUTS = {

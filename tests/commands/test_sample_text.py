@@ -5,8 +5,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from toy_text import text_stack
 
 from dbl.commands.main import main
+from dbl.data import Bytes, Characters
+from dbl.denoising.decoding import Decoding
+from dbl.inference.writing import Writer
+from dbl.utils.errors import UserError
 
 from .text_runs import ALPHABET, KINDS, compared
 
@@ -124,16 +130,16 @@ def test_errors_of_sampling_are_one_line(ar: str, mdm: str, capsys: pytest.Captu
     """Catches a traceback, another exit code, and a message that does not name the option."""
     errors = [
         (ar, ["--prompt=é and ☃"], "the tokenizer has no token for 'é', '☃'"),
-        (ar, ["--template=a_b"], "--template is for masked text"),
-        (ar, ["--stop=ab"], "--stop 'ab' is 2 tokens"),
+        (ar, ["--template=a_b"], "template is for masked text"),
+        (ar, ["--stop=ab"], "stop 'ab' is 2 tokens"),
         (ar, ["--stop=é"], "the tokenizer has no token for 'é'"),
         (ar, ["--num_tokens=0"], "--num_tokens (0)"),
         (ar, ["--num_texts=0"], "--num_texts (0)"),
         (ar, ["--temperature=0"], "temperature (0"),
         (ar, ["--device=x"], "--device x"),
         (ar, ["--sampler.method=ancestral"], "sampler.method"),
-        (mdm, ["--template=ab"], "--template must contain"),
-        (mdm, ["--template=a_b", "--hidden=__"], "--template must contain"),
+        (mdm, ["--template=ab"], "template must contain"),
+        (mdm, ["--template=a_b", "--hidden=__"], "template must contain"),
         (mdm, ["--template=a_b", "--prompt=a"], "--template goes without --prompt"),
         (mdm, ["--template=é_"], "the tokenizer has no token for 'é'"),
         (mdm, ["--template=a________________b"], "18 tokens of prompt and answer do not fit the 16"),
@@ -155,8 +161,6 @@ def test_another_tokenizer_is_refused(ar: str, mdm: str, tmp_path: Path, capsys:
     (run / "tokenizer.json").write_text(json.dumps(damaged))
     assert sample(str(run), "--prompt=a") == 2
     assert "was changed after it was written" in capsys.readouterr().err
-    from dbl.data import Characters
-
     Characters("abc").save(run / "tokenizer.json")
     assert sample(str(run), "--prompt=a") == 2
     assert "okenizer that this run was trained with: restore" in capsys.readouterr().err
@@ -167,14 +171,11 @@ def test_another_tokenizer_is_refused(ar: str, mdm: str, tmp_path: Path, capsys:
 
 def test_a_tokenizer_without_a_beginning_needs_a_prompt() -> None:
     """Catches a default prompt that the alphabet does not have, in a message about a character no one gave."""
-    from dbl.commands.sample_text import _prompt
-    from dbl.data import Bytes, Characters
-    from dbl.utils.errors import UserError
-
-    with pytest.raises(UserError, match="--prompt: give one"):
-        _prompt(Characters("text8"), "")
-    assert _prompt(Bytes(), "").tolist() == [[0]]
-    assert _prompt(Characters("a\n"), "").tolist() == [[1]]
+    generator, cpu = text_stack("clean").text_generator(Decoding()), torch.device("cpu")
+    with pytest.raises(UserError, match="prompt: give one"):
+        Writer(generator, Characters("text8"), cpu).prompt("")
+    assert Writer(generator, Bytes(), cpu).prompt("").tolist() == [[0]]
+    assert Writer(generator, Characters("a\n"), cpu).prompt("").tolist() == [[1]]
 
 
 def test_a_baseline_that_was_not_trained_is_named(ar: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

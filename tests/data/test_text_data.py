@@ -74,6 +74,16 @@ def test_every_token_of_documents_is_predicted_once():
     assert rows[-1].tolist() == [*b"yz", 0, -100, -100, -100]
 
 
+@pytest.mark.parametrize(
+    ("packing", "tokenizer", "end"),
+    [("document", Bytes(), Bytes().end_id), ("stream", Bytes(), None), ("document", Characters(), None)],
+)
+def test_the_facts_name_the_end_of_a_sequence(packing, tokenizer, end):
+    """Catches a sampler of masked text that does not know whether text may stand behind the end of a document."""
+    data = Toy(["abcdefgh" * 4, "hgfedcba"], packing=packing, tokenizer=tokenizer, validation_share=0.2)
+    assert data.spec.end == end
+
+
 def test_documents_are_separated_in_a_stream():
     """Catches documents that run into each other, and ends that a tokenizer without end token does not have."""
     rows = sequences(Toy(["abc", "def", "ghijkl"], tokenizer=Bytes(), validation_share=0, seq_len=3), "train")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from statistics import NormalDist
 
 import numpy as np
@@ -18,6 +19,7 @@ from dbl.diffusion.noise import (
     UniformNoise,
     even_fractions,
 )
+from dbl.diffusion.partition import PartitionConfig
 from dbl.utils.errors import UserError
 
 LAWS = [
@@ -112,6 +114,42 @@ def test_far_tail_of_the_paper_law_inverts() -> None:
     assert ((1 - q) < 1e-6).all()
     assert (q < 1).all()
     torch.testing.assert_close(distribution.quantile(q), levels, rtol=1e-9, atol=0)
+
+
+def tail(number: float) -> float:
+    """Probability of a standard normal number above this one, to all digits."""
+    return math.erfc(number / math.sqrt(2)) / 2
+
+
+@pytest.mark.parametrize("ends", [(2e5, 1e6), (1e-9, 1e-8)], ids=["10.9 standard deviations above", "16 below"])
+def test_a_block_in_a_far_tail_trains_on_all_its_levels(ends: tuple[float, float]) -> None:
+    """Catches a block that sees one level, since the CDF is 1 to the last digit at both ends of its interval."""
+    distribution, interval = LogNormalNoise(1e-9, 1e6), Interval(*ends)
+    side = 1 if ends[0] > 1 else -1
+
+    def share(sigma: float) -> float:
+        return tail(side * (math.log(sigma) + 1.2) / 1.2)
+
+    levels = distribution.sample(interval, 2000, torch.Generator().manual_seed(0)).sort().values
+    assert levels[0] >= interval.low
+    assert levels[-1] <= interval.high
+    assert len(levels.unique()) > 1900
+    low, high = share(interval.low), share(interval.high)
+    found = torch.tensor([(share(sigma) - low) / (high - low) for sigma in levels.tolist()])
+    distance = (found - (torch.arange(2000) + 0.5) / 2000).abs().max()
+    assert distance < 1.63 / 2000**0.5
+
+
+def test_a_range_in_the_upper_tail_is_cut_evenly() -> None:
+    """Catches boundaries from differences of numbers close to 1: 5.9 standard deviations out, 7 digits are lost."""
+    distribution = LogNormalNoise(math.exp(-1.2 + 1.2 * 5.9), 1e9)
+    boundaries = PartitionConfig(num_blocks=4).build(distribution, num_layers=4).boundaries
+    above = [tail((math.log(sigma) + 1.2) / 1.2) for sigma in boundaries]
+    shares = [(lower - higher) / above[-1] for higher, lower in pairwise(above)]
+    assert shares == pytest.approx([0.25] * 4, rel=1e-10)
+    assert distribution.cdf(torch.tensor(boundaries, dtype=torch.float64)).tolist() == pytest.approx(
+        [1.0, 0.75, 0.5, 0.25, 0.0], abs=1e-10
+    )
 
 
 def test_median_of_a_symmetric_log_normal() -> None:

@@ -75,6 +75,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 def _images(folder: Path) -> Path:
     """The run of a comparison that judges images by a classifier of ten steps."""
     options = ["--image_quality.features=in_domain", "--image_quality.num_images=70", "--inference.sampler.num_steps=6"]
+    options.append("--trainer.log_every_n_steps=2")  # else nothing is logged in so few steps
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         patch.chdir(folder)

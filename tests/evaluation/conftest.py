@@ -13,9 +13,9 @@ from dbl.denoising.sampling import Sampler
 from dbl.denoising.targets import PixelTarget
 from dbl.diffusion.partition import PartitionConfig
 from dbl.evaluation.features import in_domain
-from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.run.contract import ContractConfig
+from dbl.run.inference import InferenceConfig
 from dbl.utils.seeding import generator_for
 
 

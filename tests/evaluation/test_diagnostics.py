@@ -26,8 +26,8 @@ from dbl.evaluation.callbacks.diagnostics import Diagnostics
 from dbl.evaluation.diagnostics import Probe, diagnose, follow_path, measure_blocks, partners
 from dbl.evaluation.figures import loss_figure, trajectory_figure
 from dbl.evaluation.stack_evaluation import StackEvaluation
-from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
+from dbl.run.inference import InferenceConfig
 from dbl.utils.errors import UserError
 
 NOISE = LogUniformNoise(sigma_min=0.02, sigma_max=20.0)

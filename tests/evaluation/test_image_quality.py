@@ -19,9 +19,9 @@ from dbl.evaluation.callbacks.image_quality import ImageQuality, as_stored, labe
 from dbl.evaluation.features import InDomainFeatures, Reference
 from dbl.evaluation.image_metrics import NAMES, image_metrics
 from dbl.evaluation.stack_evaluation import StackEvaluation
-from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.run.contract import ContractConfig
+from dbl.run.inference import InferenceConfig
 from dbl.utils.errors import UserError
 
 pytest.importorskip("torch_fidelity")
@@ -129,8 +129,8 @@ def test_generated_images_get_those_labels(
 ) -> None:
     """Catches labels drawn apart from indices, and images counted from 0 in each batch."""
     stack, asked = make_stack(data), []
-    generate = stack.generate
-    monkeypatch.setattr(stack, "generate", lambda *args: (asked.append(args), generate(*args))[1])
+    sample = stack.sample_images
+    monkeypatch.setattr(stack, "sample_images", lambda *args: (asked.append(args), sample(*args))[1])
     ImageQuality(num_images=70, cache_dir=cache, batch_size=40).evaluate(stack, data, draws=(4,))
     labels, indices = (torch.cat([args[part] for args in asked]) for part in (0, 1))
     assert torch.equal(indices, torch.arange(70))

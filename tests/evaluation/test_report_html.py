@@ -30,6 +30,17 @@ TASKS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
     ),
     "masked_text": ("MaskedLM", {}, "MaskTarget", {}),
 }
+_ENVIRONMENT: dict[str, Any] = {
+    "date": "2026-01-02T03:04:05+00:00",
+    "command": "dbl train --config a_b.yaml",
+    "commit": "0123abc-dirty",
+    "versions": {"dbl": "0.1", "torch": "2.14", "lightning": "2.6", "python": "3.11"},
+    "platform": "Linux",
+    "processor": "A <CPU>",
+    "cores": 2,
+    "gpus": [],
+    "threads": 1,
+}
 
 
 def _spread(*values: float, over: str = "training seeds") -> dict[str, Any]:
@@ -39,6 +50,7 @@ def _spread(*values: float, over: str = "training seeds") -> dict[str, Any]:
 def _arm(name: str, quality: dict[str, Any]) -> dict[str, Any]:
     part = {"part": name, "layers": 3, "steps": 10, "samples": 640, "layer_passes": 1920.0, "seconds": 2.0}
     part |= {"parameters": 1234, "sigma_high": 2.0, "sigma_low": 0.1}
+    part |= {"step_seconds": 0.0123, "samples_per_second": 5203.25, "losses": {"train": [], "validation": []}}
     optional = ("memory", "image_quality", "text_quality", "likelihood", "diagnostics")
     return dict.fromkeys(optional) | {
         "name": name,
@@ -48,6 +60,7 @@ def _arm(name: str, quality: dict[str, Any]) -> dict[str, Any]:
         "weights": "ema",
         "parameters_at_once": 1234,
         "seconds": 4.0,
+        "seconds_at_median_speed": 2.46,
         "layer_passes": 3840,
         "test": {},
         "quality": quality,
@@ -73,6 +86,7 @@ def _report(task: str, *arms: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "sides": list(arms) or [_arm("blocks", {"loss": _spread(0.5)})],
         "sampler": sampler,
         "memory_plan": None,
+        "environment": _ENVIRONMENT,
         "samples": None,
         "pictures": {},
     } | changes
@@ -116,6 +130,35 @@ def test_each_task_has_a_template_that_needs_no_optional_part(task: str) -> None
         assert ("image" in text.lower()) == (not task.endswith("text"))
         assert not re.search(r"None|\{\{|\{%|\s[.,;]\s|  [a-z]", text)
         assert all(not line or line.strip() == line for line in text.split("\n"))
+
+
+def test_the_report_says_where_and_how_fast() -> None:
+    """Catches a report whose figures cannot be traced, and a busy machine whose wall time passes for the cost."""
+    text = markdown(_report("image_generation"))
+    assert "| the same if every step took as long as the median one, s | 2 |" in text
+    assert "| block" not in text.partition("median step, ms")[0].rpartition("\n")[2]
+    assert "| 10 | 2 | 12.3 | 5203 | 1,234 |" in text
+    assert "Written 2026-01-02T03:04:05+00:00 by `dbl train --config a_b.yaml`." in text
+    assert "dbl 0.1, commit 0123abc-dirty; torch 2.14, lightning 2.6, Python 3.11." in text
+    assert "A \\<CPU\\> with 2 cores, 1 thread for an operation; no GPU; Linux." in text
+    installed = _ENVIRONMENT | {"commit": None, "gpus": ["One", "Two"], "threads": 4}
+    assert "; One, Two; Linux." in (text := markdown(_report("classification", environment=installed)))
+    assert "dbl 0.1; torch" in text
+    assert "4 threads for" in text
+
+
+def test_a_training_that_was_not_timed_has_no_row_for_its_speed() -> None:
+    """Catches zeros, and the word None, where nothing was logged."""
+    arm = _arm("blocks", {"loss": _spread(0.5)}) | {"seconds_at_median_speed": None}
+    arm["parts"] = [part | {"step_seconds": None, "samples_per_second": None} for part in arm["parts"]]
+    text = markdown(_report("image_generation", arm))
+    assert "the same if every step" not in text
+    assert "| 10 | 2 |  |  | 1,234 |" in text
+
+
+def test_the_number_of_test_samples_is_said_once() -> None:
+    """Catches a number that two templates add."""
+    assert markdown(_report("image_generation")).count("355 test images") == 1
 
 
 @pytest.mark.parametrize("key", ["seeds", "sampler", "data"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dbl.evaluation import text_metrics
-from dbl.evaluation.text_metrics import LEAST_TEXTS, distinct_n, mauve_score, unigram_entropy, words
+from dbl.evaluation.text_metrics import LEAST_TEXTS, distinct_n, mauve_score, mauve_scores, unigram_entropy, words
 from dbl.utils.errors import UserError
 
 
@@ -60,6 +60,16 @@ def test_mauve_is_high_for_like_texts_and_low_for_unlike_ones() -> None:
     assert unlike < 0.1 < 0.7 < like <= 1
     assert mauve_score(real, features(30, seed=1), seed=0) == like
     assert len({mauve_score(real, features(30, shift=0.4, seed=1), seed=seed) for seed in range(6)}) > 1
+
+
+def test_mauve_is_repeated_with_other_clusters() -> None:
+    """Catches one start of the clusters in place of five, or five times the same."""
+    pytest.importorskip("mauve")
+    real, generated = features(40), features(30, shift=0.4, seed=1)
+    scores = mauve_scores(real, generated, seed=3)
+    assert len(scores) == 5
+    assert len(set(scores)) > 1
+    assert scores == [mauve_score(real, generated, 3, start) for start in range(5)]
 
 
 def test_mauve_is_that_of_its_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,6 +173,8 @@ def test_a_test_logs_and_keeps_the_result(opened: list[tuple[str, str]]) -> None
         "top_p": 1.0,
         "num_steps": 6,
         "seed": 0,
+        "mauve_values": [],
+        "mauve_standard_deviation": None,
         "scoring_model": "judge@1",
     }
 
@@ -204,12 +206,14 @@ def test_without_a_scoring_model_there_is_no_perplexity(opened: list[tuple[str, 
     assert set(logged) == {"test/distinct_2", "test/unigram_entropy"}
     assert callback.result is not None
     assert callback.result["scoring_model"] is None
+    assert callback.result["mauve_values"] == []
+    assert callback.result["mauve_standard_deviation"] is None
 
 
 def test_mauve_compares_real_with_generated(opened: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches sides that are exchanged, empty texts that have no features, and a seed that does not arrive."""
     given: list[Any] = []
-    monkeypatch.setattr(text_quality, "mauve_score", lambda *arguments: given.append(arguments) or 0.25)
+    monkeypatch.setattr(text_quality, "mauve_scores", lambda *arguments: given.append(arguments) or [0.25, 0.5, 0.75])
 
     class SomeEmpty(Tokenizer):
         def decode(self, ids: Tensor) -> str:
@@ -218,12 +222,15 @@ def test_mauve_compares_real_with_generated(opened: list[tuple[str, str]], monke
     data = Texts()
     data.tokenizer = SomeEmpty()
     callback = TextQuality(num_texts=30, num_tokens=7, prompt_tokens=4, scoring_model="judge", mauve=True, seed=5)
-    assert run_test(callback, Module(), data)["test/mauve"] == 0.25
+    assert run_test(callback, Module(), data)["test/mauve"] == 0.5
+    assert callback.result is not None
+    assert callback.result["mauve_values"] == [0.25, 0.5, 0.75]
+    assert callback.result["mauve_standard_deviation"] == 0.25
     ((real, generated, seed),) = given
     assert seed == 5
     assert len(real) == 30
     assert 20 < len(generated) < 30
-    assert "mauve" not in callback.result["real"]  # type: ignore[index]
+    assert "mauve" not in callback.result["real"]
 
 
 def test_mauve_of_the_package(opened: list[tuple[str, str]]) -> None:

@@ -10,9 +10,9 @@ from dbl.denoising.sampling import Sampler
 from dbl.evaluation.callbacks.likelihood import add_batch
 from dbl.inference.ensemble import Ensemble
 from dbl.inference.generation import BlockDecoder, BlockSampling, CausalGenerator
-from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.run.contract import Contract
+from dbl.run.inference import InferenceConfig
 from dbl.utils.errors import UserError
 
 

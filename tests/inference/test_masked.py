@@ -4,12 +4,14 @@ A sequence holds many groups of three tokens that are independent of each other,
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from evaluation_toy import random_denoiser
 from torch import Tensor, nn
-from toy_text import NUM_TOKENS, SEQ_LEN, text_stack
+from toy_text import NUM_TOKENS, SEQ_LEN, ChainText, text_contract, text_sampler, text_stack
 
 from dbl.denoising.decoding import Decoding
 from dbl.denoising.denoiser import MaskedDenoiser
@@ -17,6 +19,8 @@ from dbl.denoising.sampling import Sampler
 from dbl.diffusion.masking import MaskingNoise
 from dbl.diffusion.partition import PartitionConfig
 from dbl.inference.generation import BlockSampling, MaskedGenerator
+from dbl.inference.settings import InferenceConfig
+from dbl.inference.stack import BlockStack
 from dbl.utils.errors import UserError
 
 C, MASK, NUM_GROUPS, N = 3, 3, 100, 20
@@ -48,7 +52,12 @@ class Blocks:
     """Blocks that all know the joint distribution and note their levels, and a generator for them."""
 
     def __init__(
-        self, num_blocks: int, num_steps: int = 100, schedule: str = "linear", decoding: Decoding | None = None
+        self,
+        num_blocks: int,
+        num_steps: int = 100,
+        schedule: str = "linear",
+        decoding: Decoding | None = None,
+        end: int | None = None,
     ) -> None:
         noise = MaskingNoise(schedule=schedule)  # type: ignore[arg-type]
         self.networks = [KnownJoint() for _ in range(num_blocks)]
@@ -56,7 +65,7 @@ class Blocks:
         denoisers = [MaskedDenoiser(network, noise.weight, MASK) for network in self.networks]
         sampler = Sampler("ancestral", "quantile", num_steps)
         blocks = BlockSampling(denoisers.__getitem__, noise, self.partition, sampler, decoding or Decoding())
-        self.generator = MaskedGenerator(blocks, seq_len=3 * NUM_GROUPS, mask=MASK)
+        self.generator = MaskedGenerator(blocks, seq_len=3 * NUM_GROUPS, mask=MASK, end=end)
 
     def groups(self, template: Tensor) -> Tensor:
         """[N * groups, 3] filled templates."""
@@ -162,6 +171,49 @@ def test_the_network_is_given_sequences_as_long_as_in_training() -> None:
     assert short.shape == (2, 2)
     assert {shape for shape, _ in shapes} == {(2, SEQ_LEN)}
     assert shapes[0][1] == NUM_TOKENS
+
+
+def behind_end(tokens: Tensor, end: int) -> Tensor:
+    """Whether each token [N, T] is behind the first end of its row."""
+    return torch.stack([torch.arange(len(row)) > [*row.tolist(), end].index(end) for row in tokens])
+
+
+def test_nothing_stands_behind_an_end_that_is_shown() -> None:
+    """Catches a network that is asked to read text behind the end of a document, which it never saw in training."""
+    blocks, inputs = Blocks(1, num_steps=8, end=2), []
+    blocks.networks[0].register_forward_pre_hook(lambda _, args: inputs.append(args[0].clone()))
+    found = blocks.generator.infill(hidden()[:, :90], torch.arange(N))
+    assert len(inputs) == 8
+    assert all((seen[behind_end(seen, 2)] == MASK).all() for seen in inputs)
+    assert any((seen == 2).any() for seen in inputs)
+    assert found.max() < MASK
+    assert (found[behind_end(found, 2)] == 2).all()
+
+
+def test_given_tokens_are_never_hidden_again() -> None:
+    """Catches a prompt that begins with the end of another document, and given tokens that are lost behind an end."""
+    template = hidden()
+    template[:, 0], template[:, 100:103] = 2, torch.tensor([0, 2, 1])
+    blocks, inputs = Blocks(1, num_steps=8, end=2), []
+    blocks.networks[0].register_forward_pre_hook(lambda _, args: inputs.append(args[0].clone()))
+    found = blocks.generator.infill(template, torch.arange(N))
+    assert all(
+        torch.equal(seen[:, places], template[:, places]) for seen in (*inputs, found) for places in (0, 101, 102)
+    )
+    assert (found[:, 1] != 2).any()
+
+
+def test_a_run_says_behind_which_token_nothing_stands() -> None:
+    """Catches a sampler that is not told how the text was packed."""
+    contract = text_contract("masked")
+    spec = replace(ChainText().spec, end=4)
+    for data, end in ((contract.data, None), (spec, 4)):
+        built = contract.config.build(data)
+        inference = InferenceConfig(text_sampler("masked"))
+        stack = BlockStack(built, lambda block, built=built: random_denoiser(built, block), inference)
+        generator = stack.text_generator(Decoding())
+        assert isinstance(generator, MaskedGenerator)
+        assert generator.end == end
 
 
 def test_continuations_stop_and_have_no_prompt() -> None:

@@ -22,11 +22,11 @@ from dbl.data import Characters
 from dbl.denoising.decoding import Decoding
 from dbl.denoising.sampling import Sampler
 from dbl.evaluation.stack_evaluation import StackEvaluation
-from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
 from dbl.run.assembly import assemble
 from dbl.run.contract import Contract, plain_hash
 from dbl.run.folder import RunFolder, run_tokenizer
+from dbl.run.inference import InferenceConfig
 from dbl.run.model_folder import ModelFolder, file_hash
 from dbl.training.block import DiffusionBlock
 from dbl.utils.errors import UserError
@@ -236,9 +236,9 @@ def test_a_schedule_that_visits_a_missing_block_is_refused_before_any_work(parti
     stack = BlockStack.from_pretrained(partial_run.model, InferenceConfig(Sampler(num_steps=7)))
     stack.register_forward_hook(lambda *_: pytest.fail("a block was called"))
     with pytest.raises(UserError, match=r"sampling with 7 karras steps needs block 1 \(sigma .*partial model lacks"):
-        stack.generate(labels, indices)
+        stack.sample_images(labels, indices)
     short = BlockStack.from_pretrained(partial_run.model, InferenceConfig(Sampler(num_steps=1)))
-    assert short.generate(labels, indices).isfinite().all()  # its only step is at the levels of block 0
+    assert short.sample_images(labels, indices).isfinite().all()  # its only step is at the levels of block 0
 
 
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])

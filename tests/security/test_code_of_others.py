@@ -406,10 +406,10 @@ CONFIGS: dict[str, str] = {
 def test_the_config_of_a_run_folder_is_data(runs: Path, usual: dict[str, Seen], text: str) -> None:
     """Catches a command that is given a run folder alone, and imports, evaluates or looks up what its config names."""
     (runs / "image/config.yaml").write_text(text)
-    seen = watch(runs, "sample", "image", "--device=cpu", "--num_images=1")
+    seen = watch(runs, "assemble", "image")
     assert seen.outcome.problem() is None
     assert os.environ["PATH"] not in seen.outcome.errors + seen.outcome.output
-    untouched(runs, usual["sample"], seen)
+    untouched(runs, usual["assemble"], seen)
 
 
 @pytest.mark.parametrize(

@@ -17,18 +17,17 @@ from toy import fit, recipe
 from toy_text import text_contract, text_stack
 
 from dbl.commands.run_config import RunConfig
-from dbl.commands.sample import _defaults as sampler_defaults
-from dbl.commands.sample_text import fill_template
 from dbl.data import Bytes, Characters
 from dbl.data.text.tokenizer import Tokenizer, load_tokenizer
 from dbl.data.text.tokenizer_file import TokenizerFile
 from dbl.denoising.decoding import Decoding
-from dbl.inference.settings import InferenceConfig
 from dbl.inference.stack import BlockStack
+from dbl.inference.writing import Writer
 from dbl.run.assembly import assemble, read_part
 from dbl.run.checkpoints import Checkpoints, read_training
 from dbl.run.contract import Contract, plain_hash
 from dbl.run.folder import RunFolder
+from dbl.run.inference import InferenceConfig, read_inference
 from dbl.run.model_folder import file_hash
 from dbl.training.block import DiffusionBlock
 from dbl.training.memory.stored import read_memory
@@ -258,10 +257,11 @@ def test_bytes_of_checkpoints(examples: int, run: RunFolder, tmp_path: Path) -> 
 def test_templates(examples: int) -> None:
     """Catches a template that no tokenizer can express, has no gap, or is longer than the network reads."""
     stack = text_stack("masked")
-    tokenizer, generator = Characters("aböd\n"), stack.text_generator(Decoding(), num_steps=3)
+    generator = stack.text_generator(Decoding(), num_steps=3)
+    writer = Writer(generator, Characters("aböd\n"), torch.device("cpu"))
 
     def check(value: tuple[str, str]) -> None:
-        fill_template(generator, tokenizer, *value, indices=torch.arange(1))
+        writer.filled(*value, num_texts=1)
 
     pieces = st.text("aböd\n_", max_size=9) | st.text(max_size=9)
     fuzz(st.tuples(pieces, st.sampled_from(["_", "a", "", "__", "\0"]) | st.text(max_size=2)), check, examples)
@@ -299,13 +299,13 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.parametrize("examples", EXAMPLES)
 def test_samplers_of_a_config(examples: int, config: dict[str, Any], tmp_path: Path) -> None:
-    """Catches a config of a run from elsewhere that breaks `dbl sample`, which reads the sampler from it."""
+    """Catches a config of a run from elsewhere that breaks `dbl assemble`, which reads the sampler from it."""
     run = RunFolder("run", str(tmp_path))
     run.path.mkdir()
 
     def check(value: Any) -> None:
         run.config.write_text(yaml.safe_dump(value) if not isinstance(value, bytes) else value.decode("latin-1"))
-        sampler_defaults(run, "ensemble")
+        read_inference(run.config)
 
     few = {"run": config["run"], "inference": config["inference"]}
     fuzz(mutated(few) | mutated_bytes(yaml.safe_dump(few).encode()), check, examples)

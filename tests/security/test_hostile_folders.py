@@ -113,6 +113,11 @@ def test_commands_refuse_such_json(name: str, command: str, text_run: RunFolder,
 
 # Values of the wrong type, number or size
 
+
+def _inference(plain: Any) -> Any:
+    return plain["inference"]["init_args"]
+
+
 CONFIGS: dict[str, Callable[[Any], object]] = {
     "contract a list": lambda plain: plain.update(contract=[]),
     "contract null": lambda plain: plain.update(contract=None),
@@ -133,6 +138,19 @@ CONFIGS: dict[str, Callable[[Any], object]] = {
     "weights of another kind": lambda plain: plain.update(weights="best"),
     "weights a list": lambda plain: plain.update(weights=["ema"]),
     "another version": lambda plain: plain["contract"].update(version="3"),
+    "inference null": lambda plain: plain.update(inference=None),
+    "inference a list": lambda plain: plain.update(inference=[]),
+    "a sampler that is a class of another module": lambda plain: _inference(plain).update(
+        sampler={"class_path": "this.Thing", "init_args": {}}
+    ),
+    "a sampler that is a network": lambda plain: _inference(plain)["sampler"].update(class_path="dbl.DiT"),
+    "a sampler of text": lambda plain: _inference(plain).update(sampler="euler"),
+    "an unknown method": lambda plain: _inference(plain)["sampler"]["init_args"].update(method="rk45"),
+    "a method for masked text": lambda plain: _inference(plain)["sampler"]["init_args"].update(method="ancestral"),
+    "steps without end": lambda plain: _inference(plain)["sampler"]["init_args"].update(num_steps=10**9),
+    "a seed of text": lambda plain: _inference(plain).update(seed="0"),
+    "an ensemble of classifiers": lambda plain: _inference(plain).update(ensemble=True),
+    "a setting that is none": lambda plain: _inference(plain).update(hook="os.system"),
     "a table that is not there": lambda plain: plain["contract"].update(table_sha256=None),
 }
 
@@ -366,6 +384,13 @@ def test_values_of_a_checkpoint_are_checked(change: Callable[[Any], object], run
     assert contract.hash == run.load_contract().hash
 
 
+def _merge_groups(stored: Any) -> None:
+    """As versions wrote it in which everything decayed."""
+    first, second = stored["optimizer_states"][0]["param_groups"]
+    first["params"] += second["params"]
+    stored["optimizer_states"][0]["param_groups"] = [first]
+
+
 STATES: dict[str, Callable[[Any], object]] = {
     "no optimizer": lambda stored: stored.pop("optimizer_states"),
     "no state of an optimizer": _set("optimizer_states", []),
@@ -377,6 +402,7 @@ STATES: dict[str, Callable[[Any], object]] = {
     "loops of another kind": _set("loops", {"validate_loop": {}}),
     "no callbacks": lambda stored: stored.pop("callbacks"),
     "another number of weights": lambda stored: stored["optimizer_states"][0]["param_groups"][0]["params"].pop(),
+    "one group for all weights": _merge_groups,
     "groups of text": _set("optimizer_states", 0, "param_groups", "x"),
     "loops of text": _set("loops", "fit_loop", {"state_dict": "x"}),
     "callbacks of text": _set("callbacks", "EMA", "x"),

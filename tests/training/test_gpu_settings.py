@@ -28,9 +28,8 @@ from dbl.training.config import OptimizerFactory, TrainingConfig
 def test_optimizers_are_fused_on_cuda_alone(optimizer: OptimizerFactory, device: str, fused: bool | None) -> None:
     """Catches hundreds of kernels a step on a GPU, a choice that is overridden, and other rounding on a CPU."""
     with FakeTensorMode():  # needs no device
-        parameters = [torch.nn.Parameter(torch.empty(2, 3, device=device))]
-        made = TrainingConfig(optimizer).make_optimizer(parameters)
-    assert made.param_groups[0]["fused"] is fused
+        made = TrainingConfig(optimizer).make_optimizer(torch.nn.Linear(2, 3, device=device))
+    assert [group["fused"] for group in made.param_groups] == [fused, fused]
 
 
 def test_a_network_is_compiled_as_one_graph(dit_contract: Contract) -> None:

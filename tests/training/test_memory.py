@@ -27,7 +27,7 @@ from dbl.diffusion.partition import PartitionConfig
 from dbl.networks import Architecture, CausalLM, MaskedLM
 from dbl.networks.layers import checkpoint_layers
 from dbl.run.contract import Contract, ContractConfig
-from dbl.training.baselines import EndToEndViT
+from dbl.training.baselines import EndToEndClassifier
 from dbl.training.block import DiffusionBlock
 from dbl.training.callbacks.memory import Memory
 from dbl.training.config import TrainingConfig
@@ -181,7 +181,7 @@ def test_the_callback_measures_what_was_planned(
     """Catches a plan of another step than the one that Lightning carries out."""
     contract = dit_contract if kind == "dit" else vit_contract
     chosen = recipe(accumulate=batches)
-    part = EndToEndViT(contract, chosen) if kind == "end_to_end" else DiffusionBlock(contract, 1, chosen)
+    part = EndToEndClassifier(contract, chosen) if kind == "end_to_end" else DiffusionBlock(contract, 1, chosen)
     fit(part, tmp_path, callbacks=[Memory(str(tmp_path / "memory.json"))])
     measured = json.loads((tmp_path / "memory.json").read_text())
     planner = Planner(contract.config, stripes.spec, chosen)
@@ -234,7 +234,7 @@ def test_activation_checkpointing_changes_memory_and_nothing_else(
 ) -> None:
     """Catches recomputation with other dropout, other weight names, or that is not switched on."""
     contract = dit_contract if kind == "dit" else vit_contract
-    part: type[TrainingModule] = EndToEndViT if kind == "end_to_end" else DiffusionBlock
+    part: type[TrainingModule] = EndToEndClassifier if kind == "end_to_end" else DiffusionBlock
     peaks, states = [], []
     for saving in (False, True):
         folder = tmp_path / str(saving)

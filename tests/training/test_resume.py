@@ -10,7 +10,7 @@ import pytest
 from toy import assert_equal_states, checkpoint, fit, recipe
 
 from dbl.run.contract import Contract
-from dbl.training.baselines import EndToEndViT
+from dbl.training.baselines import EndToEndClassifier
 from dbl.training.block import DiffusionBlock
 from dbl.utils.errors import Interrupted, UserError
 
@@ -39,7 +39,7 @@ class Press(L.Callback):
 
 def _part(kind: str, dit: Contract, vit: Contract, accumulate: int = 1) -> Any:
     train = recipe(warmup_steps=2, accumulate=accumulate)
-    parts = {"dit": (DiffusionBlock, dit, 1), "vit": (DiffusionBlock, vit, 1), "end to end": (EndToEndViT, vit)}
+    parts = {"dit": (DiffusionBlock, dit, 1), "vit": (DiffusionBlock, vit, 1), "end to end": (EndToEndClassifier, vit)}
     cls, contract, *block = parts[kind]
     return cls(contract, *block, recipe=train)  # type: ignore[operator]
 

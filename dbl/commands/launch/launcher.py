@@ -107,13 +107,13 @@ class Launch:
             return SlurmBackend(self.workers, self.slurm, self.dry_run)
         return InlineBackend()
 
-    def train(self, run: RunFolder, blocks: list[int], steps: int, from_scratch: bool = False) -> None:
+    def train(self, run: RunFolder, blocks: list[int], steps: list[int], from_scratch: bool = False) -> None:
         """Train those blocks of a run that are not trained to the last step yet; one that fails stops no other.
 
         Args:
             run: run folder with its config and contract.
             blocks: numbers of the blocks.
-            steps: number of steps of a trained block.
+            steps: number of steps of each block of the run when it is trained.
             from_scratch: train all of them anew.
 
         Raises:
@@ -129,10 +129,10 @@ class Launch:
             raise _failure(failed)
 
 
-def _untrained(run: RunFolder, blocks: list[int], steps: int) -> list[int]:
+def _untrained(run: RunFolder, blocks: list[int], steps: list[int]) -> list[int]:
     """The blocks that are not trained to the last step yet; the others are printed."""
     contract = run.load_contract()
-    return [block for block in blocks if not _is_trained(run, contract, block, steps)]
+    return [block for block in blocks if not _is_trained(run, contract, block, steps[block])]
 
 
 def _is_trained(run: RunFolder, contract: Contract, block: int, steps: int) -> bool:

@@ -75,7 +75,7 @@ class ImageDecoder:
         from PIL.Image import DecompressionBombError
 
         try:
-            image = self._fit(_open(cell, records).convert("L" if self.channels == 1 else "RGB"))
+            return fitted(_open(cell, records), self.channels, self.image_size)
         except DecompressionBombError as error:  # its message has the number of pixels and the limit
             raise UserError(f"data.init_args.image_column: {place}: {str(error).partition(', could')[0]}") from None
         except (OSError, SyntaxError, TypeError, ValueError) as error:  # what Pillow raises for damaged files
@@ -83,24 +83,28 @@ class ImageDecoder:
                 f"data.init_args.image_column: column {self.image_column!r} holds no readable image "
                 f"in {place} ({error})"
             ) from None
-        return np.asarray(image).reshape(self.image_size, self.image_size, self.channels)
 
-    def _fit(self, image: "Image") -> "Image":
-        """Resize the shorter side to `image_size` and cut the centre, as ADM and DiT do for ImageNet."""
-        from PIL.Image import MAX_IMAGE_PIXELS, DecompressionBombError, Resampling
 
-        if image.size == (self.image_size, self.image_size):
-            return image
-        scale = self.image_size / min(image.size)
-        width, height = (max(self.image_size, round(side * scale)) for side in image.size)
+def fitted(image: "Image", channels: int, size: int) -> np.ndarray:
+    """[size,size,C] uint8 pixels: grey or in colour, the shorter side resized to `size` and the centre cut.
+
+    So ADM and DiT do it for ImageNet. Raises DecompressionBombError if a long image would need too much memory.
+    """
+    from PIL.Image import MAX_IMAGE_PIXELS, DecompressionBombError, Resampling
+
+    image = image.convert("L" if channels == 1 else "RGB")
+    if image.size != (size, size):
+        scale = size / min(image.size)
+        width, height = (max(size, round(side * scale)) for side in image.size)
         # A long image; the limit is that of Pillow for files.
         if MAX_IMAGE_PIXELS is not None and width * height > 2 * MAX_IMAGE_PIXELS:
             raise DecompressionBombError(
                 f"Image size ({width * height} pixels when resized) exceeds limit of {2 * MAX_IMAGE_PIXELS} pixels"
             )
         image = image.resize((width, height), Resampling.BICUBIC)  # Pillow always filters against aliasing
-        left, top = (width - self.image_size) // 2, (height - self.image_size) // 2
-        return image.crop((left, top, left + self.image_size, top + self.image_size))
+        left, top = (width - size) // 2, (height - size) // 2
+        image = image.crop((left, top, left + size, top + size))
+    return np.asarray(image).reshape(size, size, channels)
 
 
 def _open(cell: Any, records: RecordSource) -> "Image":

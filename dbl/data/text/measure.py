@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -9,20 +10,21 @@ from dbl.data.spec import TextSpec
 from dbl.data.splits import evenly_spaced
 from dbl.data.text.encode import EncodedText
 from dbl.data.text.tokenizer import Tokenizer
-from dbl.data.text.tokens import Tokens
+from dbl.data.text.tokens import Tokens, TokenSet
 
 # Tokens, in evenly spaced runs, that identity and frequencies of a larger text are computed from.
 MAX_MEASURED_TOKENS, RUN_TOKENS = 2**26, 2**16
 
 
 def measure_text(
-    name: str, text: EncodedText, num_training: int, tokenizer: Tokenizer, packing: str, seq_len: int
+    name: str, text: EncodedText, num_training: int, tokenizer: Tokenizer, packing: str, sequences: TokenSet
 ) -> TextSpec:
     """The facts about a text, from its training tokens alone.
 
     Each token is counted once more than it occurs: one that only other splits hold must not have frequency 0.
 
-    `text` begins with the `num_training` training tokens. The identity also depends on packing and tokenizer.
+    `text` begins with the `num_training` training tokens, which `sequences` cut. The identity also depends on packing
+    and tokenizer.
     """
     digest = hashlib.sha256(f"{num_training} {packing} {tokenizer.identity}".encode())
     digest.update(text.ends[text.ends <= num_training].numpy().tobytes())
@@ -31,7 +33,11 @@ def measure_text(
         digest.update(tokens.tobytes())
         counts += np.bincount(tokens, minlength=len(counts))
     frequencies = tuple((counts / counts.sum()).tolist())
-    return TextSpec(name, digest.hexdigest(), len(counts), frequencies, seq_len, tokenizer.identity)
+    spec = TextSpec(name, digest.hexdigest(), len(counts), frequencies, sequences.seq_len, tokenizer.identity)
+    if packing == "stream":
+        return spec
+    mean_length = float(sequences.lengths.double().mean())
+    return replace(spec, end=tokenizer.end_id, mean_scored=mean_length - 1)  # the first token is given
 
 
 def declared_text(name: str, tokenizer: Tokenizer, seq_len: int) -> TextSpec:

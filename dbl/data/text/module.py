@@ -116,9 +116,9 @@ class TextData(ResumableDataModule):
     @override
     def spec(self) -> TextSpec:
         num_training = self._bounds("train")[1]
-        self.split("train")  # for its error if the text is too short
+        sequences = self.split("train")  # first, for its error if the text is too short
         text = self._encoded("train")
-        return measure_text(self.name, text, num_training, self.tokenizer, self.packing, self.seq_len)
+        return measure_text(self.name, text, num_training, self.tokenizer, self.packing, sequences)
 
     @property
     @override

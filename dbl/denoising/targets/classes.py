@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from dbl.data.spec import DataSpec, ImageSpec
 from dbl.denoising.readout import Clean
+from dbl.denoising.sampling import Sampler
 from dbl.denoising.targets.base import Batch
 from dbl.denoising.targets.pixels import ImageScale, image_spec
 from dbl.denoising.targets.tables import TableReadout, TableSpace, TableTarget
@@ -44,6 +45,7 @@ class ClassTarget(TableTarget):
     """
 
     generates: ClassVar = "classes"
+    default_sampler: ClassVar = Sampler(schedule="quantile", temperature=0.0)  # the most probable class, no draw
 
     @override
     def shape(self, data: DataSpec) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from dbl.data import ImageData, ResumableDataModule
+from dbl.data import ImageData, ResumableDataModule, Split
 from dbl.data.spec import ImageSpec
 from dbl.denoising.targets import image_spec
 from dbl.diffusion.noise import even_fractions
@@ -37,13 +37,16 @@ class ImageQuality(L.Callback):
             network of the literature (`fid`), for images of pixels. `none`: no comparison.
         num_images: images generated for each draw; at least 65 for `in_domain`, 2,049 for `inception` (usual: 50,000).
         seeds: independent draws of the start noise; each is reported and the mean is logged.
-        split: split of the real images to compare with; `train` is usual.
+        split: split of the real images to compare with; `train` is usual, `validation` is for choosing settings.
         num_reference: number of real images, evenly spaced in the split; null takes all.
         weights_path: file of torch-fidelity's Inception weights; null takes the one in torch's hub folder, which is
             downloaded if absent.
         cache_dir: folder for the classifier and the features of the real images.
         batch_size: images generated and judged at once.
         in_validation: whether to compare at `dbl validate` too, where metrics are called `val/...`.
+        by_steps: whether `dbl train` also measures the quality with other numbers of sampler steps, 1, B, 2B, 4B and so
+            on up to the sampler's own, of a classifier its accuracy. For images, as many are generated for each number;
+            all together cost about twice what the sampler's own number does. `dbl compare` always does.
 
     Attributes:
         result: JSON values of the last comparison; None before, and where nothing was compared.
@@ -54,15 +57,16 @@ class ImageQuality(L.Callback):
         features: Features = "in_domain",
         num_images: int = 1000,
         seeds: int = 1,
-        split: Literal["train", "test"] = "train",
+        split: Split = "train",
         num_reference: int | None = None,
         weights_path: str | None = None,
         cache_dir: str = ".cache/dbl",
         batch_size: int = 256,
         in_validation: bool = False,
+        by_steps: bool = True,
     ) -> None:
         check_choice("image_quality.features", features, get_args(Features))
-        check_choice("image_quality.split", split, ("train", "test"))
+        check_choice("image_quality.split", split, get_args(Split))
         check_numbers(
             "image_quality",
             {"num_images": num_images, "seeds": seeds, "num_reference": num_reference, "batch_size": batch_size},
@@ -79,6 +83,7 @@ class ImageQuality(L.Callback):
         self.cache_dir = cache_dir
         self.batch_size = batch_size
         self.in_validation = in_validation
+        self.by_steps = by_steps
         self.result: dict[str, Any] | None = None
         self._feature_size = InceptionFeatures.FEATURE_SIZE if features == "inception" else RECIPE.feature_size
         self._judge: _Judge | None = None
@@ -183,7 +188,7 @@ class ImageQuality(L.Callback):
         steps = stack.inference.sampler.num_steps
         batches = torch.arange(num, device=stack.device).split(self.batch_size)
         for indices in tracked(batches, f"generating, {steps} steps", "image"):
-            yield as_stored(stack.generate(labels_of(indices, data.spec), indices, draw), dtype)
+            yield as_stored(stack.sample_images(labels_of(indices, data.spec), indices, draw), dtype)
 
     def _judge_of(self, data: ImageData, device: torch.device) -> "_Judge":
         """The network that judges, with the features of real images; the last one if it fits."""

@@ -4,6 +4,7 @@ Axes: n texts, N batch, P tokens of a prompt, K sequences read at once, T + 1 to
 """
 
 from dataclasses import asdict
+from statistics import fmean, stdev
 from typing import Any
 
 import lightning as L
@@ -14,7 +15,7 @@ from dbl.data.splits import evenly_spaced
 from dbl.denoising.decoding import DECODING, Decoding
 from dbl.evaluation.scoring import ScoringModel, open_scoring_model
 from dbl.evaluation.stack_evaluation import StackEvaluation
-from dbl.evaluation.text_metrics import LEAST_TEXTS, check_mauve, distinct_n, mauve_score, unigram_entropy, words
+from dbl.evaluation.text_metrics import LEAST_TEXTS, check_mauve, distinct_n, mauve_scores, unigram_entropy, words
 from dbl.utils.checks import SEED, check_numbers, whole
 from dbl.utils.errors import UserError
 from dbl.utils.progress import tracked
@@ -39,7 +40,8 @@ class TextQuality(L.Callback):
         batch_size: texts generated at once.
         scoring_model: causal language model that judges: a run folder, a folder of Hugging Face or a name on its hub,
             such as `gpt2-large`; null for no perplexity.
-        mauve: whether to compute MAUVE too, with the scoring model's features.
+        mauve: whether to compute MAUVE too, with the scoring model's features; the mean over five starts of its
+            clusters.
         temperature: as in `Decoding`.
         top_k: as in `Decoding`.
         top_p: as in `Decoding`.
@@ -133,11 +135,12 @@ class TextQuality(L.Callback):
         with trainer.precision_plugin.test_step_context():
             continued = self._continued(writer, prompts, indices)
         generated = [data.tokenizer.decode(ids) for ids in continued]
-        metrics = _metrics(generated, scoring_model)
+        metrics, mauve_values = _metrics(generated, scoring_model), []
         if self.mauve and scoring_model is not None:
             # Empty texts have no last token: mauve-text leaves them out too.
             of_real, of_generated = (scoring_model.features(list(filter(None, texts))) for texts in (real, generated))
-            metrics["mauve"] = mauve_score(of_real, of_generated, self.seed)
+            mauve_values = mauve_scores(of_real, of_generated, self.seed)
+            metrics["mauve"] = fmean(mauve_values)
         return {
             "num_texts": self.num_texts,
             "num_tokens": self.num_tokens,
@@ -147,6 +150,8 @@ class TextQuality(L.Callback):
             "seed": self.seed,
             "scoring_model": scoring_model.identity if scoring_model is not None else None,
             "metrics": metrics,
+            "mauve_values": mauve_values,
+            "mauve_standard_deviation": stdev(mauve_values) if mauve_values else None,
             "real": real_metrics,
             "texts": [
                 {"prompt": data.tokenizer.decode(ids), "generated": text}

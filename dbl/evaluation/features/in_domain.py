@@ -39,7 +39,7 @@ class ClassifierRecipe:
         max_tested: largest number of test images, evenly spaced, that the accuracy is measured on.
     """
 
-    version: int = 1
+    version: int = 2
     feature_size: int = 64
     width: int = 32
     steps: int = 500

@@ -84,6 +84,7 @@ def summarise(arms: list[Arm]) -> dict[str, Any]:
         "weights": first.weights,
         "parameters_at_once": max(part["parameters"] for part in first.all_parts),
         "seconds": round(fmean(sum(part["seconds"] for part in arm.all_parts) for arm in arms), 1),
+        "seconds_at_median_speed": _seconds_at_median_speed(arms),
         "layer_passes": round(sum(part["layer_passes"] for part in first.all_parts)),
         "memory": first.largest_memory(),
         "test": first.metrics(),
@@ -94,6 +95,14 @@ def summarise(arms: list[Arm]) -> dict[str, Any]:
         "diagnostics": first.diagnostics,
         "quality_by_steps": _by_steps(arms),
     }
+
+
+def _seconds_at_median_speed(arms: list[Arm]) -> float | None:
+    """Seconds of the training if all steps took as long as the median one; None if a part was not timed."""
+    parts = [part for arm in arms for part in arm.all_parts]
+    if any(part["step_seconds"] is None for part in parts):
+        return None
+    return round(sum(part["steps"] * part["step_seconds"] for part in parts) / len(arms), 1)
 
 
 def spread(values: list[float], over: str) -> dict[str, Any]:

@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dbl.evaluation.figures import likelihood_figure, loss_figure, memory_figure, steps_figure, trajectory_figure
+from dbl.evaluation.figures import (
+    curves_figure,
+    likelihood_figure,
+    loss_figure,
+    memory_figure,
+    steps_figure,
+    trajectory_figure,
+)
 from dbl.evaluation.report.facts import LOWER, memory_rows, shown_metric
 from dbl.utils.plotting import save_figure
 
@@ -25,6 +32,8 @@ def draw_pictures(report: Mapping[str, Any], words: Any, folder: Path) -> dict[s
     """
     blocks = report["sides"][0]
     figures = {}
+    if losses := _losses(report, words):
+        figures["loss_curves"] = curves_figure(losses)
     if rows := memory_rows(report, words):
         figures["memory"] = memory_figure({name: row["bytes"] for name, row in rows.items()})
     if blocks["quality_by_steps"]:
@@ -41,6 +50,16 @@ def draw_pictures(report: Mapping[str, Any], words: Any, folder: Path) -> dict[s
     for name, figure in figures.items():
         save_figure(figure, folder / f"{name}.png")
     return {name: f"{name}.png" for name in figures}
+
+
+def _losses(report: Mapping[str, Any], words: Any) -> dict[str, dict[str, list[dict[str, float]]]]:
+    """Title -> losses of each part that has any: ancestors and blocks, then the rivals."""
+    blocks, *rivals = report["sides"]
+    parts = {part["part"].replace("_", " "): part for part in (*blocks["ancestors"], *blocks["parts"])}
+    for arm in rivals:
+        title = words.titles[arm["name"]]
+        parts |= {title if len(arm["parts"]) == 1 else f"{title}, {part['part']}": part for part in arm["parts"]}
+    return {title: part["losses"] for title, part in parts.items() if part["losses"]["train"]}
 
 
 def _curves(report: Mapping[str, Any], name: str, words: Any) -> dict[str, list[dict[str, Any]]]:

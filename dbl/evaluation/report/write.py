@@ -10,6 +10,7 @@ from dbl.evaluation.report.pictures import draw_pictures
 from dbl.evaluation.report.render import html, markdown, words_of
 from dbl.run.contract import Contract
 from dbl.run.folder import RunFolder
+from dbl.utils.environment import environment
 from dbl.utils.files import write_json, write_text
 from dbl.utils.serialization import to_plain
 
@@ -51,6 +52,7 @@ def write_report(
         "sides": [summarise(list(seeds)) for seeds in zip(*arms_of_seeds.values(), strict=True)],
         "sampler": to_plain(sampler)["init_args"],
         "memory_plan": memory_plan,
+        "environment": environment(),
         "samples": "samples.png" if (run.report / "samples.png").is_file() else None,
     }
     report["pictures"] = draw_pictures(report, words_of(report), run.report)

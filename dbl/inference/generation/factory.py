@@ -20,7 +20,7 @@ def stack_generator(contract: Contract, blocks: BlockSampling, seed: int) -> Tex
     network, target = contract.config.network, contract.config.target
     text = text_spec(contract.data, type(target).__name__)
     if target.in_any_order:
-        return MaskedGenerator(blocks, text.seq_len, mask=text.num_classes, seed=seed)
+        return MaskedGenerator(blocks, text.seq_len, mask=text.num_classes, end=text.end, seed=seed)
     if network.rereads_text:
         reader: Reader = RecurrentChain(blocks)
     elif hasattr(blocks.denoiser(0).network, "extend"):

@@ -20,13 +20,15 @@ class MaskedGenerator(TextGenerator):
         blocks: blocks, whose levels are masking probabilities; of the sampler only the number of steps matters.
         seq_len: length T of the network's sequences.
         mask: token that means hidden.
+        end: token behind which everything was hidden in training; see `TextSpec`.
         seed: random seed.
     """
 
-    def __init__(self, blocks: BlockSampling, seq_len: int, mask: int, seed: int = 0) -> None:
+    def __init__(self, blocks: BlockSampling, seq_len: int, mask: int, end: int | None = None, seed: int = 0) -> None:
         self.blocks = blocks
         self.seq_len = seq_len
         self.mask = mask
+        self.end = end
         self.seed = seed
 
     @override
@@ -39,15 +41,16 @@ class MaskedGenerator(TextGenerator):
     def infill(self, template: Tensor, indices: Tensor) -> Tensor:
         """Fill in the hidden tokens of templates and leave the others.
 
-        The network always sees T tokens, as in training: a shorter template is extended by hidden ones. Raises
-        UserError if a template is longer than the network's sequences.
+        The network always sees T tokens, as in training: a shorter template is extended by hidden ones, and what stands
+        behind a drawn end is hidden again after each step. Raises UserError if a template is longer than the network's
+        sequences.
 
         Args:
             template: [N, S] tokens and masks, S at most T.
             indices: [N] numbers of the samples.
 
         Returns:
-            [N, S] int64.
+            [N, S] int64; behind a drawn end, ends.
         """
         length = template.shape[1]
         if length > self.seq_len:
@@ -55,7 +58,7 @@ class MaskedGenerator(TextGenerator):
                 f"{length} tokens of prompt and answer do not fit the {self.seq_len} of this network: ask for fewer"
             )
         noisy = nn.functional.pad(template, (0, self.seq_len - length), value=self.mask)
-        levels = self.blocks.sampler.levels(self.blocks.noise)
+        given, levels = noisy != self.mask, self.blocks.sampler.levels(self.blocks.noise)
         for step, (level, next_level) in enumerate(pairwise(levels.tolist())):
             block = int(self.blocks.partition.block_for(torch.tensor(level, dtype=torch.float64)))
             sigma = torch.full((len(noisy),), level, device=noisy.device)
@@ -65,4 +68,13 @@ class MaskedGenerator(TextGenerator):
             drawn = draw_tokens(logits, SampleDraws(self.seed, ("token", step), indices))
             normal = SampleDraws(self.seed, ("show", step), indices).normal(noisy.float())
             noisy = unmask(noisy, drawn, torch.special.ndtr(normal), level, next_level, self.mask)
-        return noisy[:, :length]
+            noisy = self._with_rest(noisy, given, self.mask)
+        return self._with_rest(noisy, given, self.end)[:, :length]
+
+    def _with_rest(self, noisy: Tensor, given: Tensor, rest: int | None) -> Tensor:
+        """Tokens [N, T] with `rest` in place of all that are behind the first drawn end, but for the given ones."""
+        if self.end is None or rest is None:
+            return noisy
+        ends = (noisy == self.end) & ~given
+        behind = (ends.cumsum(dim=1) - ends.long() > 0) & ~given
+        return noisy.masked_fill(behind, rest)

@@ -67,10 +67,11 @@ class EndToEndText(TrainingModule):
 
     @override
     def losses(self, batch: Batch) -> Losses:
-        """Cross-entropy of each sequence in nats, mean over its scored tokens."""
+        """Cross-entropy of each sequence in nats, mean over its scored tokens, by which it is weighted."""
         clean = self.space.encode(batch)
         nats = linear_label_nats(self.head, self.features(clean.cond, self.training), clean.labels)
-        return Losses(mean_over_scored(nats, clean.labels))
+        per_sample = mean_over_scored(nats, clean.labels)
+        return Losses(per_sample, weight=self.contract.sample_weights(clean.labels))
 
     def exact_nats(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Total nats [N] of the scored tokens of each sequence, and their number [N]."""
@@ -79,4 +80,4 @@ class EndToEndText(TrainingModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the loss; the callback `Likelihood` reports nats and perplexity."""
-        self.log("test/loss", self.losses(batch).per_sample.mean(), batch_size=len(batch["index"]), sync_dist=True)
+        self.log_mean("test/loss", self.losses(batch))

@@ -24,7 +24,7 @@ class SyntheticStep:
         self.in_bf16 = precision == "bf16-mixed"
         # Two of an accumulation have the memory of all of them, since the second adds to gradients.
         self.num_batches = min(part.recipe.accumulate, 2)
-        self.optimizer = part.recipe.make_optimizer(part.parameters())
+        self.optimizer = part.recipe.make_optimizer(part)
         for parameter in part.parameters():
             parameter.grad = torch.zeros_like(parameter)
         self._end_step()
@@ -35,7 +35,7 @@ class SyntheticStep:
         accumulate, device = self.part.recipe.accumulate, next(self.part.parameters()).device.type
         for _ in range(self.num_batches):
             with torch.autocast(device, torch.bfloat16, enabled=self.in_bf16):
-                loss = self.part.losses(self.batch).per_sample.mean()
+                loss = self.part.losses(self.batch).mean()
             (loss / accumulate).backward()
         nn.utils.clip_grad_norm_(self.part.parameters(), self.part.recipe.clip_norm or torch.inf)
         self._end_step()

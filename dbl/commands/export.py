@@ -1,0 +1,42 @@
+"""`dbl export`: an assembled network as programs that run without `dbl`."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from dbl.commands.parsing import parse
+from dbl.commands.trust import add_trust_option, import_trusted, trusted_packages
+from dbl.inference.export import export_stack
+from dbl.inference.stack import BlockStack
+from dbl.run.folder import RunFolder
+from dbl.run.hub import find_model
+from dbl.run.model_folder import ModelFolder
+from dbl.utils.errors import UserError
+
+
+def build_parser() -> ArgumentParser:
+    """The parser of `dbl export`."""
+    description = "Write an assembled network of images or classes as programs that torch runs without dbl."
+    parser = ArgumentParser(prog="dbl export", description=description, exit_on_error=False)
+    parser.add_argument("run", type=Path, help="run folder, such as runs/digits_dit, with an assembled model")
+    parser.add_argument("--output", type=Path, help="folder to make; by default export in the run folder")
+    parser.add_argument(
+        "--blocks_only", action="store_true", help="leave out chain.pt2, whose size grows with the sampler's steps"
+    )
+    add_trust_option(parser)
+    return parser
+
+
+def main(arguments: list[str]) -> None:
+    """Export the assembled network of a run with the settings that its model keeps."""
+    options = parse(build_parser(), arguments[1:])
+    run = RunFolder.at(options.run)
+    output = run.path / "export" if options.output is None else options.output
+    if output.exists() or output.is_symlink():
+        raise UserError(f"--output {output} exists already: remove it, or give another folder")
+    import_trusted(run, trusted_packages(options.trust))
+    model = ModelFolder(find_model(run.path))
+    inference = replace(model.inference, keep_in_memory="all")  # a chain holds all blocks
+    stack = BlockStack.from_pretrained(run.path, inference)
+    print(f"exported: {export_stack(stack, output, chain=not options.blocks_only)}")

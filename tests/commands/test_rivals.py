@@ -1,0 +1,71 @@
+"""`dbl compare --rivals`: other methods beside the blocks, with the same compute."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dbl.training.baselines import RIVALS
+
+from .conftest import Run
+
+RUN = Path("runs/digits_vit")
+
+
+def _report() -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((RUN / "report" / "report.json").read_text())
+    return report
+
+
+def test_all_rivals_are_trained_with_the_same_compute(dbl: Run) -> None:
+    """Catches a rival without its own run, with other compute, or left out of the report."""
+    assert dbl("compare", "digits_vit", "--rivals=all") == 0
+    arms = {arm["name"]: arm for arm in _report()["sides"]}
+    assert list(arms)[:3] == ["blocks", "end_to_end", "one_block"]
+    assert set(arms) >= set(RIVALS)
+    assert len({arm["layer_passes"] for arm in arms.values()}) == 1
+    assert all(0 <= arms[name]["quality"]["accuracy"]["mean"] <= 1 for name in RIVALS)
+    text = (RUN / "report" / "report.md").read_text()
+    assert "contrastive Forward-Forward" in text
+    assert "NoProp-DT" in text
+    assert all((RUN / "rivals" / name / name / "checkpoints" / "last.ckpt").is_file() for name in RIVALS)
+
+
+def test_what_is_trained_is_left_alone(dbl: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a rival that is trained again, and a list that is read as one name."""
+    assert dbl("compare", "digits_vit", "--rivals=noprop_fm,forward_forward") == 0
+    assert [arm["name"] for arm in _report()["sides"]][3:] == ["noprop_fm", "forward_forward"]
+    before = (RUN / "rivals/noprop_fm/noprop_fm/checkpoints/last.ckpt").read_bytes()
+    capsys.readouterr()
+    assert dbl("compare", "digits_vit", "--rivals=[noprop_fm]") == 0
+    assert "noprop_fm is trained already" in capsys.readouterr().out
+    assert (RUN / "rivals/noprop_fm/noprop_fm/checkpoints/last.ckpt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("config", "rivals", "reason"),
+    [
+        ("digits_vit", "foo", "there is no 'foo'"),
+        ("digits_vit", "noprop_td", "did you mean noprop_dt?"),
+        ("digits_dit", "noprop_dt", "cannot be made of contract.network DiT"),
+    ],
+)
+def test_rivals_that_cannot_be(
+    dbl: Run, capsys: pytest.CaptureFixture[str], config: str, rivals: str, reason: str
+) -> None:
+    """Catches a name that is passed over, and a failure after the blocks were trained."""
+    assert dbl("compare", config, f"--rivals={rivals}") == 2
+    error = capsys.readouterr().err
+    assert reason in error
+    assert error.count("\n") == 1
+    assert not (Path("runs") / config / "block_0").exists()
+
+
+def test_the_network_of_noprop_in_blocks(dbl: Run) -> None:
+    """Catches a network that the blocks, the whole network or a rival cannot be made of."""
+    network = ["--contract.network=dbl.LabelCNN", "--contract.network.num_layers=3", "--contract.network.width=8"]
+    options = ["--run.name=digits_vit", "--rivals=noprop_dt"]
+    config = Path(__file__).parents[2] / "configs" / "digits_vit.yaml"
+    assert dbl("compare", config, *network, *options) == 0
+    assert [arm["name"] for arm in _report()["sides"]] == ["blocks", "end_to_end", "one_block", "noprop_dt"]
