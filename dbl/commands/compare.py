@@ -5,9 +5,9 @@ import shutil
 from lightning.pytorch.cli import LightningArgumentParser
 
 from dbl.commands.console import compare_summary, header
-from dbl.commands.derived_runs import one_block_of, total_passes, train_ancestors
+from dbl.commands.derived_runs import derived_plain, one_block_of, total_passes, train_ancestors
 from dbl.commands.evaluate import evaluate_baseline, evaluate_stack
-from dbl.commands.fit import fit_part, free_memory
+from dbl.commands.fit import fit_and_free
 from dbl.commands.launch.launcher import Launch, add_launch_options
 from dbl.commands.memory_plan import memory_plan_of
 from dbl.commands.parsing import parse
@@ -131,35 +131,26 @@ def _check_equal_compute(arms: list[Arm], wanted: list[int]) -> None:
 def _trained_stack(config: RunConfig, name: str, steps: list[int], from_scratch: bool) -> Arm:
     """Train in this process, assemble and evaluate a rival that is one block."""
     print(f"{name}:", flush=True)
-    try:
-        fit_part(config, from_scratch)
-    finally:
-        free_memory()
+    fit_and_free(config, from_scratch)
     assemble(config.run)
     return evaluate_stack(config.run, name, steps)
 
 
 def _end_to_end(config: RunConfig, steps: list[int], from_scratch: bool) -> Arm:
     """Train, in this process, and evaluate the baseline in a run folder of its own."""
-    run, plain = config.run.baseline(), config.plain()
-    plain["run"] = {"name": run.name, "root": run.root}
-    plain["trainer"]["max_steps"] = _steps_of_baseline(config)
-    plain["relative_steps"] = None
+    run = config.run.baseline()
+    plain = derived_plain(config, run, _steps_of_baseline(config))
     baseline = baseline_of(config.contract.config.network)
     if baseline is None:
         plain["contract"]["partition"] = {"num_blocks": 1, "overlap": 0.0}
         plain["contract"]["start"] = {"class_path": "dbl.RandomStart"}
-        plain["model"]["block"] = 0
     else:
         del plain["model"]["block"]
     write_config(run.config, plain)
     if baseline is None:
         return _trained_stack(RunConfig.load(run.config), "end_to_end", steps, from_scratch)
     print("end_to_end:", flush=True)
-    try:
-        fit_part(RunConfig.load(run.config, baseline), from_scratch)
-    finally:
-        free_memory()
+    fit_and_free(RunConfig.load(run.config, baseline), from_scratch)
     return evaluate_baseline(run)
 
 

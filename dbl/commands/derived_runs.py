@@ -21,7 +21,7 @@ def train_ancestors(config: RunConfig, launch: Launch, from_scratch: bool = Fals
 
     Args:
         config: config of the run.
-        launch: where blocks are trained; the ancestor's are trained like those of any run.
+        launch: place where blocks are trained; the ancestor's are trained like those of any run.
         from_scratch: train anew what is trained already.
 
     Returns:
@@ -81,14 +81,20 @@ def total_passes(config: RunConfig) -> float:
     return own + (total_passes(ancestor) if ancestor else 0.0)
 
 
-def _derived(config: RunConfig, run: RunFolder, contract: ContractConfig, max_steps: int) -> RunConfig:
-    """The config of a run inside a run, which differs in contract and length."""
+def derived_plain(config: RunConfig, run: RunFolder, max_steps: int) -> dict[str, Any]:
+    """The plain values of a config for another run, of one part with a length of its own."""
     plain = config.plain()
     plain["run"] = {"name": run.name, "root": run.root}
-    plain["contract"] |= _plain_contract(contract)
     plain["trainer"]["max_steps"] = max_steps
     plain["relative_steps"] = None
     plain["model"]["block"] = 0
+    return plain
+
+
+def _derived(config: RunConfig, run: RunFolder, contract: ContractConfig, max_steps: int) -> RunConfig:
+    """The config of a run inside a run, which differs in contract and length."""
+    plain = derived_plain(config, run, max_steps)
+    plain["contract"] |= _plain_contract(contract)
     write_config(run.config, plain)
     return RunConfig.load(run.config)
 

@@ -111,6 +111,14 @@ def _start(part: TrainingModule, run: RunFolder) -> None:
         part.start_from(start.weights, start.path)
 
 
+def fit_and_free(config: RunConfig, from_scratch: bool = False) -> None:
+    """Train one part, and free what the training has used, also if it fails; arguments as in `fit_part`."""
+    try:
+        fit_part(config, from_scratch)
+    finally:
+        free_memory()
+
+
 def free_memory() -> None:
     """Free what the training of a part has used, before the next one begins in this process."""
     gc.collect()

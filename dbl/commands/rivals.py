@@ -1,8 +1,8 @@
 """Rivals that `dbl compare --rivals` trains beside the blocks, each with the compute of the whole run."""
 
-from dbl.commands.derived_runs import total_passes
+from dbl.commands.derived_runs import derived_plain, total_passes
 from dbl.commands.evaluate import evaluate_baseline
-from dbl.commands.fit import fit_part, free_memory
+from dbl.commands.fit import fit_and_free
 from dbl.commands.run_config import RunConfig, write_config
 from dbl.evaluation.report import Arm
 from dbl.run.contract import Contract
@@ -36,16 +36,11 @@ def train_rivals(config: RunConfig, names: list[str], from_scratch: bool) -> lis
 
 
 def _train_rival(config: RunConfig, name: str, from_scratch: bool) -> Arm:
-    run, plain, kind = config.run.rival(name), config.plain(), RIVALS[name]
+    run, kind = config.run.rival(name), RIVALS[name]
     passes = kind(config.contract).layer_passes  # type: ignore[call-arg, arg-type]
-    plain["run"] = {"name": run.name, "root": run.root}
-    plain["trainer"]["max_steps"] = max(1, round(total_passes(config) / passes))
-    plain["relative_steps"] = None
+    plain = derived_plain(config, run, max(1, round(total_passes(config) / passes)))
     del plain["model"]["block"]
     write_config(run.config, plain)
     print(f"{name}:", flush=True)
-    try:
-        fit_part(RunConfig.load(run.config, kind), from_scratch)
-    finally:
-        free_memory()
+    fit_and_free(RunConfig.load(run.config, kind), from_scratch)
     return evaluate_baseline(run, name)

@@ -115,20 +115,30 @@ class ViTClassifier(nn.Module):
         super().__init__()
         self.class_token = nn.Embedding(1, sizes.width)
         self.tokens = PatchTokens(sizes, data)
-        self.layers = nn.ModuleList(
-            Layer(sizes.width, sizes.num_heads, sizes.mlp_width, sizes.dropout, gelu=sizes.gelu)
-            for _ in range(sizes.num_layers)
-        )
+        self.layers = plain_layers(sizes)
         self.norm = nn.LayerNorm(sizes.width)
         self.head = nn.Linear(sizes.width, data.num_classes)
         initialise(self)
 
+    def first_tokens(self, images: Tensor) -> Tensor:
+        """[N, channels, height, width] -> class token and patches [N, 1 + T, D]."""
+        tokens: Tensor = self.tokens(self.class_token.weight.expand(len(images), -1), images)
+        return tokens
+
     def forward(self, images: Tensor) -> Tensor:
         """[N, channels, height, width] -> logits [N, C]."""
-        x = self.tokens(self.class_token.weight.expand(len(images), -1), images)  # N, 1 + T, D
+        x = self.first_tokens(images)
         for layer, num_queries in _with_queries(self.layers):
             x = layer(x, num_queries=num_queries)
         return self.head(self.norm(x[:, 0]))  # N, C
+
+
+def plain_layers(sizes: ViT) -> nn.ModuleList:
+    """All layers of a ViT, without modulation."""
+    return nn.ModuleList(
+        Layer(sizes.width, sizes.num_heads, sizes.mlp_width, sizes.dropout, gelu=sizes.gelu)
+        for _ in range(sizes.num_layers)
+    )
 
 
 def _with_queries(layers: nn.ModuleList) -> Iterator[tuple[nn.Module, int | None]]:

@@ -1,7 +1,8 @@
 """Classifiers that are trained otherwise than in blocks: their base class, and the network trained end to end."""
 
 from abc import abstractmethod
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,18 +26,29 @@ class Classifier(TrainingModule):
         part: name of its folder in the run folder.
         contract: contract of the run that it is compared with; gives network sizes, data and seed.
         recipe: training configuration.
+        make: factory of the network from the sizes; its random weights are a function of the seed and the part.
     """
 
+    network: nn.Module
     serves: ClassVar[tuple[type[Architecture], ...]] = (ViT, LabelCNN)  # architectures of which it can be made
 
-    def __init__(self, part: str, contract: Contract, recipe: TrainingConfig | None = None) -> None:
+    def __init__(
+        self, part: str, contract: Contract, recipe: TrainingConfig | None, make: Callable[[Any], nn.Module]
+    ) -> None:
         super().__init__(part, 0, contract, recipe)
-        network = contract.config.network
-        if not isinstance(network, self.serves):
+        sizes = contract.config.network
+        if not isinstance(sizes, self.serves):
             names = " or ".join(kind.__name__ for kind in self.serves)
-            raise UserError(f"{type(self).__name__} needs contract.network {names}, not {type(network).__name__}")
+            raise UserError(f"{type(self).__name__} needs contract.network {names}, not {type(sizes).__name__}")
+        with seeded(contract.config.seed, "weights", part):
+            self.network = make(sizes)
         self.space = contract.space()
         self.accuracy = MulticlassAccuracy(contract.data.num_classes, average="micro")
+
+    @property
+    @override
+    def backbone(self) -> nn.Module:
+        return self.network
 
     @abstractmethod
     def class_logits(self, images: Tensor, indices: Tensor) -> Tensor:
@@ -60,16 +72,7 @@ class EndToEndClassifier(Classifier):
     """The layers of all blocks as one classifier, trained with cross-entropy; arguments as in `EndToEndText`."""
 
     def __init__(self, contract: Contract, recipe: TrainingConfig | None = None) -> None:
-        super().__init__("end_to_end", contract, recipe)
-        sizes = contract.config.network
-        assert isinstance(sizes, ViT | LabelCNN)
-        with seeded(contract.config.seed, "weights", "end_to_end"):
-            self.network = sizes.build_classifier(contract.data)
-
-    @property
-    @override
-    def backbone(self) -> nn.Module:
-        return self.network
+        super().__init__("end_to_end", contract, recipe, lambda sizes: sizes.build_classifier(contract.data))
 
     @override
     def class_logits(self, images: Tensor, indices: Tensor) -> Tensor:

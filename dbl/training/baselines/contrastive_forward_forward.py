@@ -14,17 +14,14 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from dbl.data.images.augment import PaddedCrop
-from dbl.data.spec import ImageSpec
 from dbl.denoising.targets import Batch
 from dbl.networks import ViT
-from dbl.networks.layers import Layer, initialise
-from dbl.networks.vit import PatchTokens
+from dbl.networks.vit import ViTClassifier
 from dbl.run.contract import Contract
 from dbl.training.baselines.classifier import Classifier
 from dbl.training.config import TrainingConfig
 from dbl.training.module import Losses
 from dbl.utils.checks import Number, check_numbers, whole
-from dbl.utils.seeding import seeded
 
 
 class ContrastiveForwardForwardViT(Classifier):
@@ -41,6 +38,7 @@ class ContrastiveForwardForwardViT(Classifier):
         padding: largest shift of the second view, in pixels.
     """
 
+    network: "SeparateLayers"
     serves = (ViT,)
 
     def __init__(
@@ -52,23 +50,15 @@ class ContrastiveForwardForwardViT(Classifier):
         last_margin: float = 0.1,
         padding: int = 1,
     ) -> None:
-        super().__init__("contrastive_forward_forward", contract, recipe)
+        part = "contrastive_forward_forward"
+        super().__init__(part, contract, recipe, lambda sizes: SeparateLayers(sizes.build_classifier(contract.data)))
         self.temperature, self.padding = temperature, padding
         self.first_margin, self.last_margin = first_margin, last_margin
         margin = Number(at_least=0, at_most=2)
         check_numbers("model", self, temperature=Number(above=0, at_most=1e3), padding=whole(0, 10_000))
         check_numbers("model", self, first_margin=margin, last_margin=margin)
         self.layer_passes = 2 * self.layer_passes
-        sizes = contract.config.network
-        assert isinstance(sizes, ViT)
-        self.margins = torch.linspace(first_margin, last_margin, sizes.num_layers).tolist()
-        with seeded(contract.config.seed, "weights", self.part):
-            self.network = SeparateLayers(sizes, sizes.require(contract.data, ImageSpec))
-
-    @property
-    @override
-    def backbone(self) -> nn.Module:
-        return self.network
+        self.margins = torch.linspace(first_margin, last_margin, len(self.network.layers)).tolist()
 
     @override
     def losses(self, batch: Batch) -> Losses:
@@ -96,7 +86,7 @@ def contrastive_loss(features: Tensor, labels: Tensor, margin: float, temperatur
     Args:
         features: [N, D].
         labels: [N].
-        margin: what is added to the similarity of images of one class, which stays at most 1.
+        margin: increase of the similarity of images of one class, which stays at most 1.
         temperature: divisor of similarities.
 
     Returns:
@@ -113,31 +103,27 @@ def contrastive_loss(features: Tensor, labels: Tensor, margin: float, temperatur
 
 
 class SeparateLayers(nn.Module):
-    """Layers of a ViT, each cut off from the others, and a readout cut off from all.
+    """The layers of a classifier, each cut off from the others, and its readout, cut off from all.
 
     Args:
-        sizes: sizes of the whole network.
-        data: image shape and number of classes.
+        classifier: the end-to-end network.
     """
 
-    def __init__(self, sizes: ViT, data: ImageSpec) -> None:
+    def __init__(self, classifier: ViTClassifier) -> None:
         super().__init__()
-        self.class_token = nn.Embedding(1, sizes.width)
-        self.tokens = PatchTokens(sizes, data)
-        self.layers = nn.ModuleList(
-            Layer(sizes.width, sizes.num_heads, sizes.mlp_width, sizes.dropout, gelu=sizes.gelu)
-            for _ in range(sizes.num_layers)
-        )
-        self.norm = nn.LayerNorm(sizes.width)
-        self.head = nn.Linear(sizes.width, data.num_classes)
-        initialise(self)
+        self.classifier = classifier
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The layers, which activation checkpointing looks for."""
+        return self.classifier.layers
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """[N, channels, height, width] -> features [N, D] of each layer, and logits [N, C]."""
-        x = self.tokens(self.class_token.weight.expand(len(images), -1), images)  # N, 1 + T, D
+        x = self.classifier.first_tokens(images)
         features = []
         for layer in self.layers:
             x = layer(x)
             features.append(x.mean(dim=1))
             x = x.detach()
-        return features, self.head(self.norm(features[-1].detach()))
+        return features, self.classifier.head(self.classifier.norm(features[-1].detach()))

@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from dbl.data.spec import ImageSpec
+from dbl.data.spec import DataSpec, ImageSpec
 from dbl.denoising.targets import Batch
 from dbl.networks import ViT
-from dbl.networks.layers import Layer, initialise
-from dbl.networks.vit import PatchTokens
+from dbl.networks.layers import initialise
+from dbl.networks.vit import PatchTokens, plain_layers
 from dbl.run.contract import Contract
 from dbl.training.baselines.classifier import Classifier
 from dbl.training.config import TrainingConfig
 from dbl.training.module import Losses
 from dbl.utils.checks import Number, check_choice, check_numbers
-from dbl.utils.seeding import generator_for, seeded
+from dbl.utils.seeding import generator_for
 
 Comparison = Literal["threshold", "difference"]
 
@@ -42,6 +42,7 @@ class ForwardForwardViT(Classifier):
         sharpness: factor on the difference of goodness.
     """
 
+    network: "GoodnessNetwork"
     serves = (ViT,)
 
     def __init__(
@@ -52,20 +53,11 @@ class ForwardForwardViT(Classifier):
         threshold: float = 2.0,
         sharpness: float = 1.0,
     ) -> None:
-        super().__init__("forward_forward", contract, recipe)
+        super().__init__("forward_forward", contract, recipe, lambda sizes: GoodnessNetwork(sizes, contract.data))
         check_choice("model.comparison", comparison, get_args(Comparison))
         self.comparison, self.threshold, self.sharpness = comparison, threshold, sharpness
         check_numbers("model", self, threshold=Number(above=0, at_most=1e6), sharpness=Number(above=0, at_most=1e6))
         self.layer_passes = 2 * self.layer_passes
-        sizes = contract.config.network
-        assert isinstance(sizes, ViT)
-        with seeded(contract.config.seed, "weights", self.part):
-            self.network = GoodnessNetwork(sizes, sizes.require(contract.data, ImageSpec))
-
-    @property
-    @override
-    def backbone(self) -> nn.Module:
-        return self.network
 
     @override
     def losses(self, batch: Batch) -> Losses:
@@ -105,13 +97,10 @@ class GoodnessNetwork(nn.Module):
 
     patterns: Tensor
 
-    def __init__(self, sizes: ViT, data: ImageSpec) -> None:
+    def __init__(self, sizes: ViT, data: DataSpec) -> None:
         super().__init__()
-        self.tokens = PatchTokens(sizes, data)
-        self.layers = nn.ModuleList(
-            Layer(sizes.width, sizes.num_heads, sizes.mlp_width, sizes.dropout, gelu=sizes.gelu)
-            for _ in range(sizes.num_layers)
-        )
+        self.tokens = PatchTokens(sizes, sizes.require(data, ImageSpec))
+        self.layers = plain_layers(sizes)
         # Unrelated labels: orthogonal as far as the width allows, each coordinate of size 1.
         self.register_buffer("patterns", _orthogonal(data.num_classes, sizes.width))
         initialise(self)

@@ -21,7 +21,7 @@ from dbl.training.baselines.classifier import Classifier
 from dbl.training.config import TrainingConfig
 from dbl.training.module import Losses
 from dbl.utils.checks import Number, check_choice, check_numbers
-from dbl.utils.seeding import SampleDraws, generator_for, seeded
+from dbl.utils.seeding import SampleDraws, generator_for
 
 Embedding = Literal["one_hot", "learned"]
 
@@ -77,6 +77,8 @@ class NoProp(Classifier):
         eta: factor on the denoising loss.
     """
 
+    network: NoPropNetwork
+
     def __init__(
         self,
         part: str,
@@ -86,18 +88,11 @@ class NoProp(Classifier):
         layers: list[int],
         eta: float,
     ) -> None:
-        super().__init__(part, contract, recipe)
         check_choice("model.embedding", embedding, get_args(Embedding))
+        super().__init__(part, contract, recipe, lambda _: NoPropNetwork(contract, embedding, layers))
         self.eta = eta
         check_numbers("model", self, eta=Number(above=0, at_most=1e6))
         self.layer_passes = contract.config.network.layer_passes(max(layers))
-        with seeded(contract.config.seed, "weights", part):
-            self.network = NoPropNetwork(contract, embedding, layers)
-
-    @property
-    @override
-    def backbone(self) -> nn.Module:
-        return self.network
 
     @override
     def class_logits(self, images: Tensor, indices: Tensor) -> Tensor:

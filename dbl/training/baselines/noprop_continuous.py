@@ -97,7 +97,8 @@ class NoPropCT(NoProp):
     def losses(self, batch: Batch) -> Losses:
         """The bound of each image at a time of its own: readout, and denoising."""
         clean = self.space.encode(batch)
-        vectors, noise = self.network.embedding[clean.labels], self._normal(self.network.embedding[clean.labels])
+        vectors = self.network.embedding[clean.labels]
+        noise = self._normal(vectors)
         time = torch.rand(len(vectors), generator=self._generator("time")).to(vectors.device)
         share, gain = self.schedule(time)
         mean = self.network.mean_vector(self.network.denoisers[0](_mixed(vectors, noise, share), time, clean.cond))

@@ -1,6 +1,5 @@
 """Progress: a bar of optimizer steps, a bar of the batches of an evaluation, and the training speed."""
 
-import sys
 import time
 from typing import Any
 
@@ -13,11 +12,8 @@ from dbl.training.module import TrainingModule
 from dbl.utils.progress import bar_options
 
 
-class StepProgress(ProgressBar):
-    """A progress bar of optimizer steps out of `trainer.max_steps`, with losses and speed.
-
-    Lightning's own bars restart in every epoch, of which small data sets have many.
-    """
+class _Bar(ProgressBar):
+    """A bar that Lightning turns off on all ranks but the first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,20 +26,30 @@ class StepProgress(ProgressBar):
 
     @override
     def disable(self) -> None:
-        self._enabled = False  # Lightning calls this on all ranks but the first
+        self._enabled = False
+
+    def _open(self, description: str, unit: str, total: int | None, **changes: Any) -> None:
+        options = bar_options() | changes
+        self._bar = tqdm(total=total, desc=description, unit=unit, disable=not self._enabled, **options)
+
+    def _close(self, *_: Any, **__: Any) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    on_exception = _close  # so that the message starts on a new line
+
+
+class StepProgress(_Bar):
+    """A progress bar of optimizer steps out of `trainer.max_steps`, with losses and speed.
+
+    Lightning's own bars restart in every epoch, of which small data sets have many.
+    """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the bar at the current step, which is not 0 after a resume."""
-        self._bar = tqdm(
-            total=trainer.max_steps,
-            initial=trainer.global_step,
-            desc=str(getattr(pl_module, "part", "training")),
-            unit="step",
-            # In a log file every update is a new line.
-            mininterval=0.2 if sys.stderr.isatty() else 10,
-            dynamic_ncols=True,
-            disable=not self._enabled,
-        )
+        part = str(getattr(pl_module, "part", "training"))
+        self._open(part, "step", trainer.max_steps, initial=trainer.global_step, delay=0)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -58,67 +64,37 @@ class StepProgress(ProgressBar):
         values = trainer.callback_metrics
         return {name: f"{float(values[name]):.4g}" for name in ("train/loss", "val/loss") if name in values}
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Close the bar."""
-        self._close()
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Close the bar, so that the message starts on a new line."""
-        self._close()
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+    on_train_end = _Bar._close
 
 
-class EvaluationProgress(ProgressBar):
+class EvaluationProgress(_Bar):
     """A progress bar of the batches of a validation, test or prediction that is not part of a training.
 
     It closes before other callbacks measure at the end of the epoch, with bars of their own, if it stands before them.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._enabled = True
-        self._bar: tqdm[Any] | None = None
-
-    @override
-    def enable(self) -> None:
-        self._enabled = True
-
-    @override
-    def disable(self) -> None:
-        self._enabled = False  # Lightning calls this on all ranks but the first
-
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the bar."""
-        self._open(trainer.num_test_batches, "test")
+        self._open_over(trainer.num_test_batches, "test")
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the bar."""
-        self._open(trainer.num_val_batches, "validation")
+        self._open_over(trainer.num_val_batches, "validation")
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the bar."""
-        self._open(trainer.num_predict_batches, "prediction")
+        self._open_over(trainer.num_predict_batches, "prediction")
 
-    def _open(self, batches: list[int | float], description: str) -> None:
-        total, options = sum(batches), bar_options()
-        known = int(total) if total != float("inf") else None
-        self._bar = tqdm(total=known, desc=description, unit="batch", disable=not self._enabled, **options)
+    def _open_over(self, batches: list[int | float], description: str) -> None:
+        total = sum(batches)
+        self._open(description, "batch", int(total) if total != float("inf") else None)
 
     def _advance(self, *_: Any, **__: Any) -> None:
         if self._bar is not None:
             self._bar.update(1)
 
-    def _close(self, *_: Any, **__: Any) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
     on_test_batch_end = on_validation_batch_end = on_predict_batch_end = _advance
-    on_test_epoch_end = on_validation_epoch_end = on_predict_epoch_end = on_exception = _close
+    on_test_epoch_end = on_validation_epoch_end = on_predict_epoch_end = _Bar._close
 
 
 class Throughput(L.Callback):
