@@ -34,7 +34,7 @@ class SimulatedDevice(L.Callback):
     """Make each optimizer step as slow as on a device of its own, without using a core.
 
     Args:
-        seconds: of a step.
+        seconds: duration of a step.
     """
 
     def __init__(self, seconds: float) -> None:

@@ -28,7 +28,7 @@ def median_seconds(
     """Median process time of each call, all of them in turn.
 
     Args:
-        calls: what to time, by name.
+        calls: functions to time, by name.
         repeats: number of turns.
         warm_up: number of turns before these.
         in_a_row: number of times that a call is made in its turn, if not once; the time is that of one.

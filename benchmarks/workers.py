@@ -30,7 +30,7 @@ class FirstStep(L.Callback):
     """Note when the first step of a block ended.
 
     Args:
-        folder: where to write a file for each block: seconds since its process started, and the time of day.
+        folder: place of a file for each block: seconds since its process started, and the time of day.
     """
 
     def __init__(self, folder: str) -> None:

@@ -27,7 +27,7 @@ def header(config: RunConfig, backend: str) -> str:
 
     Args:
         config: config of the run.
-        backend: where blocks are trained.
+        backend: name of the backend that trains the blocks.
     """
     contract, partition = config.contract, config.contract.partition
     network = contract.config.network

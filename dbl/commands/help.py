@@ -13,8 +13,8 @@ class Help:
     """The short help of a command.
 
     Attributes:
-        usage: what follows the name of the command.
-        summary: what it does, in one line.
+        usage: words after the name of the command.
+        summary: description in one line.
         options: its own options, as they are typed, and what each says.
         overrides: keys of a config, likewise.
     """

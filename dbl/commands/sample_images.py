@@ -39,7 +39,7 @@ def sample_images(
         num_images: number of images.
         seed: random seed of the start noise; image i is the same for any number of images and any batch size.
         batch_size: number of images drawn together.
-        keep_in_memory: keep all blocks in memory, or one at a time.
+        keep_in_memory: number of blocks in memory: all, or one at a time.
         output: PNG file; by default samples.png in the run folder. Latents are also saved as safetensors beside it.
         device: device name, such as cpu or cuda:0; by default an accelerator if there is one.
     """

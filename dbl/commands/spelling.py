@@ -27,7 +27,7 @@ def whole_numbers(option: str, value: str | Sequence[int], example: str) -> list
     Args:
         option: name of the option, such as `--blocks`.
         value: its parsed value.
-        example: what it may look like, for the message.
+        example: form that a value may have, for the message.
     """
     items = value.split(",") if isinstance(value, str) else value
     try:

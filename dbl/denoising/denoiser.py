@@ -107,7 +107,7 @@ class GaussianDenoiser(Denoiser):
 
     Args:
         network: as in `Denoiser`; its first input is `c_in noisy`.
-        readout: from the network's output to a prediction.
+        readout: map from the network's output to a prediction.
         sigma_data: standard deviation of a coordinate of the clean target that preconditioning assumes.
         loss_weight: as in `Denoiser`.
     """
@@ -185,7 +185,7 @@ class MaskedDenoiser(Denoiser):
     """Denoiser of hidden tokens: the network sees tokens and masks, and outputs logits.
 
     Args:
-        network: from tokens [N, T] and the masking probability as c_noise [N] to logits [N, T, C].
+        network: map from tokens [N, T] and the masking probability as c_noise [N] to logits [N, T, C].
         loss_weight: as in `Denoiser`.
         mask: token that means hidden.
     """

@@ -27,7 +27,7 @@ def in_chunks(function: Callable[..., Tensor], num_classes: int, *rows: Tensor) 
     """Apply a function that makes logits [R, C] to rows, chunk by chunk if there are many.
 
     Args:
-        function: from rows to a tensor [R, ...] that is smaller than the logits; row by row.
+        function: map from rows to a tensor [R, ...] that is smaller than the logits; row by row.
         num_classes: size C of the vocabulary.
         rows: arguments of the function, [R, ...] each; the features come first.
 

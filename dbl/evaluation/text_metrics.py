@@ -82,7 +82,7 @@ def mauve_score(real: np.ndarray, generated: np.ndarray, seed: int, start: int =
         real: [n, D] features of the real texts.
         generated: [m, D] features of the generated texts, from the same network; m may differ from n.
         seed: random seed of the clusters.
-        start: which of their random starts.
+        start: number of their random start.
 
     Returns:
         In (0, 1]; 1 is best.

@@ -31,7 +31,7 @@ class BlockChain(nn.Module):
     Args:
         contract: contract of the blocks.
         load: function that gives the denoiser of a block, ready for inference.
-        inference: how it is used; None: `default_inference`, the sampler of the contract's target.
+        inference: settings of its use; None: `default_inference`, the sampler of the contract's target.
         available: blocks that `load` can give; None: all. A chain that lacks blocks refuses their levels.
     """
 

@@ -20,7 +20,7 @@ def labels_in_turn(labels: Labels, num_classes: int, num_images: int | None, nam
         labels: one class, several, or None for all.
         num_classes: C.
         num_images: number of images; None: one for each of the labels.
-        name: what messages call the labels.
+        name: word for the labels in messages.
     """
     chosen = torch.arange(num_classes) if labels is None else _as_classes(labels, num_classes, name)
     num_images = len(chosen) if num_images is None else num_images

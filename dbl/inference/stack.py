@@ -38,7 +38,7 @@ class BlockStack(BlockChain):
     Args:
         contract: contract of the blocks.
         load: function that gives the denoiser of a block, ready for inference.
-        inference: how it is used; None: `default_inference`, the sampler of the contract's target.
+        inference: settings of its use; None: `default_inference`, the sampler of the contract's target.
         weights: kind of weights that `load` gives, for reports: `ema` or `live`.
         available: blocks that `load` can give; None: all. A stack that lacks blocks refuses their levels.
         load_tokenizer: function that gives the tokenizer of the texts that the stack writes.
@@ -100,7 +100,7 @@ class BlockStack(BlockChain):
         Args:
             name_or_folder: run folder, such as runs/digits_dit, or model folder; if there is none, a string
                 `owner/name` is looked up on the hub.
-            inference: how it is used; None: as was chosen when it was assembled, hence as its report used it. Models of
+            inference: settings of its use; None: those chosen when it was assembled, hence of its report. Models of
                 earlier versions do not say: of them, None means the sampler of their target.
             revision: branch, tag or commit on the hub; by default its main branch.
             trusted: packages with classes of your own that the model may import, e.g. ["my_package"]: this one and the

@@ -128,8 +128,8 @@ class NextPlace(NamedTuple):
     """The last place of a text, whose next token is denoised.
 
     Attributes:
-        embedded: [N, 1, W] what prelude and adapter made of its token.
-        place: where it stands, and what one level has read before it.
+        embedded: [N, 1, W] output of prelude and adapter for its token.
+        place: position, and the cache of what one level has read before it.
     """
 
     embedded: Tensor

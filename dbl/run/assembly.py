@@ -117,7 +117,7 @@ def assemble(
         run: run folder; its `model` may be a link to a folder on another disk.
         weights: averaged (`ema`) or live weights.
         allow_partial: leave out unfinished blocks; at least one must be finished.
-        inference: how the network is used by default; None: as the config of the run says, or, without a config,
+        inference: default settings of its use; None: as the config of the run says, or, without a config,
             `default_inference`.
 
     Returns:

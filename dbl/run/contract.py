@@ -41,7 +41,7 @@ class ContractConfig:
         target: quantity that is denoised, and its readout.
         noise: distribution of the noise levels.
         partition: division of layers and levels into blocks.
-        start: where the weights of a block come from before its first step.
+        start: source of the weights of a block before its first step.
         seed: random seed of initial weights, data order, noise and the target table.
 
     Example:
@@ -91,7 +91,7 @@ class ContractConfig:
 
         Args:
             num_blocks: number of blocks, which divides the present one; or 1, of the size of the largest block.
-            start: where their weights come from.
+            start: source of their weights.
         """
         size = max(self.partition.split(self.network.num_layers))
         network = self.network.with_layers(num_blocks * size)

@@ -7,7 +7,8 @@ model/       config.json  block_<b>.safetensors  table.safetensors  tokenizer.js
 export/      manifest.json  block_<b>.pt2  chain.pt2
 report/      report.md  report.html  report.json  samples.png
 ancestor/    a run folder of its own for the network from which the blocks start
-baseline/    the same for the end-to-end network, one_block/ for one block that answers for all levels
+baseline/    the same for the end-to-end network, one_block/ for one block that answers for all levels,
+             rivals/<name>/ for networks of other methods
 """
 
 from collections.abc import Collection

@@ -43,7 +43,7 @@ class ModelFolder:
     Attributes:
         config: contents of `config.json`; see `assemble`.
         contract: contract of the blocks.
-        inference: how the network is used, as chosen at the assembly; `default_inference` in models that do not say.
+        inference: settings of its use, as chosen at the assembly; `default_inference` in models that do not say.
         available: indices of the blocks in the folder; a partial model lacks some.
     """
 

@@ -59,7 +59,7 @@ class Ancestor(Start):
         share: share of the compute of the whole run that the ancestor takes, its own ancestors included; the blocks
             train for `trainer.max_steps` each, so it is trained for `share / (1 - share)` times their steps together.
         num_blocks: number of blocks of the ancestor; divides that of the run.
-        start: where the weights of the ancestor come from.
+        start: source of the weights of the ancestor.
 
     Example:
         >>> import dbl

@@ -39,7 +39,7 @@ def numbered_by_module(state: dict[str, Any], module: nn.Module, optimizer: Opti
     FSDP2 writes such numbers and takes them for granted when it reads; an optimizer reads any.
 
     Args:
-        state: what `optimizer.state_dict()` gave.
+        state: result of `optimizer.state_dict()`.
         module: module with all parameters of the optimizer.
         optimizer: the optimizer.
     """

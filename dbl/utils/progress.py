@@ -28,8 +28,8 @@ def tracked(batches: Sequence[Batch], description: str, unit: str) -> Iterator[B
 
     Args:
         batches: batches with a length each, such as tensors [n, ...].
-        description: what is done with them.
-        unit: what one item is, such as `image`.
+        description: name of the work on them.
+        unit: name of one item, such as `image`.
     """
     lengths = [len(batch) for batch in batches]  # type: ignore[arg-type]
     with tqdm(total=sum(lengths), desc=description, unit=unit, disable=not _SHOWN.get(), **bar_options()) as bar:
