@@ -16,7 +16,7 @@ _WITH_MATRICES = (nn.Linear, nn.Bilinear, _ConvNd, nn.MultiheadAttention, nn.RNN
 def by_decay(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The parameters that decay, and all others, each in the order of the module.
 
-    Weights of two axes or more of linear layers, convolutions, torch's attention and recurrent networks decay; biases,
+    Weights of linear layers, convolutions, torch's attention and recurrent networks decay; biases,
     norms, embeddings and parameters of a class of your own do not.
     """
     decaying = {
@@ -24,7 +24,7 @@ def by_decay(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]
         for part in module.modules()
         if isinstance(part, _WITH_MATRICES)
         for name, parameter in part.named_parameters(recurse=False)
-        if parameter.ndim >= 2 and "weight" in name
+        if "weight" in name
     }
     parameters = list(module.parameters())
     return (
