@@ -75,14 +75,19 @@ class TrainingConfig:
     def make_optimizer(self, module: nn.Module) -> Optimizer:
         """Make the optimizer of all parameters of a module, of which the matrices alone decay; see `by_decay`.
 
+        A class with `describe_groups` is given `names` and `decays` in each group beside `params`.
+
         Raises UserError if it refuses its arguments or needs another kind of step.
         """
         kind = getattr(self.optimizer, "func", self.optimizer)
         if kind in _OTHER_STEPS:
             raise UserError(f"model.recipe.optimizer {kind.__name__} needs {_OTHER_STEPS[kind]}: choose e.g. AdamW")
         matrices, others = by_decay(module)
+        groups = [{"params": group} for group in (matrices, others) if group]
+        if getattr(kind, "describe_groups", False):
+            groups = _described(groups, matrices, module)
         try:
-            optimizer = self.optimizer([{"params": group} for group in (matrices, others) if group])
+            optimizer = self.optimizer(groups)
         except ValueError as error:
             raise UserError(f"model.recipe.optimizer: {error}") from None
         if others and "weight_decay" in optimizer.defaults:
@@ -100,6 +105,17 @@ class TrainingConfig:
             return 1.0
         progress = (step - self.warmup_steps) / max(total - self.warmup_steps, 1)
         return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def _described(
+    groups: list[dict[str, Any]], matrices: list[nn.Parameter], module: nn.Module
+) -> list[dict[str, Any]]:
+    """Groups that also say how their parameters are called, and whether they decay."""
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    return [
+        {**group, "names": [names[id(parameter)] for parameter in group["params"]], "decays": group["params"] is matrices}
+        for group in groups
+    ]
 
 
 def _fuse(optimizer: Adam | SGD) -> None:

@@ -7,12 +7,16 @@ without data, so the same bytes are counted and none is allocated.
 
 import weakref
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_iter
 
 # What the categories mean, in the order in which tables and pictures show them.
@@ -28,6 +32,17 @@ MEANINGS = {
 CATEGORIES = tuple(MEANINGS)
 # The CUDA caching allocator rounds allocations up to multiples of this many bytes.
 _CUDA_GRANULE = 512
+_counting = ContextVar("counting", default=True)
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Count nothing that is made inside: what stands for compiled code, whose inner tensors nobody sees."""
+    token = _counting.set(False)
+    try:
+        yield
+    finally:
+        _counting.reset(token)
 
 
 class MemoryTracker(TorchDispatchMode):
@@ -82,6 +97,8 @@ class MemoryTracker(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and count its results."""
         result = func(*args, **(kwargs or {}))
+        if not _counting.get():
+            return result
         category = "activations" if torch.is_grad_enabled() else "temporaries"
         for tensor in _tensors(result):
             self._track(tensor, category)
@@ -113,4 +130,12 @@ class MemoryTracker(TorchDispatchMode):
 
 
 def _tensors(nest: Any) -> list[Tensor]:
-    return [value for value in tree_iter(nest) if isinstance(value, Tensor)]
+    return [part for value in tree_iter(nest) if isinstance(value, Tensor) for part in _stored(value)]
+
+
+def _stored(tensor: Tensor) -> list[Tensor]:
+    """The tensors that hold the numbers: a quantized one is a wrapper around codes and scales."""
+    if not is_traceable_wrapper_subclass(tensor) or isinstance(tensor, FakeTensor | DTensor):
+        return [tensor]
+    names, _ = tensor.__tensor_flatten__()
+    return [part for name in names for part in _stored(getattr(tensor, name))]
