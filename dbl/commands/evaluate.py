@@ -161,30 +161,31 @@ def _on_one_device(config: RunConfig) -> RunConfig:
     return config
 
 
-def evaluate_baseline(run: RunFolder, name: str = "end_to_end") -> Arm:
+def evaluate_baseline(run: RunFolder, part: str = "end_to_end", name: str | None = None) -> Arm:
     """Test a whole network that is no denoiser, in its own run folder, with the weights of its checkpoint.
 
     Args:
         run: its run folder.
-        name: its part: `end_to_end`, or one of `RIVALS`.
+        part: its part: `end_to_end`, or one of `RIVALS`.
+        name: name of the arm; by default that of the part.
     """
-    contract, checkpoint = run.load_contract(), run.checkpoint(name)
-    kind = type(load_baseline(run, name))  # refuses weights that Lightning would take, such as NaN
+    contract, checkpoint = run.load_contract(), run.checkpoint(part)
+    kind = type(load_baseline(run, part))  # refuses weights that Lightning would take, such as NaN
     done = evaluate(_on_one_device(RunConfig.load(run.config, kind)), "test", str(checkpoint), verbose=False)
-    part = {
-        "part": name,
+    facts = {
+        "part": part,
         "layers": contract.config.network.num_layers,
         "sigma_high": None,
         "sigma_low": None,
-        **_read_baseline(run, contract, name).summary(),
-        **read_history(run.metrics(name)),
+        **_read_baseline(run, contract, part).summary(),
+        **read_history(run.metrics(part)),
     }
     return Arm(
-        name,
-        [part],
+        name or part,
+        [facts],
         calls=[1],
         test=done.metrics,
-        memory=[read_memory(run.memory(name))],
+        memory=[read_memory(run.memory(part))],
         **{callback: done.groups[callback].result for callback in EVALUATION},
     )
 

@@ -165,7 +165,7 @@ class RunConfig:
             message = "trainer.limit_test_batches would leave test samples out of the report: use it with dbl test"
             raise UserError(message)
         self.inference.check(self.contract)
-        self.recipe.make_optimizer(torch.nn.Linear(1, 1))  # refuses its arguments
+        self.recipe.make_optimizer(_one_layer())  # refuses its arguments
         if "block" in self.values.model:
             self.contract.partition.check_block(self.values.model.block)
         self.groups.image_quality.prepare(self.data, self.contract_config.target.generates == "images")
@@ -181,6 +181,11 @@ class RunConfig:
     def plain(self) -> dict[str, Any]:
         """The whole config as plain values, with all defaults."""
         return cast(dict[str, Any], yaml.safe_load(self._parser.dump(self.values, skip_unset=False)))
+
+
+def _one_layer() -> torch.nn.Module:
+    """The smallest network with a residual layer, which some optimizers need."""
+    return torch.nn.ModuleDict({"layers": torch.nn.ModuleList([torch.nn.Linear(1, 1)])})
 
 
 def write_config(path: Path, plain: dict[str, Any]) -> None:

@@ -107,13 +107,15 @@ class TrainingConfig:
         return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def _described(
-    groups: list[dict[str, Any]], matrices: list[nn.Parameter], module: nn.Module
-) -> list[dict[str, Any]]:
+def _described(groups: list[dict[str, Any]], matrices: list[nn.Parameter], module: nn.Module) -> list[dict[str, Any]]:
     """Groups that also say how their parameters are called, and whether they decay."""
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     return [
-        {**group, "names": [names[id(parameter)] for parameter in group["params"]], "decays": group["params"] is matrices}
+        {
+            **group,
+            "names": [names[id(parameter)] for parameter in group["params"]],
+            "decays": group["params"] is matrices,
+        }
         for group in groups
     ]
 

@@ -5,10 +5,10 @@ takes seconds and no memory.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -28,8 +28,10 @@ from dbl.run.start import RandomStart
 from dbl.training.baselines import baseline_of
 from dbl.training.block import DiffusionBlock
 from dbl.training.config import TrainingConfig
+from dbl.training.memory.alternatives import ALTERNATIVES, MakeFromRecipe, MakePart
 from dbl.training.memory.synthetic_step import SyntheticStep
-from dbl.training.module import TrainingModule
+from dbl.training.recipes import RECIPES
+from dbl.utils.errors import UserError
 
 # A line through two small sizes may be almost flat, so a guess exceeds the largest known fit by at most this factor.
 _FARTHEST = 4096
@@ -74,9 +76,6 @@ def _crossing(earlier: tuple[int, int], latest: tuple[int, int], limit: int) -> 
     return int(latest[0] + (limit - latest[1]) / max(slope, 1e-9))  # a flat line never reaches it
 
 
-MakePart = Callable[[], TrainingModule]
-
-
 class Row(NamedTuple):
     """One row of a plan."""
 
@@ -110,11 +109,15 @@ class Planner:
         layers = contract.partition.layers
         return lambda: DiffusionBlock(contract, layers.index(max(layers)), replace(recipe, compile=False))
 
-    def rows(self, numbers_of_blocks: list[int]) -> list[Row]:
+    def rows(self, numbers_of_blocks: list[int], rivals: Sequence[str] = ()) -> list[Row]:
         """List the alternatives: end to end and in blocks, with and without activation checkpointing.
 
         The optimizer is the recipe's; Adafactor represents optimizers with a smaller state. A network without an
         attribute `layers` cannot be checkpointed and has no such rows.
+
+        Args:
+            numbers_of_blocks: values of B.
+            rivals: names in `RECIPES`; each changes the recipe, with its own `activation_checkpointing`.
         """
         saving = replace(self.recipe, activation_checkpointing=True)
         recipes = {
@@ -127,12 +130,34 @@ class Planner:
             if layers_of(whole().backbone) is None:
                 recipes = {"": recipes[""]}
         layers = self.config.network.num_layers
-        rows = [Row(f"end to end{how}", None, layers, self.end_to_end(recipe)) for how, recipe in recipes.items()]
+        rows = _rows_of("end to end", None, layers, self.end_to_end, recipes)
+        rows += [self._rival(name, "end to end", None, layers, self.end_to_end) for name in rivals]
         for num in numbers_of_blocks:
             partition, name = self.partition_config(num), f"{num} block" + "s" * (num > 1)
             largest = max(self._contract(partition).partition.layers)
-            rows += [Row(name + how, num, largest, self.block(partition, recipe)) for how, recipe in recipes.items()]
-        return rows
+            make = partial(self.block, partition)
+            rows += _rows_of(name, num, largest, make, recipes)
+            rows += [self._rival(rival, name, num, largest, make) for rival in rivals]
+        return list({row.name: row for row in reversed(rows)}.values())[::-1]
+
+    def _rival(self, rival: str, name: str, num_blocks: int | None, layers: int, make: MakeFromRecipe) -> Row:
+        """The row of a rival; that of `checkpointing` is there already unless the network has another recipe."""
+        recipe = RECIPES[rival].apply(self.recipe)
+        how = ["checkpointing"] * recipe.activation_checkpointing + [rival] * (rival != "checkpointing")
+        make_part = ALTERNATIVES[rival](recipe, make) if rival in ALTERNATIVES else make(recipe)
+        return Row(", ".join([name, *how]), num_blocks, layers, make_part)
+
+    def refusal(self, rival: str) -> str | None:
+        """Why the whole network cannot be trained, or planned, with the recipe of a rival; None if it can."""
+        try:
+            make_part = self._rival(rival, "", None, 0, self.end_to_end).make_part
+            with self._without_data():
+                part = make_part()
+                part.prepare_network()
+                part.recipe.make_optimizer(part)
+        except UserError as error:
+            return str(error)
+        return None
 
     def partition_config(self, num_blocks: int) -> PartitionConfig:
         """Return the config's own partition for its number of blocks, an even one for others."""
@@ -164,6 +189,13 @@ class Planner:
                 step()
             return counter.get_total_flops()
 
+    def peak_and_host(self, make_part: MakePart, batch_size: int) -> tuple[dict[str, int], int]:
+        """Plan the same, and the bytes in the memory of the host."""
+        with self._without_data():
+            step = self._step(make_part, batch_size)
+            peak = step.peak()
+            return peak, sum(int(getattr(holder, "host_bytes", 0)) for holder in (step.part, step.optimizer))
+
     def _step(self, make_part: MakePart, batch_size: int) -> SyntheticStep:
         part = make_part()
         # The weights are made on the planned device; tables were made with the contract and are still elsewhere.
@@ -185,7 +217,11 @@ class Planner:
 
 
 def plan_rows(
-    planner: Planner, numbers_of_blocks: list[int], batch_size: int, limit_bytes: int | None = None
+    planner: Planner,
+    numbers_of_blocks: list[int],
+    batch_size: int,
+    limit_bytes: int | None = None,
+    rivals: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Plan all rows of `Planner.rows` and return them as JSON values.
 
@@ -194,21 +230,31 @@ def plan_rows(
         numbers_of_blocks: values of B to plan.
         batch_size: number of samples in a step.
         limit_bytes: memory that the largest batch may use; None skips the search for it.
+        rivals: names of rivals to plan as well, see `Planner.rows`.
 
     Returns:
         For each row `name`, `num_blocks` (null end to end), `num_layers` (in memory at once), `bytes` (category ->
-        bytes at the peak), `peak_bytes`, `ratio` (to the first row) and, with a limit, `largest_batch`.
+        bytes at the peak), `peak_bytes`, `ratio` (to the first row) and, with a limit, `largest_batch`; for rivals that
+        use the memory of the host also `host_bytes`.
     """
     found: list[dict[str, Any]] = []
-    for row in planner.rows(numbers_of_blocks):
-        peak = planner.peak(row.make_part, batch_size)
+    for row in planner.rows(numbers_of_blocks, rivals):
+        peak, on_host = planner.peak_and_host(row.make_part, batch_size)
         total = sum(peak.values())
         facts = {"name": row.name, "num_blocks": row.num_blocks, "num_layers": row.num_layers, "bytes": peak}
         first_total = found[0]["peak_bytes"] if found else total
         found.append(facts | {"peak_bytes": total, "ratio": round(total / first_total, 4)})
+        if on_host:
+            found[-1]["host_bytes"] = on_host
         if limit_bytes is not None:
             found[-1]["largest_batch"] = planner.largest_batch(row.make_part, limit_bytes, batch_size)
     return found
+
+
+def _rows_of(
+    name: str, num_blocks: int | None, layers: int, make: MakeFromRecipe, recipes: Mapping[str, TrainingConfig]
+) -> list[Row]:
+    return [Row(name + how, num_blocks, layers, make(recipe)) for how, recipe in recipes.items()]
 
 
 class _StandInScalars(TorchDispatchMode):

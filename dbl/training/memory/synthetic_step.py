@@ -25,7 +25,7 @@ class SyntheticStep:
         # Two of an accumulation have the memory of all of them, since the second adds to gradients.
         self.num_batches = min(part.recipe.accumulate, 2)
         self.optimizer = part.recipe.make_optimizer(part)
-        for parameter in part.parameters():
+        for parameter in filter(_has_gradient, part.parameters()):
             parameter.grad = torch.zeros_like(parameter)
         self._end_step()
         self.batch = _batch(part, data, batch_size)
@@ -52,6 +52,10 @@ class SyntheticStep:
     def _end_step(self) -> None:
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+
+def _has_gradient(parameter: nn.Parameter) -> bool:
+    return parameter.requires_grad
 
 
 def _batch(part: TrainingModule, data: DataSpec, size: int) -> Any:

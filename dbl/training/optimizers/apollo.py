@@ -10,7 +10,7 @@ from dbl.training.optimizers.groups import described, parameters_of
 
 
 class ApolloMini(APOLLOAdamW):
-    """APOLLO-Mini (arXiv 2412.05270): matrices of linear layers are projected, all other parameters have AdamW's moments.
+    """APOLLO-Mini (arXiv 2412.05270): matrices of linear layers are projected, others have the moments of AdamW.
 
     Args:
         params: described groups of parameters.

@@ -1,4 +1,4 @@
-"""What an optimizer may ask about its parameters: their names, and which are matrices of linear layers or convolutions."""
+"""What an optimizer may ask about its parameters: their names, and which of them decay."""
 
 import re
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ class Named(NamedTuple):
     Attributes:
         name: its name in the module.
         parameter: the parameter itself.
-        decays: whether it is a matrix that weight decay reaches, see `by_decay`.
+        decays: whether it is a matrix of a linear layer or convolution, see `by_decay`.
     """
 
     name: str

@@ -13,8 +13,8 @@ from dbl.utils.errors import UserError
 class MuonAdamW(Optimizer):
     """Muon (Jordan et al. 2024), which keeps one moment of a matrix where AdamW keeps two.
 
-    Steps of Muon are scaled to the size of AdamW's (arXiv 2502.16982), so that both use one learning rate and one weight
-    decay. Raises UserError if there is no matrix in residual layers.
+    Steps of Muon are scaled to the size of AdamW's (arXiv 2502.16982), so that both use one learning rate and one
+    weight decay. Raises UserError if there is no matrix in residual layers.
 
     Args:
         params: described groups of parameters.

@@ -1,6 +1,9 @@
 """AdamW with moments in 8 or 4 bits, of torchao (arXiv 2110.02861 and 2309.01507)."""
 
+import os
 from collections.abc import Callable
+from functools import cache
+from shutil import which
 from typing import Any
 
 import torch
@@ -22,13 +25,16 @@ class _Quantized(torchao.optim.adam._AdamBase):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient.
 
-        Where memory is counted, without `torch.compile`, which cannot run there. The tensors that the step makes inside
-        are then left out, as those of compiled code are.
+        torchao compiles its step. Not so where memory is counted, which a compiled step does not allow; what it makes
+        inside is left out, as it is of any compiled code. Nor on a CPU without a C++ compiler.
         """
-        if not is_in_torch_dispatch_mode():
+        if not is_in_torch_dispatch_mode() and (_has_compiler() or not self._is_on_cpu()):
             return super().step(closure)
         with torch.compiler.set_stance("force_eager"), uncounted():
             return super().step(closure)
+
+    def _is_on_cpu(self) -> bool:
+        return any(p.device.type == "cpu" for group in self.param_groups for p in group["params"])
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -53,6 +59,11 @@ class _Quantized(torchao.optim.adam._AdamBase):
                         moment = self._new_buffer(parameter, key == "exp_avg")
                         _fill(moment, states[index][key])
                         self.state[parameter][key] = moment
+
+
+@cache
+def _has_compiler() -> bool:
+    return any(which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++"))
 
 
 def _plain(value: Any) -> Any:
