@@ -48,9 +48,9 @@ class RandomStart(Start):
 class Ancestor(Start):
     """Weights of an ancestor: a run of fewer blocks of the same size, which share all levels among them.
 
-    With one block in the ancestor, a network of the size of a block is trained over all noise levels before the blocks; then each block
-    starts from its weights and specialises on its own interval. The compute for what all levels have in common is spent
-    once in place of B times, and at every moment the memory is that of one block.
+    An ancestor of one block is a network of the size of a block, trained over all noise levels before the blocks; then
+    each block starts from its weights and specialises on its own interval. The compute for what all levels have in
+    common is spent once in place of B times, and at every moment the memory is that of one block.
 
     With more blocks the ancestor has an ancestor of its own, and so on: a tree. For 4 blocks, `Ancestor(num_blocks=2,
     start=Ancestor())` halves the range of levels at each branching.
@@ -92,8 +92,8 @@ class Ancestor(Start):
         blocks = partition.num_blocks
         if blocks % self.num_blocks:
             raise UserError(
-                f"{START}.num_blocks ({self.num_blocks}) must divide contract.partition.num_blocks ({blocks}): else use "
-                "--contract.start dbl.RandomStart"
+                f"{START}.num_blocks ({self.num_blocks}) must divide contract.partition.num_blocks ({blocks}): else "
+                "use --contract.start dbl.RandomStart"
             )
         if len(set(partition.layers)) > 1:
             raise UserError(
