@@ -2,24 +2,26 @@
 
 import shutil
 
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from dbl.commands.console import compare_summary, header
-from dbl.commands.derived_runs import derived_plain, one_block_of, total_passes, train_ancestors
-from dbl.commands.evaluate import evaluate_baseline, evaluate_stack
-from dbl.commands.fit import fit_and_free
+from dbl.commands.derived_runs import one_block_of, train_ancestors
+from dbl.commands.evaluate import evaluate_stack
 from dbl.commands.launch.launcher import Launch, add_launch_options
 from dbl.commands.memory_plan import memory_plan_of
 from dbl.commands.parsing import parse
-from dbl.commands.rivals import chosen_rivals, train_rivals
+from dbl.commands.rivals import check_learning_rates, rivals_to_train, train_rivals
 from dbl.commands.run_config import RunConfig, write_config
 from dbl.commands.schema import add_from_scratch, config_parser
 from dbl.commands.spelling import whole_numbers
+from dbl.commands.whole_network import train_whole_network, trained_stack
 from dbl.evaluation.quality_by_steps import step_numbers
 from dbl.evaluation.report import Arm, write_report
 from dbl.run.assembly import assemble
 from dbl.run.folder import RunFolder
-from dbl.training.baselines import RIVALS, baseline_of
+from dbl.training.baselines import RIVALS
+from dbl.training.recipes import RECIPES
 from dbl.utils.errors import UserError
 from dbl.utils.locks import Lock
 
@@ -39,7 +41,14 @@ def build_parser() -> LightningArgumentParser:
         "--rivals",
         type=list[str] | str | None,
         default=None,
-        help="Further rivals of a classifier's blocks: all, or some of " + ", ".join(RIVALS) + ".",
+        help="Further rivals: all, or some of " + ", ".join([*RECIPES, *RIVALS]) + "; the latter, from forward_forward "
+        "on, for classifiers; blocks+NAME trains the blocks with the recipe NAME.",
+    )
+    parser.add_argument(
+        "--rival_lr",
+        type=dict[str, float] | None,
+        default=None,
+        help="Learning rates of rivals, such as --rival_lr.muon=1e-3; by default they follow from that of the config.",
     )
     return parser
 
@@ -56,27 +65,23 @@ def main(arguments: list[str]) -> None:
             "use dbl train for the blocks alone"
         )
     with Lock(config.run.launcher_lock, f"the run in {config.run.path}").acquire():
-        _compare(config, launch, options.seeds, options.rivals, options.from_scratch)
+        _compare(config, launch, options)
 
 
-def _compare(
-    config: RunConfig,
-    launch: Launch,
-    seeds: str | list[int] | None,
-    rivals: str | list[str] | None,
-    from_scratch: bool,
-) -> None:
-    by_seed = _config_of_each_seed(config, seeds)
+def _compare(config: RunConfig, launch: Launch, options: Namespace) -> None:
+    from_scratch = options.from_scratch
+    by_seed = _config_of_each_seed(config, options.seeds)
     for of_seed in by_seed.values():
         of_seed.check()
-    names = chosen_rivals(rivals, next(iter(by_seed.values())).contract)
-    print(header(next(iter(by_seed.values())), launch.backend), flush=True)
+    rivals = rivals_to_train(options.rivals, next(iter(by_seed.values())))
+    rates = check_learning_rates(options.rival_lr, rivals.names)
+    print(header(next(iter(by_seed.values())), launch.backend), *rivals.lines(), sep="\n", flush=True)
     for of_seed in by_seed.values():
         train_ancestors(of_seed, launch, from_scratch)
         of_seed.write()
     first = next(iter(by_seed.values()))
     memory_plan = memory_plan_of(first)
-    arms = {seed: _all_arms(of_seed, launch, names, from_scratch) for seed, of_seed in by_seed.items()}
+    arms = {seed: _all_arms(of_seed, launch, rivals.names, rates, from_scratch) for seed, of_seed in by_seed.items()}
     run = config.run
     if first is not config:
         write_config(run.config, config.plain())
@@ -102,16 +107,19 @@ def _with_seed(config: RunConfig, seed: int) -> RunConfig:
     return RunConfig.load(folder.config)
 
 
-def _all_arms(config: RunConfig, launch: Launch, rivals: list[str], from_scratch: bool) -> list[Arm]:
+def _all_arms(
+    config: RunConfig, launch: Launch, rivals: list[str], rates: dict[str, float], from_scratch: bool
+) -> list[Arm]:
     run, partition = config.run, config.contract.partition
     launch.train(run, list(range(partition.num_blocks)), config.steps, from_scratch)
     assemble(run)
     steps = step_numbers(partition.num_blocks, config.inference.sampler.num_steps)
-    arms = [evaluate_stack(run, "blocks", steps), _end_to_end(config, steps, from_scratch)]
+    whole = train_whole_network(config, run.baseline(), "end_to_end", steps, from_scratch)
+    arms = [evaluate_stack(run, "blocks", steps), whole]
     rival = one_block_of(config)
     if rival is not None:
-        arms.append(_trained_stack(rival, "one_block", steps, from_scratch))
-    arms += train_rivals(config, rivals, from_scratch)
+        arms.append(trained_stack(rival, "one_block", steps, from_scratch))
+    arms += train_rivals(config, launch, rivals, rates, steps, from_scratch)
     _check_equal_compute(arms, config.steps)
     return arms
 
@@ -126,37 +134,6 @@ def _check_equal_compute(arms: list[Arm], wanted: list[int]) -> None:
         raise UserError(
             f"steps of the blocks or layer passes of the arms differ ({counts}): train them anew with --from_scratch"
         )
-
-
-def _trained_stack(config: RunConfig, name: str, steps: list[int], from_scratch: bool) -> Arm:
-    """Train in this process, assemble and evaluate a rival that is one block."""
-    print(f"{name}:", flush=True)
-    fit_and_free(config, from_scratch)
-    assemble(config.run)
-    return evaluate_stack(config.run, name, steps)
-
-
-def _end_to_end(config: RunConfig, steps: list[int], from_scratch: bool) -> Arm:
-    """Train, in this process, and evaluate the baseline in a run folder of its own."""
-    run = config.run.baseline()
-    plain = derived_plain(config, run, _steps_of_baseline(config))
-    baseline = baseline_of(config.contract.config.network)
-    if baseline is None:
-        plain["contract"]["partition"] = {"num_blocks": 1, "overlap": 0.0}
-        plain["contract"]["start"] = {"class_path": "dbl.RandomStart"}
-    else:
-        del plain["model"]["block"]
-    write_config(run.config, plain)
-    if baseline is None:
-        return _trained_stack(RunConfig.load(run.config), "end_to_end", steps, from_scratch)
-    print("end_to_end:", flush=True)
-    fit_and_free(RunConfig.load(run.config, baseline), from_scratch)
-    return evaluate_baseline(run)
-
-
-def _steps_of_baseline(config: RunConfig) -> int:
-    """As many steps as make the same number of passes through layers as the blocks and their ancestors together."""
-    return max(1, round(total_passes(config) / config.contract.config.network.baseline_passes()))
 
 
 def _copy_pictures(source: RunFolder, target: RunFolder) -> None:

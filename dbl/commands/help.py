@@ -84,7 +84,8 @@ HELP = {
         _CONFIG
         | {
             "--seeds 0,1,2": "seeds of training; by default contract.seed alone",
-            "--rivals all": "further methods beside a classifier's blocks; all, or some of them",
+            "--rivals all": "further rivals: recipes that need less memory, other methods for classifiers",
+            "--rival_lr.NAME LR": "learning rate of one of them, instead of that which follows from the config's",
         }
         | _LAUNCH,
         _TRAINING,
@@ -95,6 +96,7 @@ HELP = {
         _CONFIG
         | {
             "--num_blocks 2,3,4": "numbers of blocks to plan; by default those up to 6 that split the layers",
+            "--rivals all": "plan further rivals: recipes that need less memory; all, or some of them",
             "--fit SIZE": "find the largest batch within this memory too, such as 12GB",
             "--device NAME": "whose kernels: cpu or cuda; by default what is here",
             "--output FILE": "picture; by default plan.png in the run folder",

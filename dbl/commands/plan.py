@@ -12,6 +12,7 @@ from rich.table import Table
 
 from dbl.commands.outputs import check_output
 from dbl.commands.parsing import parse
+from dbl.commands.rivals import rivals_to_plan
 from dbl.commands.run_config import RunConfig
 from dbl.commands.schema import config_parser
 from dbl.commands.spelling import whole_numbers
@@ -19,6 +20,7 @@ from dbl.evaluation.figures import memory_figure, readable_bytes
 from dbl.run.contract import ContractConfig
 from dbl.training.memory.planner import Planner, plan_rows
 from dbl.training.memory.tracker import CATEGORIES
+from dbl.training.recipes import RECIPES
 from dbl.utils.errors import UserError
 from dbl.utils.files import write_json
 from dbl.utils.plotting import save_figure
@@ -32,6 +34,12 @@ def build_parser() -> LightningArgumentParser:
         type=list[int] | str | None,
         default=None,
         help="Numbers of blocks to compare, such as 2,3,4,6.",
+    )
+    parser.add_argument(
+        "--rivals",
+        type=list[str] | str | None,
+        default=None,
+        help="Further rivals, end to end and in blocks: all, or some of " + ", ".join(RECIPES) + ".",
     )
     parser.add_argument("--json", type=bool, nargs="?", const=True, default=False, help="Print JSON.")
     parser.add_argument(
@@ -49,8 +57,9 @@ def main(arguments: list[str]) -> None:
     picture = check_output(options.output or config.run.path / "plan.png", ".png")
     planner = make_planner(config, options.device)
     limit = None if options.fit is None else parse_bytes(options.fit)
-    numbers = _numbers_of_blocks(config.contract_config, options.num_blocks)
-    rows = plan_rows(planner, numbers, config.data.batch_size, limit)
+    numbers = _numbers_of_blocks(config.contract_config, options.num_blocks, bool(options.rivals))
+    rivals = rivals_to_plan(options.rivals, planner)
+    rows = plan_rows(planner, numbers, config.data.batch_size, limit, rivals.names)
     if limit is not None and not any(row["largest_batch"] for row in rows):
         least = min(sum(planner.peak(row.make_part, 1).values()) for row in planner.rows(numbers))
         raise UserError(f"--fit {options.fit} is below what one sample needs: {readable_bytes(least)} at least")
@@ -61,12 +70,15 @@ def main(arguments: list[str]) -> None:
         "fit_bytes": limit,
         "rows": rows,
     }
+    if options.rivals:
+        plan["left_out"] = rivals.left_out
     write_json(picture.with_suffix(".json"), plan)
     save_figure(memory_figure({row["name"]: row["bytes"] for row in rows}), picture)
     if options.json:
         print(json.dumps(plan, indent=2))
     else:
         _print_table(plan)
+        print(*rivals.lines(), sep="\n", end="\n" if rivals.left_out else "")
         print(f"picture: {picture}")
 
 
@@ -83,11 +95,16 @@ def make_planner(config: RunConfig, device: str | None = None) -> Planner:
     return Planner(config.contract_config, config.data.declared_spec, config.recipe, precision, device)
 
 
-def _numbers_of_blocks(config: ContractConfig, chosen: str | list[int] | None) -> list[int]:
-    """The numbers in `--num_blocks`; by default the config's and those up to 6 that split the layers evenly."""
+def _numbers_of_blocks(config: ContractConfig, chosen: str | list[int] | None, with_rivals: bool = False) -> list[int]:
+    """The numbers in `--num_blocks`; by default the config's and those up to 6 that split the layers evenly.
+
+    With rivals, of which each has a row for each number, it is the config's alone.
+    """
     if chosen is None:
         if not config.network.can_be_partitioned:
             return [1]
+        if with_rivals:
+            return [config.partition.num_blocks]
         return sorted(
             {config.partition.num_blocks, *(num for num in (2, 3, 4, 6) if config.network.num_layers % num == 0)}
         )
@@ -109,11 +126,15 @@ def _print_table(plan: dict[str, Any]) -> None:
     unit = readable_bytes(largest).split()[1]
     table = Table(title=f"peak of one training step in {unit}, {plan['batch_size']} samples, {plan['precision']}")
     with_fit = plan["fit_bytes"] is not None
-    for column in ("", "layers", *CATEGORIES, "peak", "ratio", *(["largest batch"] if with_fit else [])):
+    with_host = any("host_bytes" in row for row in rows)
+    more = [*(["host"] if with_host else []), *(["largest batch"] if with_fit else [])]
+    for column in ("", "layers", *CATEGORIES, "peak", "ratio", *more):
         table.add_column(column, justify="right" if column else "left")
     for row in rows:
         sizes = [*row["bytes"].values(), row["peak_bytes"]]
         cells = [readable_bytes(size, largest).split()[0] for size in sizes]
+        on_host = row.get("host_bytes", 0)
+        host = [readable_bytes(on_host, largest).split()[0] if on_host else ""] if with_host else []
         fit = [str(row["largest_batch"] or "none")] if with_fit else []
-        table.add_row(row["name"], str(row["num_layers"]), *cells, f"{row['ratio']:.3f}", *fit)
+        table.add_row(row["name"], str(row["num_layers"]), *cells, f"{row['ratio']:.3f}", *host, *fit)
     Console(width=None if Console().is_terminal else 180).print(table)

@@ -14,6 +14,7 @@ from dbl.utils.errors import UserError, reason_of
 
 _ADAPTERS = "dbl.training.optimizers"
 _DEFAULT_LR = 1e-3  # of AdamW in torch
+_ONE_PHASE: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Recipe:
         keeps: arguments of the run's own optimizer that it takes over, beside the learning rate.
         checkpointing: recomputation of each layer in the backward pass.
         only_planned: why it is planned and not trained; None if it can be trained.
+        phases: arguments that say with which phase a training begins, of those phases that can need most memory.
     """
 
     optimizer: str | None = None
@@ -39,6 +41,7 @@ class Recipe:
     keeps: tuple[str, ...] = ("weight_decay", "betas")
     checkpointing: bool = False
     only_planned: str | None = None
+    phases: tuple[Mapping[str, Any], ...] = (_ONE_PHASE,)
 
     def missing(self) -> str | None:
         """What must be installed first; None if nothing is."""
@@ -62,13 +65,13 @@ class Recipe:
         lr = self.lr if self.lr is not None else self.lr_factor * own.get("lr", _DEFAULT_LR)
         return {"lr": lr if chosen_lr is None else chosen_lr, **kept}
 
-    def apply(self, recipe: TrainingConfig) -> TrainingConfig:
-        """The recipe of a run with this change. Raises UserError if its package cannot be imported."""
+    def apply(self, recipe: TrainingConfig, phase: Mapping[str, Any] = _ONE_PHASE) -> TrainingConfig:
+        """The recipe of a run with this change, in one of its phases. Raises UserError if its package cannot be had."""
         changed = replace(recipe, activation_checkpointing=recipe.activation_checkpointing or self.checkpointing)
         if self.optimizer is None:
             return changed
         own = getattr(recipe.optimizer, "keywords", {})
-        return replace(changed, optimizer=partial(self.optimizer_class(), **self.arguments(own)))
+        return replace(changed, optimizer=partial(self.optimizer_class(), **self.arguments(own), **phase))
 
 
 RECIPES: dict[str, Recipe] = {
@@ -77,7 +80,7 @@ RECIPES: dict[str, Recipe] = {
     "adamw_4bit": Recipe(f"{_ADAPTERS}.quantized.AdamW4bit", "torchao", "torchao"),
     # A matrix takes about sqrt(128 / n) times the steps of AdamW, n being its smaller side: 0.6 at 384, 0.2 at 4,096.
     "apollo_mini": Recipe(f"{_ADAPTERS}.apollo.ApolloMini", "apollo_torch", "apollo", lr_factor=3.0),
-    "badam": Recipe(f"{_ADAPTERS}.block_coordinate.BAdam", "badam", "badam"),
+    "badam": Recipe(f"{_ADAPTERS}.block_coordinate.BAdam", "badam", "badam", phases=({"first": 0}, {"first": 1})),
     # torch's default: a step is relative to the size of a parameter, so the learning rate of AdamW says nothing.
     "adafactor": Recipe("torch.optim.Adafactor", lr=1e-2, keeps=("weight_decay",)),
     "muon": Recipe(f"{_ADAPTERS}.muon.MuonAdamW"),

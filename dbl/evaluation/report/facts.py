@@ -37,7 +37,8 @@ def facts_of(report: Report, words: Any) -> dict[str, Any]:
         words: names for the task of the report, the module of `words.j2`.
     """
     arms = report["sides"]
-    blocks, whole, rival = (*arms, None, None)[:3]
+    blocks, whole = (*arms, None)[:2]
+    rival = next((arm for arm in arms if arm["name"] == "one_block"), None)
     quality = _quality(arms, list(words.metrics))
     return {
         **_config(report),

@@ -1,7 +1,7 @@
 """Parts of a run as other ways to save memory would train them, for planning alone: LoRA, and memory of the host."""
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -36,10 +36,23 @@ def with_lora(recipe: TrainingConfig, make: MakeFromRecipe) -> MakePart:
         if not names:
             raise UserError("lora needs linear layers in residual layers")
         part.requires_grad_(False)
-        peft.inject_adapter_in_model(peft.LoraConfig(r=LORA_RANK, target_modules=names), part.backbone)
+        lora = peft.LoraConfig(r=LORA_RANK, target_modules=names)
+        with _without_moving():
+            peft.inject_adapter_in_model(lora, part.backbone)
         return part
 
     return made
+
+
+@contextmanager
+def _without_moving() -> Iterator[None]:
+    """Let modules stay: peft moves what it makes to where it is already, and fake tensors cannot be moved."""
+    move = nn.Module.to
+    nn.Module.to = lambda module, *_, **__: module  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.to = move  # type: ignore[method-assign]
 
 
 def with_offloaded_activations(recipe: TrainingConfig, make: MakeFromRecipe) -> MakePart:

@@ -83,6 +83,7 @@ class Row(NamedTuple):
     num_blocks: int | None  # None end to end
     num_layers: int  # in memory at once
     make_part: MakePart
+    later_phases: tuple[MakePart, ...] = ()  # of a training whose memory changes; what needs most is planned
 
 
 @dataclass(frozen=True)
@@ -138,14 +139,23 @@ class Planner:
             make = partial(self.block, partition)
             rows += _rows_of(name, num, largest, make, recipes)
             rows += [self._rival(rival, name, num, largest, make) for rival in rivals]
-        return list({row.name: row for row in reversed(rows)}.values())[::-1]
+        named: dict[str, Row] = {}
+        for row in rows:
+            named.setdefault(row.name, row)
+        return list(named.values())
 
     def _rival(self, rival: str, name: str, num_blocks: int | None, layers: int, make: MakeFromRecipe) -> Row:
-        """The row of a rival; that of `checkpointing` is there already unless the network has another recipe."""
-        recipe = RECIPES[rival].apply(self.recipe)
-        how = ["checkpointing"] * recipe.activation_checkpointing + [rival] * (rival != "checkpointing")
-        make_part = ALTERNATIVES[rival](recipe, make) if rival in ALTERNATIVES else make(recipe)
-        return Row(", ".join([name, *how]), num_blocks, layers, make_part)
+        """The row of a rival; that of `checkpointing` is among the others, too."""
+        recipes = [RECIPES[rival].apply(self.recipe, phase) for phase in RECIPES[rival].phases]
+        how = ["checkpointing"] * recipes[0].activation_checkpointing + [rival] * (rival != "checkpointing")
+        makers = [ALTERNATIVES[rival](recipe, make) if rival in ALTERNATIVES else make(recipe) for recipe in recipes]
+        return Row(", ".join([name, *how]), num_blocks, layers, makers[0], tuple(makers[1:]))
+
+    def neediest_phase(self, rival: str, make: MakeFromRecipe, batch_size: int) -> Mapping[str, Any]:
+        """The phase of a rival, see `Recipe.phases`, in which a part needs the most memory."""
+        recipe = RECIPES[rival]
+        peaks = [sum(self.peak(make(recipe.apply(self.recipe, phase)), batch_size).values()) for phase in recipe.phases]
+        return recipe.phases[peaks.index(max(peaks))]
 
     def refusal(self, rival: str) -> str | None:
         """Why the whole network cannot be trained, or planned, with the recipe of a rival; None if it can."""
@@ -239,7 +249,9 @@ def plan_rows(
     """
     found: list[dict[str, Any]] = []
     for row in planner.rows(numbers_of_blocks, rivals):
-        peak, on_host = planner.peak_and_host(row.make_part, batch_size)
+        planned = {make: planner.peak_and_host(make, batch_size) for make in (row.make_part, *row.later_phases)}
+        make_part = max(planned, key=lambda make: sum(planned[make][0].values()))
+        peak, on_host = planned[make_part]
         total = sum(peak.values())
         facts = {"name": row.name, "num_blocks": row.num_blocks, "num_layers": row.num_layers, "bytes": peak}
         first_total = found[0]["peak_bytes"] if found else total
@@ -247,7 +259,7 @@ def plan_rows(
         if on_host:
             found[-1]["host_bytes"] = on_host
         if limit_bytes is not None:
-            found[-1]["largest_batch"] = planner.largest_batch(row.make_part, limit_bytes, batch_size)
+            found[-1]["largest_batch"] = planner.largest_batch(make_part, limit_bytes, batch_size)
     return found
 
 

@@ -34,10 +34,9 @@ def _blocks(named: list[Named]) -> list[list[str]]:
 class BAdam(BlockOptimizer):
     """Block coordinate descent with Adam (arXiv 2404.02827): only the active block has gradients and moments.
 
-    A block is a residual layer; all that is outside of them is one more. The largest block is the first, so that a plan
-    and a measurement of an early step see the most that is needed, unless a smaller block with its activations needs
-    more. The package keeps a float32 copy of the active block, which is counted as state. Raises UserError if there are
-    no residual layers.
+    Block 0 is all that is outside of the residual layers; each of these is one more, and they follow in this order. The
+    package keeps a float32 copy of the active block, which is counted as state. The backward pass ends at the active
+    block, so that one of the first two needs the most memory. Raises UserError if there are no residual layers.
 
     Args:
         params: described groups of parameters.
@@ -46,6 +45,7 @@ class BAdam(BlockOptimizer):
         betas: decay rates of the two moments, which start anew with each block.
         eps: added to the root of the second moment.
         switch_every: steps on a block before the next one.
+        first: block to begin with.
     """
 
     describe_groups: ClassVar[bool] = True
@@ -58,12 +58,12 @@ class BAdam(BlockOptimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         switch_every: int = 50,
+        first: int = 0,
     ) -> None:
         named = described(params)
         self._decaying = {one.name for one in named if one.decays}
         blocks = _blocks(named)
-        sizes = [sum(_size(one) for one in named if one.name.startswith(tuple(block))) for block in blocks]
-        self.active_block = sizes.index(max(sizes))
+        self.active_block = first % len(blocks)
         groups = [{"params": parameters_of(one for one in named if one.decays == decays)} for decays in (True, False)]
         inner = AdamW([group for group in groups if group["params"]], lr, betas, eps, weight_decay)
         with _quiet():
@@ -125,7 +125,3 @@ class BAdam(BlockOptimizer):
             if state:
                 self.base_optimizer.state[copy] = state
         self._show_state()
-
-
-def _size(one: Named) -> int:
-    return one.parameter.numel()
