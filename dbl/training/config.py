@@ -79,7 +79,7 @@ class TrainingConfig:
 
         Raises UserError if it refuses its arguments or needs another kind of step.
         """
-        kind = getattr(self.optimizer, "func", self.optimizer)
+        kind = _class_of(self.optimizer)
         if kind in _OTHER_STEPS:
             raise UserError(f"model.recipe.optimizer {kind.__name__} needs {_OTHER_STEPS[kind]}: choose e.g. AdamW")
         matrices, others = by_decay(module)
@@ -105,6 +105,12 @@ class TrainingConfig:
             return 1.0
         progress = (step - self.warmup_steps) / max(total - self.warmup_steps, 1)
         return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def _class_of(factory: OptimizerFactory) -> Any:
+    """The class behind a factory; a config's is a partial call of a function whose argument is the class."""
+    found = [factory, getattr(factory, "func", None), *getattr(factory, "args", ())]
+    return next((kind for kind in found if isinstance(kind, type) and issubclass(kind, Optimizer)), factory)
 
 
 def _described(groups: list[dict[str, Any]], matrices: list[nn.Parameter], module: nn.Module) -> list[dict[str, Any]]:

@@ -136,3 +136,5 @@ ALTERNATIVES: dict[str, Callable[[TrainingConfig, MakeFromRecipe], MakePart]] = 
     "offload_activations": with_offloaded_activations,
     "offload_optimizer": with_offloaded_optimizer,
 }
+# Those of them that use the memory of the host.
+OFFLOADING = ("offload_activations", "offload_optimizer")

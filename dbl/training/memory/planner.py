@@ -28,7 +28,7 @@ from dbl.run.start import RandomStart
 from dbl.training.baselines import baseline_of
 from dbl.training.block import DiffusionBlock
 from dbl.training.config import TrainingConfig
-from dbl.training.memory.alternatives import ALTERNATIVES, MakeFromRecipe, MakePart
+from dbl.training.memory.alternatives import ALTERNATIVES, OFFLOADING, MakeFromRecipe, MakePart
 from dbl.training.memory.synthetic_step import SyntheticStep
 from dbl.training.recipes import RECIPES
 from dbl.utils.errors import UserError
@@ -84,6 +84,7 @@ class Row(NamedTuple):
     num_layers: int  # in memory at once
     make_part: MakePart
     later_phases: tuple[MakePart, ...] = ()  # of a training whose memory changes; what needs most is planned
+    uses_host: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,8 @@ class Planner:
         recipes = [RECIPES[rival].apply(self.recipe, phase) for phase in RECIPES[rival].phases]
         how = ["checkpointing"] * recipes[0].activation_checkpointing + [rival] * (rival != "checkpointing")
         makers = [ALTERNATIVES[rival](recipe, make) if rival in ALTERNATIVES else make(recipe) for recipe in recipes]
-        return Row(", ".join([name, *how]), num_blocks, layers, makers[0], tuple(makers[1:]))
+        uses_host = rival in OFFLOADING
+        return Row(", ".join([name, *how]), num_blocks, layers, makers[0], tuple(makers[1:]), uses_host)
 
     def neediest_phase(self, rival: str, make: MakeFromRecipe, batch_size: int) -> Mapping[str, Any]:
         """The phase of a rival, see `Recipe.phases`, in which a part needs the most memory."""
@@ -199,12 +201,12 @@ class Planner:
                 step()
             return counter.get_total_flops()
 
-    def peak_and_host(self, make_part: MakePart, batch_size: int) -> tuple[dict[str, int], int]:
-        """Plan the same, and the bytes in the memory of the host."""
+    def host_bytes(self, make_part: MakePart, batch_size: int) -> int:
+        """Plan what the same step keeps in the memory of the host."""
         with self._without_data():
             step = self._step(make_part, batch_size)
-            peak = step.peak()
-            return peak, sum(int(getattr(holder, "host_bytes", 0)) for holder in (step.part, step.optimizer))
+            step()
+            return sum(int(getattr(holder, "host_bytes", 0)) for holder in (step.part, step.optimizer))
 
     def _step(self, make_part: MakePart, batch_size: int) -> SyntheticStep:
         part = make_part()
@@ -249,15 +251,14 @@ def plan_rows(
     """
     found: list[dict[str, Any]] = []
     for row in planner.rows(numbers_of_blocks, rivals):
-        planned = {make: planner.peak_and_host(make, batch_size) for make in (row.make_part, *row.later_phases)}
-        make_part = max(planned, key=lambda make: sum(planned[make][0].values()))
-        peak, on_host = planned[make_part]
+        planned = {make: planner.peak(make, batch_size) for make in (row.make_part, *row.later_phases)}
+        make_part, peak = max(planned.items(), key=lambda item: sum(item[1].values()))
         total = sum(peak.values())
         facts = {"name": row.name, "num_blocks": row.num_blocks, "num_layers": row.num_layers, "bytes": peak}
         first_total = found[0]["peak_bytes"] if found else total
         found.append(facts | {"peak_bytes": total, "ratio": round(total / first_total, 4)})
-        if on_host:
-            found[-1]["host_bytes"] = on_host
+        if row.uses_host:
+            found[-1]["host_bytes"] = planner.host_bytes(make_part, batch_size)
         if limit_bytes is not None:
             found[-1]["largest_batch"] = planner.largest_batch(make_part, limit_bytes, batch_size)
     return found
