@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train compare plan test soak lint format types docs notebooks bench tensorboard clean
+.PHONY: help setup train compare plan test soak lint format types docs notebooks bench results tensorboard clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ notebooks: $(READY) ## run the notebooks; copies with outputs go to build/notebo
 
 bench: $(READY) ## measure speed and memory, every figure with its goal  [ARGS="blocks official_vit"]
 	$(BIN)/python -m benchmarks $(ARGS)
+
+results: $(READY) ## train what README's figures need, and write its table [ARGS="digits_dit --seeds 0"]
+	$(BIN)/python -m benchmarks.results $(ARGS)
 
 tensorboard: $(READY) ## show the logs of all runs
 	$(BIN)/tensorboard --logdir runs
