@@ -29,8 +29,8 @@ compare: $(READY) ## the same, and the end-to-end network          [CONFIG=confi
 plan: $(READY) ## plan the memory of a training step            [CONFIG=configs/... ARGS="--fit 12GB"]
 	$(BIN)/dbl plan --config $(CONFIG) $(ARGS)
 
-test: $(READY) ## run the tests, one file per core at a time
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
+test: $(READY) ## run the tests on all cores
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 
 soak: $(READY) ## 300 kills, 20 rounds of commands at once, fuzzing  [DBL_SOAK_SEED=0 DBL_SOAK_KILLS=300]
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/faults tests/security -m soak --capture=no
