@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dbl.data.spec import DataSpec, ImageSpec, TextSpec
-from dbl.denoising.targets import MaskTarget, PixelTarget, Target
+from dbl.denoising.targets import MaskTarget, PixelTarget, Target, TokenTarget
 from dbl.diffusion.masking import MaskingNoise
 from dbl.diffusion.noise import LogNormalNoise, NoiseDistribution
 from dbl.diffusion.partition import PartitionConfig
@@ -174,6 +174,13 @@ def test_planned_memory_falls(sizes: Any, target: Target, noise: NoiseDistributi
     assert peaks[0]["average"] - peaks[1]["average"] == pytest.approx(saved, abs=64)
     assert peaks[0]["optimizer"] - peaks[1]["optimizer"] == pytest.approx(2 * saved, abs=64)
     assert sum(peaks[1].values()) < 0.85 * sum(peaks[0].values())
+
+
+def test_the_whole_language_model_has_no_modulation() -> None:
+    """Catches a baseline that is refused, since its one stream has no use for the width of the blocks' levels."""
+    config = ContractConfig(CausalLM(2, **TEXT_SIZES, conditioning_width=4), TokenTarget(dim=8), LogNormalNoise())
+    planner = Planner(config, TEXT, TrainingConfig())
+    assert sum(planner.peak(planner.end_to_end(planner.recipe), 2).values()) > 0
 
 
 def test_a_width_without_modulation_is_refused() -> None:

@@ -34,7 +34,8 @@ class CausalModel(nn.Module):
     def __init__(self, sizes: CausalLM, data: TextSpec, target_shape: tuple[int, ...], table: Tensor | None) -> None:
         super().__init__()
         self.seq_len = data.seq_len
-        self.body: CausalNetwork = replace(sizes, streams="clean").build(data, target_shape, sizes.num_layers, table)
+        plain = replace(sizes, streams="clean", conditioning_width=None)  # no noise level modulates it
+        self.body: CausalNetwork = plain.build(data, target_shape, sizes.num_layers, table)
         self.head = nn.Linear(target_shape[1], data.num_classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
