@@ -7,6 +7,7 @@ from dbl.evaluation.figures import readable_bytes
 from dbl.evaluation.report.arm import peak_of
 from dbl.evaluation.report.formatting import with_spread
 from dbl.training.memory.tracker import CATEGORIES, MEANINGS
+from dbl.training.recipes import RECIPES
 
 # Prefixes of the metrics that are better when lower, of those that can be drawn against the number of steps.
 LOWER = ("fid", "kid", "nats", "loss")
@@ -48,6 +49,7 @@ def facts_of(report: Report, words: Any) -> dict[str, Any]:
         "blocks": blocks,
         "whole": whole,
         "rival": rival,
+        "with_recipes": [words.titles[arm["name"]] for arm in arms if arm["name"].removeprefix("blocks+") in RECIPES],
         "titles": [words.titles[arm["name"]] for arm in arms],
         "exact_baseline": whole is not None and whole["parts"][0]["sigma_high"] is None,
         "ensemble": (blocks["likelihood"] or {}).get("own_blocks"),
