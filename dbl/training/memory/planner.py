@@ -177,9 +177,16 @@ class Planner:
         return own if num_blocks == own.num_blocks else PartitionConfig(num_blocks=num_blocks, overlap=own.overlap)
 
     def _contract(self, partition: PartitionConfig) -> Contract:
-        # Where weights come from changes no size, but an ancestor may not fit another number of blocks.
-        config = replace(self.config, partition=partition, noise=self._noise, start=RandomStart())
-        return config.build(self.data)
+        if repr(partition) not in self._contracts:
+            # Where weights come from changes no size, but an ancestor may not fit another number of blocks.
+            config = replace(self.config, partition=partition, noise=self._noise, start=RandomStart())
+            self._contracts[repr(partition)] = config.build(self.data)
+        return self._contracts[repr(partition)]
+
+    @cached_property
+    def _contracts(self) -> dict[str, Contract]:
+        """Those that were built: the table of a large vocabulary takes seconds."""
+        return {}
 
     @cached_property
     def _noise(self) -> NoiseDistribution:
