@@ -7,7 +7,7 @@ from inspect import signature
 from io import BytesIO
 from typing import Any
 
-from dbl.utils.errors import UserError, one_line, optional_package
+from dbl.utils.errors import UserError, one_line, optional_package, suggestion
 from dbl.utils.plotting import DPI
 
 
@@ -18,7 +18,7 @@ def interact(draw: Callable[..., Any], **choices: Any) -> None:
     shows it inside a widget. So a notebook that is executed without a browser, and its copy as a page, have the picture
     for the first values. What is said by a UserError is shown in its place.
 
-    Raises UserError if `ipywidgets` is not installed.
+    Raises UserError if `ipywidgets` is not installed, or a choice is none or for an argument that there is not.
 
     Args:
         draw: function of the choices. A figure of matplotlib, a text, or whatever a notebook can display.
@@ -36,8 +36,10 @@ def interact(draw: Callable[..., Any], **choices: Any) -> None:
     widgets = optional_package("ipywidgets", "notebook", "dbl.interact")
     from IPython.display import display  # ipywidgets needs it too
 
-    defaults = {name: argument.default for name, argument in signature(draw).parameters.items()}
-    controls = {name: _control(widgets, choice, name, defaults[name]) for name, choice in choices.items()}
+    arguments = signature(draw).parameters
+    if unknown := [name for name in choices if name not in arguments]:
+        raise UserError(f"dbl.interact: {unknown[0]} is no argument of the function{suggestion(unknown[0], arguments)}")
+    controls = {name: _control(widgets, choice, name, arguments[name].default) for name, choice in choices.items()}
 
     def shown() -> dict[str, Any]:
         return _output(draw, {name: control.value for name, control in controls.items()})
