@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train compare plan test soak lint format types docs notebooks bench tensorboard clean
+.PHONY: help setup train compare plan test soak lint format types docs notebooks bench results tensorboard clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,8 +29,8 @@ compare: $(READY) ## the same, and the end-to-end network          [CONFIG=confi
 plan: $(READY) ## plan the memory of a training step            [CONFIG=configs/... ARGS="--fit 12GB"]
 	$(BIN)/dbl plan --config $(CONFIG) $(ARGS)
 
-test: $(READY) ## run the tests, one file per core at a time
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
+test: $(READY) ## run the tests on all cores
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 
 soak: $(READY) ## 300 kills, 20 rounds of commands at once, fuzzing  [DBL_SOAK_SEED=0 DBL_SOAK_KILLS=300]
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/faults tests/security -m soak --capture=no
@@ -54,6 +54,9 @@ notebooks: $(READY) ## run the notebooks; copies with outputs go to build/notebo
 
 bench: $(READY) ## measure speed and memory, every figure with its goal  [ARGS="blocks official_vit"]
 	$(BIN)/python -m benchmarks $(ARGS)
+
+results: $(READY) ## train what README's figures need, and write its table [ARGS="digits_dit --seeds 0"]
+	$(BIN)/python -m benchmarks.results $(ARGS)
 
 tensorboard: $(READY) ## show the logs of all runs
 	$(BIN)/tensorboard --logdir runs

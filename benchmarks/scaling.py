@@ -16,12 +16,9 @@ from typing import Any
 import lightning as L
 import torch
 
+from benchmarks.timing import config_of
 from dbl.commands.launch.launcher import Launch
-from dbl.commands.parsing import parse
-from dbl.commands.run_config import RunConfig
-from dbl.commands.schema import config_parser
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 REAL = ["--contract.partition.num_blocks=4", "--trainer.val_check_interval=100000"]
 SIMULATED = [
     *("--contract.partition.num_blocks=8", "--contract.network.init_args.num_layers=8"),
@@ -48,12 +45,11 @@ class SimulatedDevice(L.Callback):
 def seconds_of(options: list[str], launch: Launch, folder: Path) -> float:
     """Wall time of training all blocks of a fresh run, from the start of the backend to its end."""
     name = f"{launch.backend}_{launch.workers}"
-    arguments = ["--config", str(CONFIGS / "digits_vit.yaml"), f"--run.root={folder}", f"--run.name={name}", *options]
-    config = RunConfig(parse(config_parser(), arguments))
+    config = config_of("digits_vit", f"--run.root={folder}", f"--run.name={name}", *options)
     config.check()
     config.write()
     start = time.perf_counter()
-    launch.train(config.run, list(range(config.contract.partition.num_blocks)), config.values.trainer.max_steps)
+    launch.train(config.run, list(range(config.contract.partition.num_blocks)), config.steps)
     return time.perf_counter() - start
 
 

@@ -18,6 +18,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.timing import RANDOM_START
 from dbl.commands.evaluate import evaluate_stack
 from dbl.commands.run_config import RunConfig
 from dbl.evaluation.quality_by_steps import step_numbers
@@ -44,8 +45,11 @@ class Trial(NamedTuple):
         kind = "train" if self.share else "compare"
         options = [f"--contract.seed={self.seed}", f"--run.root={ROOT}", f"--run.name={self.name}"]
         options.append(f"--trainer.max_steps={round(self.budget * (1 - self.share))}")
-        if self.share:
-            options += ["--contract.start=dbl.Ancestor", f"--contract.start.share={self.share:g}"]
+        options += (
+            ["--contract.start=dbl.Ancestor", f"--contract.start.share={self.share:g}"]
+            if self.share
+            else [RANDOM_START]
+        )
         return ["dbl", kind, "--config", str(self.config), *options, *extra]
 
 

@@ -18,6 +18,7 @@ from dbl.commands.schema import config_parser
 from dbl.training.memory.planner import Planner
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+RANDOM_START = "--contract.start=dbl.RandomStart"
 
 Call = Callable[[], object]
 
@@ -46,8 +47,8 @@ def median_seconds(
 
 
 def config_of(name: str, *options: str) -> RunConfig:
-    """A config of `configs/`, with options as on the command line."""
-    return RunConfig(parse(config_parser(), ["--config", str(CONFIGS / f"{name}.yaml"), *options]))
+    """A config of `configs/` whose blocks start from random weights, with options as on the command line."""
+    return RunConfig(parse(config_parser(), ["--config", str(CONFIGS / f"{name}.yaml"), RANDOM_START, *options]))
 
 
 def planner_of(config: RunConfig) -> Planner:

@@ -18,8 +18,11 @@ from typing import Any
 
 import lightning as L
 
+from benchmarks.timing import RANDOM_START
+
 CONFIG = Path(__file__).parents[1] / "configs" / "digits_vit.yaml"
 TINY = [
+    RANDOM_START,
     *("--contract.network.init_args.width=16", "--contract.network.init_args.num_heads=2"),
     *("--data.init_args.batch_size=16", "--trainer.val_check_interval=100000", "--trainer.accelerator=cpu"),
     "--trainer.enable_progress_bar=false",

@@ -1,6 +1,8 @@
-"""Options that make a run on the embedded digits so small that a block trains in a second."""
+"""Options that make a run on the embedded digits so small that a block trains in a second, and from random weights."""
 
+RANDOM_START = "--contract.start=dbl.RandomStart"
 TINY = [
+    RANDOM_START,
     "--contract.network.init_args.num_layers=3",
     "--contract.network.init_args.width=16",
     "--contract.network.init_args.num_heads=2",

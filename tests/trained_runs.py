@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from forked import run_dbl
-from tiny_run import TINY
+from tiny_run import RANDOM_START, TINY
 
 from dbl.run.folder import RunFolder
 
@@ -15,6 +15,7 @@ KINDS = ["image", "class", "text"]
 _CONFIGS = Path(__file__).parents[1] / "configs"
 _NAMES = {"image": "digits_dit", "class": "digits_vit", "text": "pydoc_ar"}
 _TEXT = [
+    RANDOM_START,
     *("--contract.network.init_args.width=16", "--contract.network.init_args.num_heads=2"),
     *("--contract.network.init_args.num_layers=2", "--contract.network.init_args.mlp_width=24"),
     *("--contract.partition.num_blocks=2", "--contract.target.init_args.dim=12"),

@@ -73,7 +73,7 @@ HELP = {
         "--config FILE [options]",
         "Train all blocks of a run, then assemble, evaluate and report. Trained blocks stay, stopped ones go on.",
         _CONFIG
-        | {"--blocks 0,2": "blocks to train; by default all"}
+        | {"--blocks 0,2": "blocks to train; by default all; ancestor: only what they start from"}
         | _LAUNCH
         | {"--dry_run": "with slurm: print the scripts, submit nothing"},
         _TRAINING,

@@ -13,10 +13,11 @@ from dbl.commands.parsing import parse
 from dbl.commands.run_config import RunConfig
 from dbl.commands.schema import add_from_scratch, config_parser
 from dbl.commands.spelling import whole_numbers
-from dbl.diffusion.partition import Partition
 from dbl.evaluation.quality_by_steps import step_numbers
 from dbl.evaluation.report import write_report
 from dbl.run.assembly import assemble, unfinished_blocks
+from dbl.run.contract import Contract
+from dbl.utils.errors import UserError
 from dbl.utils.locks import Lock
 
 
@@ -26,7 +27,10 @@ def build_parser() -> LightningArgumentParser:
     add_from_scratch(parser)
     add_launch_options(parser)
     parser.add_argument(
-        "--blocks", type=list[int] | str, default="all", help="Blocks to train: all, or a list such as 0,2."
+        "--blocks",
+        type=list[int] | str,
+        default="all",
+        help="Blocks to train: all, a list such as 0,2, or ancestor for what comes before them alone.",
     )
     parser.add_argument("--dry_run", action="store_true", help="With slurm: print the scripts, submit nothing.")
     return parser
@@ -46,7 +50,7 @@ def main(arguments: list[str]) -> None:
             print("the scripts of the blocks follow from the ancestor: submit this one first")
             return
         config.write()
-        blocks, steps = _chosen_blocks(options.blocks, config.contract.partition), config.steps
+        blocks, steps = _chosen_blocks(options.blocks, config.contract), config.steps
         del config
         gc.collect()  # data and tables: the workers have them, the launcher does not need them while it waits
         launch.train(run, blocks, steps, options.from_scratch)
@@ -54,11 +58,17 @@ def main(arguments: list[str]) -> None:
             _finish(RunConfig.load(run.config))
 
 
-def _chosen_blocks(chosen: str | list[int], partition: Partition) -> list[int]:
-    """The blocks that `--blocks` names; UserError if there is no such block."""
+def _chosen_blocks(chosen: str | list[int], contract: Contract) -> list[int]:
+    """The blocks that `--blocks` names; UserError if there is no such block, or no ancestor."""
+    partition = contract.partition
     if chosen == "all":
         return list(range(partition.num_blocks))
-    blocks = list(dict.fromkeys(whole_numbers("--blocks", chosen, "`all` or block numbers such as 0,2")))
+    if chosen == "ancestor":
+        if not contract.config.start.num_blocks:
+            raise UserError("--blocks ancestor: there is none, contract.start gives the blocks random weights")
+        return []
+    accepted = "`all`, `ancestor` or block numbers such as 0,2"
+    blocks = list(dict.fromkeys(whole_numbers("--blocks", chosen, accepted)))
     for block in blocks:
         partition.check_block(block)
     return blocks

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dbl.utils.errors import UserError
+from dbl.utils.errors import UserError, how_to_install
 from dbl.utils.seeding import derive_seed
 
 # mauve-text makes one cluster for every ten texts of a set, and at least two clusters.
@@ -63,7 +63,7 @@ def check_mauve() -> None:
     try:
         import mauve  # noqa: F401
     except ImportError as error:
-        raise UserError(f"mauve: mauve-text cannot be imported ({error}): pip install dbl[text]") from None
+        raise UserError(f"mauve: mauve-text cannot be imported ({error}): {how_to_install('text')}") from None
 
 
 def mauve_scores(real: np.ndarray, generated: np.ndarray, seed: int) -> list[float]:

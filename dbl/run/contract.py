@@ -85,7 +85,7 @@ class ContractConfig:
         return Contract(self, data, noise, partition, table, start_sha256)
 
     def with_num_blocks(self, num_blocks: int, start: Start) -> "ContractConfig":
-        """The same for a run of fewer blocks of the same size, hence with fewer layers in all.
+        """The same for a run of at most as many blocks of the same size, hence with fewer layers in all.
 
         Raises UserError if the network cannot have another number of layers.
 
@@ -216,8 +216,8 @@ class Contract:
         """
         if len(self.start_sha256) != self.config.start.num_blocks:
             raise UserError(
-                "contract.start: the blocks start from an ancestor that is not trained yet; dbl train trains it first, "
-                "or copy the folder ancestor of the run to here"
+                "contract.start: the ancestor of the blocks is not trained yet: run dbl train --blocks ancestor, or "
+                "copy the folder ancestor of the run to here"
             )
         try:
             stored = json.loads(json.dumps(self.to_plain()))

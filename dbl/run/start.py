@@ -48,9 +48,9 @@ class RandomStart(Start):
 class Ancestor(Start):
     """Weights of an ancestor: a run of fewer blocks of the same size, which share all levels among them.
 
-    With one block, a network of the size of a block is trained over all noise levels before the blocks; then each block
-    starts from its weights and specialises on its own interval. The compute for what all levels have in common is spent
-    once in place of B times, and at every moment the memory is that of one block.
+    An ancestor of one block is a network of the size of a block, trained over all noise levels before the blocks; then
+    each block starts from its weights and specialises on its own interval. The compute for what all levels have in
+    common is spent once in place of B times, and at every moment the memory is that of one block.
 
     With more blocks the ancestor has an ancestor of its own, and so on: a tree. For 4 blocks, `Ancestor(num_blocks=2,
     start=Ancestor())` halves the range of levels at each branching.
@@ -58,7 +58,8 @@ class Ancestor(Start):
     Args:
         share: share of the compute of the whole run that the ancestor takes, its own ancestors included; the blocks
             train for `trainer.max_steps` each, so it is trained for `share / (1 - share)` times their steps together.
-        num_blocks: number of blocks of the ancestor; divides that of the run.
+        num_blocks: number of blocks of the ancestor; divides that of the run. With as many as the run, each block is
+            trained twice in a row: the second time from its averaged weights, with a new optimizer and schedule.
         start: source of the weights of the ancestor.
 
     Example:
@@ -89,13 +90,13 @@ class Ancestor(Start):
     @override
     def check(self, partition: Partition) -> None:
         blocks = partition.num_blocks
-        if blocks <= self.num_blocks or blocks % self.num_blocks:
+        if blocks % self.num_blocks:
             raise UserError(
-                f"{START}.num_blocks ({self.num_blocks}) must divide contract.partition.num_blocks ({blocks}) and be "
-                "smaller: else use dbl.RandomStart"
+                f"{START}.num_blocks ({self.num_blocks}) must divide contract.partition.num_blocks ({blocks}): else "
+                "use --contract.start dbl.RandomStart"
             )
         if len(set(partition.layers)) > 1:
             raise UserError(
                 f"contract.partition.layers {list(partition.layers)} must be equal: blocks that start from an ancestor "
-                "have its size"
+                "have its size; else use --contract.start dbl.RandomStart"
             )

@@ -79,7 +79,12 @@ def optional_package(name: str, extra: str, user: str) -> ModuleType:
     try:
         return import_module(name)
     except ImportError:
-        raise UserError(f"{user} needs the package `{name}`: pip install dbl[{extra}]") from None
+        raise UserError(f"{user} needs the package `{name}`: {how_to_install(extra)}") from None
+
+
+def how_to_install(extra: str) -> str:
+    """The remedy for a missing package, in the words of README: `dbl` is used from a clone."""
+    return f'pip install -e ".[{extra}]" in the clone of dbl'
 
 
 def reason_of(error: BaseException, width: int = 80) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dbl.commands.derived_runs import one_block_of
+from dbl.commands.main import main
 from dbl.commands.run_config import RunConfig
 from dbl.networks import DiT
 from dbl.run.folder import RunFolder
@@ -119,8 +120,27 @@ def test_a_network_of_one_size_has_no_rival_of_a_blocks_size(tmp_path: Path, mon
 def test_fit_needs_the_ancestor(dbl: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a block that starts from random weights because the ancestor is not there yet."""
     assert dbl("fit", "digits_dit", *ANCESTOR, "--model.block=1") == 2
-    assert "ancestor that is not trained yet; dbl train trains it first" in capsys.readouterr().err
+    assert "the ancestor of the blocks is not trained yet: run dbl train --blocks ancestor" in capsys.readouterr().err
     assert not (RUN / "contract.json").exists()
+
+
+def test_the_ancestor_alone_then_blocks_by_hand(dbl: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches an ancestor that only a call with blocks can train, and blocks by hand that end elsewhere."""
+    assert dbl("train", "digits_dit", *ANCESTOR, "--blocks=ancestor") == 0
+    assert "train the other blocks with --blocks 0,1,2" in capsys.readouterr().out
+    assert not list(RUN.glob("block_*"))
+    for block in range(3):
+        assert dbl("fit", "digits_dit", *ANCESTOR, f"--model.block={block}") == 0
+    assert main(["assemble", str(RUN)]) == 0
+    assert dbl("train", "digits_dit", *ANCESTOR, "--run.name=whole") == 0
+    for block in range(3):
+        assert _equal(_weights(RUN / "model", block), _weights(Path("runs/whole/model"), block))
+
+
+def test_without_an_ancestor_there_is_none_to_train(dbl: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a call that does nothing and says nothing."""
+    assert dbl("train", "digits_dit", "--blocks=ancestor") == 2
+    assert "--blocks ancestor: there is none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["changed", "removed"])

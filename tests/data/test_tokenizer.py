@@ -235,7 +235,7 @@ def test_files_that_are_no_tokenizers(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"t\.json is not a tokenizer written by dbl"):
         load_tokenizer(tmp_path / "t.json")
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(UserError, match=r"pip install dbl\[text\]"):
+    with pytest.raises(UserError, match=r'pip install -e "\.\[text\]"'):
         TokenizerFile(str(tmp_path / "t.json")).encode("a")
 
 

@@ -138,11 +138,18 @@ class Sandbox:
             with_baseline = any(word.startswith("--baseline") or "/baseline" in word for word in words)
             made = self._made(name, "compare" if with_baseline else "train", line)
             shutil.copytree(made / "runs" / name, place / "runs" / name)
+        if words and words[0] == "fit" and self._starts_from_an_ancestor(words):
+            maker = ["train", "--config", str(_option(words, "--config")), "--blocks", "ancestor"]
+            shutil.copytree(self._run_dbl(maker, line)[1] / "runs", place / "runs")
         for word in words:
             if word.endswith(".txt") and not Path(word).is_absolute():
                 (place / word).parent.mkdir(parents=True, exist_ok=True)
                 (place / word).write_text("A line of text that is there to be read. " * 50)
         return place
+
+    def _starts_from_an_ancestor(self, words: list[str]) -> bool:
+        config = yaml.safe_load((self.folder / str(_option(words, "--config"))).read_text(encoding="utf-8"))
+        return "dbl.Ancestor" in str(config["contract"].get("start"))
 
     def _made(self, name: str, command: str, line: str) -> Path:
         """The folder in which a run was created: from the config of its name, or by a line of a page."""

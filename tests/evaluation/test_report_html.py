@@ -275,13 +275,8 @@ def test_generated_texts_and_names_stay_in_their_place(tmp_path: Path) -> None:
     """Catches texts of a network that become Markdown, HTML or a part of a template."""
     evil = "```\n# heading\n\n| a | b |\n<script>alert(1)</script> {{ report }} ![x](y.png)\r\n````\n- item"
     arm = _arm("blocks", {"loss": _spread(0.5)})
-    settings = {"num_texts": 1, "num_tokens": 5, "prompt_tokens": 2, "temperature": 1.0, "top_k": None, "top_p": 1.0}
-    arm["text_quality"] = settings | {
-        "num_steps": None,
-        "scoring_model": "<b>*judge*|",
-        "real": {},
-        "texts": [{"prompt": "<script>", "generated": evil}],
-    }
+    texts = [{"prompt": "<script>", "generated": evil}]
+    arm["text_quality"] = _judged(scoring_model="<b>*judge*|", texts=texts)
     report = _report("causal_text", arm, run="<script>_x")
     report["data"]["name"] = "a|b `c` [d](e) <i>"
     text, page = _page(report, tmp_path)
@@ -293,6 +288,24 @@ def test_generated_texts_and_names_stay_in_their_place(tmp_path: Path) -> None:
     assert "a|b `c` [d](e) &lt;i&gt;" in page
     assert "&lt;b&gt;*judge*|" in page
     assert "<script" not in html("a <script>alert(1)</script>\n\n<script>alert(2)</script>\n", "x", tmp_path)
+
+
+def test_mauve_has_the_deviation_over_its_starts() -> None:
+    """Catches a figure that is read as exact, and a deviation where MAUVE was not measured."""
+    arm = _arm("blocks", {"loss": _spread(0.5), "mauve": _spread(0.8)})
+    arm["text_quality"] = _judged(mauve_values=[0.7, 0.8, 0.9], mauve_standard_deviation=0.1)
+    text = markdown(_report("causal_text", arm))
+    assert "MAUVE is the mean over 3 starts of its clusters, with a standard deviation of 0.1 among them" in unwrap(
+        text
+    )
+    arm["text_quality"] = _judged()
+    assert "starts of its clusters" not in markdown(_report("causal_text", arm))
+
+
+def _judged(**changed: Any) -> dict[str, Any]:
+    settings = {"num_texts": 1, "num_tokens": 5, "prompt_tokens": 2, "temperature": 1.0, "top_k": None, "top_p": 1.0}
+    mauve = {"mauve_values": [], "mauve_standard_deviation": None}
+    return settings | mauve | {"num_steps": None, "scoring_model": None, "real": {}, "texts": []} | changed
 
 
 def test_names_without_markup_are_left_as_they_are() -> None:

@@ -280,7 +280,7 @@ def test_the_hub_is_asked_unless_it_is_forbidden(offline: bool, monkeypatch: pyt
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches an ImportError in place of one clear line."""
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UserError, match=r"pip install dbl\[text\]"):
+    with pytest.raises(UserError, match=r'pip install -e "\.\[text\]"'):
         HuggingFaceScoringModel("gpt2")
 
 

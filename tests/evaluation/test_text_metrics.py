@@ -125,5 +125,5 @@ def test_features_that_cannot_be_compared_are_refused() -> None:
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches an ImportError in place of one clear line."""
     monkeypatch.setitem(sys.modules, "mauve", None)
-    with pytest.raises(UserError, match=r"pip install dbl\[text\]"):
+    with pytest.raises(UserError, match=r'pip install -e "\.\[text\]"'):
         mauve_score(features(20), features(20), seed=0)

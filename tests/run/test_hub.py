@@ -217,9 +217,9 @@ def test_a_fault_of_the_network_is_one_line(
 def test_without_the_extra_one_line_says_what_to_install(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches an ImportError, and local folders that need the package."""
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UserError, match=r"pip install dbl\[hub\]"):
+    with pytest.raises(UserError, match=r'pip install -e "\.\[hub\]"'):
         BlockStack.from_pretrained("ada/dit")
-    with pytest.raises(UserError, match=r"pip install dbl\[hub\]"):
+    with pytest.raises(UserError, match=r'pip install -e "\.\[hub\]"'):
         push_to_hub(run.model, "ada/dit")
     BlockStack.from_pretrained(str(run.model))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from dbl.evaluation.scoring.model import EncodedText, ScoringModel
-from dbl.utils.errors import UserError
+from dbl.utils.errors import UserError, how_to_install
 
 _MAX_CONTEXT = 4096  # the logits of longer contexts take gigabytes
 
@@ -86,7 +86,7 @@ def _load(name: str) -> tuple[Any, Any]:
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError as error:
         raise UserError(
-            f"scoring model {name}: transformers cannot be imported ({error}): pip install dbl[text]"
+            f"scoring model {name}: transformers cannot be imported ({error}): {how_to_install('text')}"
         ) from None
     options: dict[str, Any] = {"local_files_only": Path(name).is_dir() or is_offline_mode(), "trust_remote_code": False}
     try:

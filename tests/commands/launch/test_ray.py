@@ -137,7 +137,7 @@ def test_a_local_cluster_starts_and_ends(counting: CountingRun, monkeypatch: pyt
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a traceback where an extra is not installed."""
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match=r"pip install dbl\[ray\]"):
+    with pytest.raises(UserError, match=r'pip install -e "\.\[ray\]"'):
         RayBackend(None, RaySettings())
 
 

@@ -186,7 +186,7 @@ def test_without_slurm_or_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"no sbatch on this machine.*--dry_run"):
         SlurmBackend(None, SlurmSettings())
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(UserError, match=r"pip install dbl\[slurm\]"):
+    with pytest.raises(UserError, match=r'pip install -e "\.\[slurm\]"'):
         SlurmBackend(None, SlurmSettings())
 
 
