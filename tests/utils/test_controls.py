@@ -91,5 +91,5 @@ def test_what_cannot_be_a_control_is_refused(shown: _Shown, monkeypatch: pytest.
     with pytest.raises(UserError, match="m is no argument"):
         interact(lambda n: str(n), m=(1, 2))
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    with pytest.raises(UserError, match=r"needs the package `ipywidgets`: pip install dbl\[notebook\]"):
+    with pytest.raises(UserError, match=r"needs the package `ipywidgets`: pip install .*\[notebook\]"):
         interact(lambda n: str(n), n=(1, 2))
