@@ -36,6 +36,8 @@ def page_of(notebook: NotebookNode, name: str) -> tuple[str, dict[str, bytes]]:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if _is_shown(output)]
+            for output in cell.outputs:
+                output.get("data", {}).pop("image/jpeg", None)  # Pillow offers it beside the PNG
     stem = Path(name).stem
     resources = {"unique_key": stem, "output_files_dir": stem}
     text, found = MarkdownExporter().from_notebook_node(notebook, resources)

@@ -63,7 +63,9 @@ def test_a_page_has_pictures_links_and_no_sliders() -> None:
         nbformat.v4.new_output("stream", name="stderr", text="UserWarning"),
         nbformat.v4.new_output("stream", text="folder /tmp/dbl_ab12cd_9/run\n"),
         nbformat.v4.new_output("display_data", data=widget),
-        nbformat.v4.new_output("display_data", data={"image/png": _PIXEL, "text/plain": "<Figure size 1x1>"}),
+        nbformat.v4.new_output(
+            "display_data", data={"image/png": _PIXEL, "image/jpeg": _PIXEL, "text/plain": "<Figure>"}
+        ),
     ]
     cells = [
         nbformat.v4.new_markdown_cell("# Title\n\n[next](02_next.ipynb), [why](../docs/method.md#why)"),
