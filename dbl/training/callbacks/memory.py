@@ -10,10 +10,12 @@ from torch import Tensor
 
 from dbl.training.callbacks.ema import EMA
 from dbl.training.distributed import ShardedStrategy
+from dbl.training.event_log import event_writers
 from dbl.training.memory.tracker import MemoryTracker
 from dbl.training.module import TrainingModule
 from dbl.utils.checks import check_numbers, whole
 from dbl.utils.files import write_json
+from dbl.utils.markdown import table
 
 
 class Memory(L.Callback):
@@ -87,6 +89,13 @@ class Memory(L.Callback):
                     "reserved_bytes": torch.cuda.max_memory_reserved(pl_module.device),
                 }
             write_json(Path(self.path), facts)
+            if facts["bytes"]:
+                rows = [*facts["bytes"].items(), ("sum", facts["peak_bytes"])]
+                for writer in event_writers(trainer):
+                    title = ["at the peak of a training step", "bytes"]
+                    writer.add_text(
+                        "memory", table(title, ((name, f"{size:,}") for name, size in rows)), trainer.global_step
+                    )
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Deactivate the dispatch mode."""
