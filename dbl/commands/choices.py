@@ -38,14 +38,9 @@ def run_choices(config: RunConfig) -> dict[str, Choice]:
 
 
 def part_choices(config: RunConfig, part: TrainingModule) -> dict[str, Choice]:
-    """Those of a part: beside those of its run its name and, of a block, its own length, layers and levels."""
+    """Those of a part: its name and, of a block, its own number of steps are beside those of its run."""
     choices = run_choices(config) | {"part": part.part}
-    if not isinstance(part, DiffusionBlock):
-        return choices
-    partition = part.contract.partition
-    low, high = partition.interval(part.index)
-    own: dict[str, Choice] = {"block_layers": partition.layers[part.index], "sigma_high": high, "sigma_low": low}
-    return choices | own | {"max_steps": config.steps[part.index]}
+    return choices | {"max_steps": config.steps[part.index]} if isinstance(part, DiffusionBlock) else choices
 
 
 def _optimizer(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class EvaluationLog(TensorBoardLogger):
         for stage, values in stages.items():
             self.experiment.add_text(stage, metrics_table(values))
             if stage == "test":
-                whole = {f"test/{name}": value for name, value in values.items() if not _OF_BLOCK.fullmatch(name)}
+                whole = {f"test/{name}": value for name, value in values.items() if "_block_" not in name}
                 add_choices(self.experiment, {**self._choices, **whole})
 
 

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-Choice = str | float | bool
+Choice = str | int | float | bool
 
 
 def event_writers(trainer: L.Trainer) -> "list[SummaryWriter]":

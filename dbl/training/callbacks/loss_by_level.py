@@ -21,7 +21,7 @@ class LossByLevel(L.Callback):
 
     The bins are equally probable under the noise distribution. `train/loss_by_level/bin_0` has the highest noise, as
     block 0 has: no level is in the name, so that runs that are cut elsewhere share their charts. The ends of the bins
-    are in the text `loss_by_level` of the log. Losses include the weight.
+    are in the text `train/loss_by_level` of the log. Losses include the weight.
 
     Args:
         num_bins: number of bins.
@@ -50,7 +50,7 @@ class LossByLevel(L.Callback):
             ends = (f"{level:.4g}" for level in self.edges)
             rows = [(number, *pair) for number, pair in enumerate(pairwise(ends))]
             for writer in event_writers(trainer):
-                writer.add_text("loss_by_level", table(["bin", "from level", "to level"], rows))
+                writer.add_text("train/loss_by_level", table(["bin", "from level", "to level"], rows))
 
     def _clear(self, device: torch.device) -> None:
         # On the device, so that adding a batch does not wait for it.

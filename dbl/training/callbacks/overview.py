@@ -9,18 +9,14 @@ from dbl.training.block import DiffusionBlock
 from dbl.training.event_log import Choice, add_choices, event_writers
 from dbl.utils.markdown import code_block
 
-# Category -> charts; a chart shows, for every block, each curve whose name begins with one of the regular expressions.
-_CHARTS = {
-    "training loss and validation loss": ["train/loss$", "val/loss$"],
-    "gradient norm": ["train/gradient_norm$"],
-    "learning rate": ["train/learning_rate$"],
-}
+# Title of a chart -> regular expression of its curves: that of each block and run.
+_LOSSES = {"training loss": "train/loss$", "validation loss": "val/loss$"}
 
 
 class Overview(L.Callback):
     """Logs, before the first step of a part, what its curves belong to.
 
-    The text `config`, a row of the tab HPARAMS, the layout of the tab CUSTOM SCALARS and, of a block, a figure of the
+    The text `train/config`, a row of the tab HPARAMS, the layout of the tab CUSTOM SCALARS and, of a block, a figure of the
     noise distribution and the blocks' intervals. A resumed training has them in its log already.
 
     Args:
@@ -39,7 +35,7 @@ class Overview(L.Callback):
         if trainer.global_step:
             return
         for writer in event_writers(trainer):
-            writer.add_text("config", code_block(self.config, "yaml"))
+            writer.add_text("train/config", code_block(self.config, "yaml"))
             add_choices(writer, self.choices)
             writer.add_custom_scalars(chart_layout(self.num_bins))
             if isinstance(pl_module, DiffusionBlock):
@@ -57,9 +53,9 @@ def chart_layout(num_bins: int) -> dict[str, dict[str, list[object]]]:
         Category -> title of a chart -> its kind and curves, for `SummaryWriter.add_custom_scalars`.
     """
     ends = {0: " (highest noise)", num_bins - 1: " (lowest noise)"} if num_bins > 1 else {}
-    bins = {f"bin {number}{ends.get(number, '')}": [f"train/loss_by_level/bin_{number}$"] for number in range(num_bins)}
-    categories = {"all blocks": _CHARTS, "training loss by noise level, within the interval of each block": bins}
+    bins = {f"bin {number}{ends.get(number, '')}": f"train/loss_by_level/bin_{number}$" for number in range(num_bins)}
+    categories = {"all blocks": _LOSSES, "training loss by noise level, within the interval of each block": bins}
     return {
-        category: {title: ["Multiline", tags] for title, tags in charts.items()}
+        category: {title: ["Multiline", [curves]] for title, curves in charts.items()}
         for category, charts in categories.items()
     }
