@@ -94,7 +94,7 @@ class Memory(L.Callback):
                 for writer in event_writers(trainer):
                     title = ["at the peak of a training step", "bytes"]
                     writer.add_text(
-                        "memory", table(title, ((name, f"{size:,}") for name, size in rows)), trainer.global_step
+                        "train/memory", table(title, ((name, f"{size:,}") for name, size in rows)), trainer.global_step
                     )
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:

@@ -16,8 +16,8 @@ _LOSSES = {"training loss": "train/loss$", "validation loss": "val/loss$"}
 class Overview(L.Callback):
     """Logs, before the first step of a part, what its curves belong to.
 
-    The text `train/config`, a row of the tab HPARAMS, the layout of the tab CUSTOM SCALARS and, of a block, a figure of the
-    noise distribution and the blocks' intervals. A resumed training has them in its log already.
+    The text `train/config`, a row of the tab HPARAMS, the layout of the tab CUSTOM SCALARS and, of a block, a figure
+    of the noise distribution and the blocks' intervals. A resumed training has them in its log already.
 
     Args:
         config: whole config as YAML.
