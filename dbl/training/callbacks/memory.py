@@ -89,18 +89,22 @@ class Memory(L.Callback):
                     "reserved_bytes": torch.cuda.max_memory_reserved(pl_module.device),
                 }
             write_json(Path(self.path), facts)
-            if facts["bytes"]:
-                rows = [*facts["bytes"].items(), ("sum", facts["peak_bytes"])]
-                for writer in event_writers(trainer):
-                    title = ["at the peak of a training step", "bytes"]
-                    writer.add_text(
-                        "train/memory", table(title, ((name, f"{size:,}") for name, size in rows)), trainer.global_step
-                    )
+            _log(trainer, peak or {})
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Deactivate the dispatch mode."""
         self._active.close()
         self._tracker = None
+
+
+def _log(trainer: L.Trainer, peak: dict[str, int]) -> None:
+    """Write a table: a measurement is not a curve."""
+    if not peak:
+        return
+    rows = [(name, f"{size:,}") for name, size in [*peak.items(), ("sum", sum(peak.values()))]]
+    for writer in event_writers(trainer):
+        text = table(["at the peak of a training step", "bytes"], rows)
+        writer.add_text("train/memory", text, trainer.global_step)
 
 
 def _sees_tensors(trainer: L.Trainer, part: TrainingModule) -> bool:
