@@ -58,6 +58,6 @@ def test_no_previews_if_they_are_off(dbl: Run, tmp_path: Path) -> None:
     """Catches a group of the config that reaches no callback."""
     assert dbl("fit", "digits_dit") == 0
     log = tmp_path / "runs" / "digits_dit" / "block_0"
-    assert "val/denoised" in events_in(log).Tags()["images"]
+    assert "val_samples/denoised" in events_in(log).Tags()["images"]
     assert dbl("fit", "digits_dit", "--from_scratch", "--previews.num_samples=0") == 0
-    assert "val/denoised" not in events_in(log).Tags()["images"]
+    assert "val_samples/denoised" not in events_in(log).Tags()["images"]

@@ -79,7 +79,7 @@ def test_config_bins_and_memory_are_texts(log: Path, dit_contract: Contract) -> 
 def test_figures_stand_behind_the_curves(log: Path) -> None:
     """Catches a group of images that TensorBoard sorts before the curves."""
     images = events_in(log).Tags()["images"]
-    assert {*images} == {"val/denoised", "whole_network/partition"}
+    assert {*images} == {"val_samples/denoised", "whole_network/partition"}
     assert min(images) > "train"
 
 
@@ -90,7 +90,7 @@ def test_a_resumed_training_logs_its_facts_once(dit_contract: Contract, tmp_path
     events = events_in(log)
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
     assert len(texts_in(log)["train/config"]) == len(events.Images("whole_network/partition")) == 1
-    assert [event.step for event in events.Images("val/denoised")] == [3, 6, 9]
+    assert [event.step for event in events.Images("val_samples/denoised")] == [3, 6, 9]
 
 
 def test_a_training_from_scratch_replaces_the_log(dit_contract: Contract, tmp_path: Path) -> None:

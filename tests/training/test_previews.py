@@ -34,7 +34,7 @@ def _steps(folder: Path, kind: str = "images") -> list[int]:
 def test_images_are_logged_at_each_validation(dit_contract: Contract, tmp_path: Path) -> None:
     """Catches a picture of one validation alone, and one with too few rows or columns."""
     fit(DiffusionBlock(dit_contract, 1, recipe()), tmp_path, logger=_logger(tmp_path), callbacks=[Previews(3)])
-    pictures = events_in(tmp_path).Images("val/denoised")
+    pictures = events_in(tmp_path).Images("val_samples/denoised")
     assert [picture.step for picture in pictures] == [3, 6]
     # Three images of 6 x 4 pixels, enlarged eight times, in 1 + 2 * 3 rows, beside the titles.
     assert (pictures[0].width, pictures[0].height) == (3 * (48 + 2) + 2 + 90, 7 * (32 + 2) + 2)
@@ -46,7 +46,7 @@ def test_texts_are_logged_at_each_validation(kind: str, tmp_path: Path) -> None:
     """Catches a kind of text whose predictions have another form."""
     block = DiffusionBlock(text_contract(kind), 0)
     fit_text(block, tmp_path, 6, False, Previews(8), logger=_logger(tmp_path))
-    found = texts_in(tmp_path)["val/predicted"]
+    found = texts_in(tmp_path)["val_samples/predicted"]
     assert [step for step, _ in found] == [3, 6]
     assert found[0][1].count("text ") == 2  # not eight: texts are long
     assert found[0][1].count(" right") == 2 * 3
@@ -122,7 +122,7 @@ def test_classes_have_no_preview(vit_contract: Contract, tmp_path: Path) -> None
     """Catches a picture of vectors."""
     fit(DiffusionBlock(vit_contract, 1, recipe()), tmp_path, logger=_logger(tmp_path), callbacks=[Previews(3)])
     assert not _steps(tmp_path)
-    assert "val/predicted" not in texts_in(tmp_path)
+    assert "val_samples/predicted" not in texts_in(tmp_path)
 
 
 def test_a_text_stands_above_what_is_read_and_predicted() -> None:

@@ -45,7 +45,7 @@ class Previews(L.Callback):
     """Denoises the same validation samples, with the same noise, at every validation of a block.
 
     Each is denoised at three levels, in the middles of three equally probable parts of the block's training interval,
-    with the averaged weights. Images are the picture `val/denoised` of the log, texts its text `val/predicted`; other
+    with the averaged weights. The log has images as `val_samples/denoised`, texts as `val_samples/predicted`; other
     targets, such as classes, have none. Nothing that training draws depends on it. On several devices the first one
     does it alone, and a sharded block, which one device does not have, is left alone.
 
@@ -78,9 +78,9 @@ class Previews(L.Callback):
             preview = _preview(pl_module, data, self.num_samples)
         for writer in writers:
             if isinstance(preview, str):
-                writer.add_text("val/predicted", preview, trainer.global_step)
+                writer.add_text("val_samples/predicted", preview, trainer.global_step)
             elif preview is not None:
-                writer.add_figure("val/denoised", preview, trainer.global_step)
+                writer.add_figure("val_samples/denoised", preview, trainer.global_step)
 
 
 @torch.no_grad()
