@@ -28,7 +28,7 @@ class EvaluationLog(TensorBoardLogger):
 
     def __init__(self, folder: Path, command: str, choices: Mapping[str, Choice]) -> None:
         self._choices = choices
-        remove_events(folder, f".{command}")
+        rank_zero_only(remove_events)(folder, f".{command}")
         super().__init__(str(folder), name="", version="", filename_suffix=f".{command}")
 
     @override
