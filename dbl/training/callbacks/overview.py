@@ -41,6 +41,7 @@ class Overview(L.Callback):
             if isinstance(pl_module, DiffusionBlock):
                 figure = partition_figure(pl_module.contract.noise, pl_module.contract.partition, pl_module.index)
                 writer.add_figure("whole_network/partition", figure)
+            writer.flush()  # a browser can show it now; and a full disk ends the training here
 
 
 def chart_layout(num_bins: int) -> dict[str, dict[str, list[object]]]:
