@@ -20,6 +20,7 @@ from dbl.utils.files import write_text
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _TEMPORARY = re.compile(r"(?:/[\w.-]+)+/(dbl_)\w{8}\b")  # as `tempfile` names folders
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 _NOTE = """*[{name}](../../notebooks/{name}) after it ran, as `make pages` writes it. Sliders work in Jupyter only;
@@ -36,8 +37,11 @@ def page_of(notebook: NotebookNode, name: str) -> tuple[str, dict[str, bytes]]:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if _is_shown(output)]
-            for output in cell.outputs:
-                output.get("data", {}).pop("image/jpeg", None)  # Pillow offers it beside the PNG
+            for data in (output.data for output in cell.outputs if "data" in output):
+                data.pop("image/jpeg", None)  # Pillow offers it beside the PNG
+                if "text/plain" in data:  # of a table that rich has coloured
+                    data.pop("text/html", None)
+                    data["text/plain"] = _COLOUR.sub("", data["text/plain"])
     stem = Path(name).stem
     resources = {"unique_key": stem, "output_files_dir": stem}
     text, found = MarkdownExporter().from_notebook_node(notebook, resources)

@@ -41,7 +41,7 @@ def test_a_notebook_is_stored_without_outputs(path: Path) -> None:
 def test_a_page_shows_the_code_of_its_notebook(path: Path) -> None:
     """Catches a notebook that was changed after its page was written: `make pages` writes it anew."""
     page = (_PAGES / f"{path.stem}.md").read_text(encoding="utf-8")
-    sources = ["".join(cell["source"]).removesuffix(";") for cell in _code(path)]  # it hides a value, and is left out
+    sources = ["".join(cell["source"]) for cell in _code(path)]
     assert [source for source in sources if source not in page] == []
     assert f"![output]({path.stem}/" in page
     # What `display` prints of a picture that is not drawn, what a slider leaves, and what belongs to one machine.
@@ -63,6 +63,7 @@ def test_a_page_has_pictures_links_and_no_sliders() -> None:
         nbformat.v4.new_output("stream", name="stderr", text="UserWarning"),
         nbformat.v4.new_output("stream", text="folder /tmp/dbl_ab12cd_9/run\n"),
         nbformat.v4.new_output("display_data", data=widget),
+        nbformat.v4.new_output("display_data", data={"text/html": "<pre>table", "text/plain": "\x1b[1;3mtable\x1b[0m"}),
         nbformat.v4.new_output(
             "display_data", data={"image/png": _PIXEL, "image/jpeg": _PIXEL, "text/plain": "<Figure>"}
         ),
@@ -77,7 +78,8 @@ def test_a_page_has_pictures_links_and_no_sliders() -> None:
     assert "[next](02_next.md), [why](../method.md#why)" in text
     assert f"```python\n{code}\n```" in text
     assert "    folder /tmp/dbl_folder/run\n" in text
-    assert [sign for sign in ("UserWarning", "VBox", "<Figure") if sign in text] == []
+    assert "\n    table\n" in text
+    assert [sign for sign in ("UserWarning", "VBox", "<Figure", "<pre", "\x1b") if sign in text] == []
     ((path, content),) = pictures.items()
     assert f"![output]({path})" in text
     assert path.startswith("01_first/")
