@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train compare plan test soak lint format types docs notebooks bench results tensorboard clean
+.PHONY: help setup train compare plan test soak lint format types docs notebooks pages bench results tensorboard clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ docs: $(READY) ## generate the tables in docs/ from the code
 
 notebooks: $(READY) ## run the notebooks; copies with outputs go to build/notebooks
 	$(BIN)/jupyter-nbconvert --execute --to notebook --output-dir build/notebooks notebooks/*.ipynb
+
+pages: notebooks ## write docs/notebooks, the pages with pictures, from these copies
+	$(BIN)/python -m docs.notebook_pages build/notebooks docs/notebooks
 
 bench: $(READY) ## measure speed and memory, every figure with its goal  [ARGS="blocks official_vit"]
 	$(BIN)/python -m benchmarks $(ARGS)

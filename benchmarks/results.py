@@ -51,17 +51,17 @@ class Task(NamedTuple):
 
 
 TASKS = (
-    Task("digits_dit", 1000, "fid_digits", "digits DiT, FID (lower is better)", at_best_step=True),
+    Task("digits_dit", 1000, "fid_digits", "digits DiT, FID, lower is better", at_best_step=True),
     Task("digits_vit", 560, "accuracy", "digits ViT, accuracy", is_share=True),
     Task("cifar10_vit", 600, "accuracy", "CIFAR-10 ViT, accuracy after 1.6 epochs", is_share=True),
     Task(
         "shakespeare_mdm",
         600,
         "bits_per_token",
-        "Shakespeare, masked, bits a character, at most",
+        "Shakespeare, masked, bits a character, upper bound",
         NO_TEXTS,
     ),
-    Task("shakespeare_ar", 500, "nats", "Shakespeare, causal, nats a character", NO_TEXTS),
+    Task("shakespeare_ar", 500, "nats", "Shakespeare, causal (B = 4), nats a character, upper bound", NO_TEXTS),
 )
 
 

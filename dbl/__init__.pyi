@@ -1,5 +1,6 @@
 # The public names of dbl, sorted by module. Type checkers read this file; `__init__.py` imports each name on first use.
 from dbl.commands.main import main as main
+from dbl.commands.run_data import load_data as load_data
 from dbl.data import (
     Bytes as Bytes,
     Characters as Characters,
@@ -37,6 +38,7 @@ from dbl.diffusion.noise import (
 )
 from dbl.diffusion.partition import Partition as Partition, PartitionConfig as PartitionConfig
 from dbl.evaluation.diagnostics import diagnose as diagnose
+from dbl.evaluation.report.reader import Report as Report
 from dbl.evaluation.stack_evaluation import StackEvaluation as StackEvaluation
 from dbl.inference.export import export_stack as export_stack
 from dbl.inference.grid import image_grid as image_grid
@@ -57,4 +59,5 @@ from dbl.run.start import Ancestor as Ancestor, RandomStart as RandomStart
 from dbl.training.block import DiffusionBlock as DiffusionBlock
 from dbl.training.config import TrainingConfig as TrainingConfig
 from dbl.training.noisy_data import NoisyData as NoisyData
+from dbl.utils.controls import interact as interact
 from dbl.utils.errors import UserError as UserError

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from event_files import events_in
 from lightning.pytorch.loggers import TensorBoardLogger
 from toy import DIT, VIT, Stripes
 
@@ -61,8 +62,4 @@ def evaluation(folder: Path, *callbacks: L.Callback) -> L.Trainer:
 
 def logged_tags(folder: Path, kind: str) -> set[str]:
     """Tags of one kind (`images`, `scalars`) in the TensorBoard files of a folder."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    return set(events.Tags()[kind])
+    return set(events_in(folder).Tags()[kind])

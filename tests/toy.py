@@ -46,7 +46,7 @@ def fit(part: TrainingModule, folder: Path, steps: int = 6, resume: bool = False
         max_steps=steps,
         max_epochs=-1,
         accelerator="cpu",
-        logger=False,
+        logger=trainer.pop("logger", False),  # type: ignore[arg-type]
         callbacks=callbacks,
         enable_progress_bar=bool(trainer.pop("enable_progress_bar", False)),
         enable_model_summary=False,

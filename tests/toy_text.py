@@ -187,7 +187,7 @@ def fit_text(
         max_steps=steps,
         max_epochs=-1,
         accelerator="cpu",
-        logger=False,
+        logger=options.pop("logger", False),
         callbacks=[EMA(0.9), LastCheckpoint(str(path), every_n_steps=2), *callbacks],
         enable_progress_bar=False,
         enable_model_summary=False,

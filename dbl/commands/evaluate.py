@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import lightning as L
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch.loggers import TensorBoardLogger
 
+from dbl.commands.choices import run_choices
 from dbl.commands.run_config import RunConfig, make_trainer
 from dbl.commands.schema import EVALUATION
 from dbl.diffusion.partition import Partition
+from dbl.evaluation.log import EvaluationLog
 from dbl.evaluation.quality_by_steps import quality_by_steps
 from dbl.evaluation.report import Arm
 from dbl.evaluation.stack_evaluation import StackEvaluation
@@ -70,7 +71,7 @@ def evaluate(config: RunConfig, command: str, checkpoint: str | None = None, ver
     # Its bar closes before the callbacks that follow it measure.
     trainer = make_trainer(groups, [*([EvaluationProgress()] if with_bar else []), *callbacks], training=False)
     if groups.trainer.logger is None:
-        trainer.loggers = [TensorBoardLogger(str(run.report), name="", version="")]
+        trainer.loggers = [EvaluationLog(run.report, command, run_choices(config))]
     options = {"datamodule": data, "ckpt_path": checkpoint, "weights_only": True}  # never run code of a checkpoint
     options |= {"return_predictions": True} if command == "predict" else {"verbose": verbose}
     try:

@@ -11,17 +11,18 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
+from dbl.commands.choices import part_choices
 from dbl.commands.console import fit_summary
 from dbl.commands.evaluate import evaluate
 from dbl.commands.parsing import parse
-from dbl.commands.run_config import RunConfig, make_trainer, write_config
+from dbl.commands.run_config import RunConfig, dump, make_trainer, write_config
 from dbl.commands.schema import add_from_scratch, config_parser
 from dbl.data.text.module import TextData
 from dbl.run.ancestor import start_weights
 from dbl.run.checkpoints import CheckpointInfo, Checkpoints, already_trained, read_checkpoint_info
 from dbl.run.folder import RunFolder
 from dbl.training.block import DiffusionBlock
-from dbl.training.callbacks.loss_by_level import PartitionFigure
+from dbl.training.callbacks.overview import Overview
 from dbl.training.callbacks.progress import StepProgress, Throughput
 from dbl.training.callbacks.status import Status
 from dbl.training.guard import guard
@@ -75,7 +76,7 @@ def fit_part(config: RunConfig, from_scratch: bool = False, checkpoint: str | No
     status = Status(run.status(name), name)
     if isinstance(part, DiffusionBlock):
         built.trainer.max_steps = config.steps[part.index]
-    trainer = make_trainer(built, _callbacks(built, status), training=True)
+    trainer = make_trainer(built, _callbacks(config, built, status), training=True)
     with guard(run, name, trainer, status):
         run.write_contract(part.contract)
         if isinstance(data, TextData):
@@ -126,10 +127,12 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _callbacks(built: Namespace, status: Status) -> list[L.Callback]:
+def _callbacks(config: RunConfig, built: Namespace, status: Status) -> list[L.Callback]:
+    overview = Overview(dump(config.plain()), part_choices(config, built.model), built.loss_by_level.num_bins)
     callbacks = [
-        *(built.ema, built.loss_by_level, built.memory, built.checkpoint),
-        *(PartitionFigure(), Throughput(), status),
+        # The average first: validation and previews use it.
+        *(built.ema, built.loss_by_level, built.previews, built.memory, built.checkpoint),
+        *(overview, Throughput(), status),
         Timer(duration=built.trainer.max_time, verbose=False),
     ]
     with_bar = built.trainer.enable_progress_bar is not False

@@ -190,7 +190,12 @@ def _one_layer() -> torch.nn.Module:
 
 def write_config(path: Path, plain: dict[str, Any]) -> None:
     """Write the plain values of a whole config as YAML, for `RunConfig.load` and for `--config`."""
-    write_text(path, yaml.safe_dump(plain, sort_keys=False))
+    write_text(path, dump(plain))
+
+
+def dump(plain: dict[str, Any]) -> str:
+    """The plain values of a whole config as YAML."""
+    return yaml.safe_dump(plain, sort_keys=False)
 
 
 def check_run_name(name: str) -> None:

@@ -20,6 +20,7 @@ from dbl.training.callbacks.checkpoint import LastCheckpoint
 from dbl.training.callbacks.ema import EMA
 from dbl.training.callbacks.loss_by_level import LossByLevel
 from dbl.training.callbacks.memory import Memory
+from dbl.training.callbacks.previews import Previews
 from dbl.training.module import TrainingModule
 
 # Evaluation of an assembled network: config group -> callback.
@@ -31,7 +32,13 @@ EVALUATION = {
 }
 
 # Callbacks of the training of a part: config group -> callback.
-TRAINING = {"ema": EMA, "checkpoint": LastCheckpoint, "loss_by_level": LossByLevel, "memory": Memory}
+TRAINING = {
+    "ema": EMA,
+    "checkpoint": LastCheckpoint,
+    "loss_by_level": LossByLevel,
+    "previews": Previews,
+    "memory": Memory,
+}
 
 MatmulPrecision = Literal["highest", "high", "medium"]
 

@@ -119,7 +119,7 @@ class StackEvaluation(L.LightningModule):
         self.samples = self._draw_samples()
         for logger in self.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure("samples", self.samples, close=False)
+                logger.experiment.add_figure("whole_network/samples", self.samples, close=False)
 
     def _draw_samples(self) -> "Figure":
         """`inference.num_images` images, one class a column (ten columns at most), below a row of real images."""

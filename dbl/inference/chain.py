@@ -12,7 +12,7 @@ from typing_extensions import override
 from dbl.denoising.decoding import Decoding
 from dbl.denoising.denoiser import Denoiser
 from dbl.denoising.readout import Prediction
-from dbl.denoising.sampling import Denoise, guided, per_sample, state_dtype
+from dbl.denoising.sampling import Denoise, Sampler, guided, per_sample, state_dtype
 from dbl.inference.blocks import Blocks
 from dbl.inference.ensemble import Ensemble
 from dbl.inference.generation import BlockSampling, TextGenerator, stack_generator
@@ -65,9 +65,9 @@ class BlockChain(nn.Module):
         """Raise UserError, which names `purpose` and the missing blocks, unless every block is available."""
         self._require(range(self.contract.partition.num_blocks), purpose)
 
-    def require_schedule(self) -> None:
-        """Raise UserError unless every block that the sampler visits is available."""
-        sampler = self.inference.sampler
+    def require_schedule(self, num_steps: int | None = None) -> None:
+        """Raise UserError unless every block that the sampler visits in so many steps is available."""
+        sampler = self._sampler(num_steps)
         visited = self.contract.partition.block_for(sampler.levels(self.contract.noise)[:-1]).tolist()
         self._require(visited, f"sampling with {sampler.num_steps} {sampler.schedule} steps")
 
@@ -107,7 +107,14 @@ class BlockChain(nn.Module):
         self._predictions.append(prediction)
         return prediction.denoised.to(noisy.dtype)
 
-    def sample(self, cond: Tensor, indices: Tensor, draw: int = 0, seed: int | None = None) -> Tensor:
+    def _sampler(self, num_steps: int | None = None) -> Sampler:
+        """The sampler of `inference`, with another number of steps unless it is None."""
+        own = self.inference.sampler
+        return own if num_steps is None else replace(own, num_steps=num_steps)
+
+    def sample(
+        self, cond: Tensor, indices: Tensor, draw: int = 0, seed: int | None = None, num_steps: int | None = None
+    ) -> Tensor:
         """Carry noise to clean targets.
 
         The noise of a sample is a function of (seed, draw, its index), so any batch size gives the same samples. Raises
@@ -118,39 +125,47 @@ class BlockChain(nn.Module):
             indices: [N] number of each sample.
             draw: number of the repetition.
             seed: random seed of the start noise; None: that of `inference`.
+            num_steps: steps of the sampler; None: as in `inference`.
 
         Returns:
             [N, *target_shape].
         """
-        return self._carried(cond, indices, draw, seed)[0]
+        return self._carried(cond, indices, draw, seed, num_steps)[0]
 
-    def sample_images(self, labels: Tensor, indices: Tensor, draw: int = 0, seed: int | None = None) -> Tensor:
+    def sample_images(
+        self, labels: Tensor, indices: Tensor, draw: int = 0, seed: int | None = None, num_steps: int | None = None
+    ) -> Tensor:
         """Images [N, channels, height, width] of the classes `labels` [N], in raw units (uint8 sets: 0 to 255)."""
-        return self.space.decode(self.sample(labels, indices, draw, seed))
+        return self.space.decode(self.sample(labels, indices, draw, seed, num_steps))
 
-    def sample_classes(self, images: Tensor, indices: Tensor, draw: int = 0, seed: int | None = None) -> Tensor:
+    def sample_classes(
+        self, images: Tensor, indices: Tensor, draw: int = 0, seed: int | None = None, num_steps: int | None = None
+    ) -> Tensor:
         """Probabilities [N, C] of the classes of standardised images [N, channels, height, width].
 
         They are those of the last prediction, whose expected row the sample is.
         """
-        sample, last = self._carried(images, indices, draw, seed)
+        sample, last = self._carried(images, indices, draw, seed, num_steps)
         if last.logits is None:  # a target of your own may answer without
             return nn.functional.one_hot(self.space.decode(sample), self.contract.data.num_classes).float()
         return last.logits.float().softmax(dim=-1)
 
     @torch.no_grad()
-    def _carried(self, cond: Tensor, indices: Tensor, draw: int, seed: int | None) -> tuple[Tensor, Prediction]:
+    def _carried(
+        self, cond: Tensor, indices: Tensor, draw: int, seed: int | None, num_steps: int | None
+    ) -> tuple[Tensor, Prediction]:
         """Samples, and the prediction at the last level."""
-        self.require_schedule()
+        self.require_schedule(num_steps)
 
         def conditioned(cond: Tensor) -> Denoise:
             return lambda noisy, sigma: self(noisy, sigma, cond)  # by `__call__`: diagnostics hook into it
 
-        sampler, denoise = self.inference.sampler, conditioned(cond)
-        if sampler.guidance_scale != 1:
+        denoise = conditioned(cond)
+        scale = self.inference.sampler.guidance_scale
+        if scale != 1:
             no_class = torch.full_like(cond, self.contract.data.num_classes)
-            denoise = guided(denoise, conditioned(no_class), sampler.guidance_scale)
-        sample = sampler.sample(denoise, self.start_noise(indices, draw, seed), self.contract.noise)
+            denoise = guided(denoise, conditioned(no_class), scale)
+        sample = self._sampler(num_steps).sample(denoise, self.start_noise(indices, draw, seed), self.contract.noise)
         return sample, self._predictions.pop()
 
     def start_noise(self, indices: Tensor, draw: int = 0, seed: int | None = None) -> Tensor:
@@ -171,10 +186,8 @@ class BlockChain(nn.Module):
             seed: random seed.
         """
         self.require_all("writing text")
-        sampler = self.inference.sampler
-        sampler = sampler if num_steps is None else replace(sampler, num_steps=num_steps)
         partition = self.contract.partition if self.ensemble is None else self.contract.partition.merged()
-        blocks = BlockSampling(self.denoiser_for, self.contract.noise, partition, sampler, decoding)
+        blocks = BlockSampling(self.denoiser_for, self.contract.noise, partition, self._sampler(num_steps), decoding)
         return stack_generator(self.contract, blocks, seed)
 
     @override

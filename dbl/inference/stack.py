@@ -120,6 +120,7 @@ class BlockStack(BlockChain):
         *,
         num_images: int | None = None,
         seed: int | None = None,
+        num_steps: int | None = None,
         batch_size: int = 64,
     ) -> Tensor:
         """Draw images.
@@ -131,6 +132,7 @@ class BlockStack(BlockChain):
             labels: classes to draw, in turn, such as [3, 7]; None: all.
             num_images: number of images; None: one for each label.
             seed: random seed of the start noise; None: that of `inference`.
+            num_steps: steps of the sampler; None: as in `inference`.
             batch_size: number of images drawn together.
 
         Returns:
@@ -142,9 +144,12 @@ class BlockStack(BlockChain):
         chosen = labels_in_turn(labels, data.num_classes, num_images).to(self.device)
         numbers = torch.arange(len(chosen), device=self.device)
         batches = zip(chosen.split(batch_size), numbers.split(batch_size), strict=True)
-        return to_unit(torch.cat([self.sample_images(*batch, seed=seed) for batch in batches]), data)
+        drawn = [self.sample_images(*batch, seed=seed, num_steps=num_steps) for batch in batches]
+        return to_unit(torch.cat(drawn), data)
 
-    def classify(self, images: Any, *, seed: int | None = None, batch_size: int = 256) -> Tensor:
+    def classify(
+        self, images: Any, *, seed: int | None = None, num_steps: int | None = None, batch_size: int = 256
+    ) -> Tensor:
         """Classify raw images, as the data set has them: normalisation is the stack's own affair.
 
         The most probable class is the answer that the accuracy of the report counts. Raises UserError if the stack
@@ -156,6 +161,7 @@ class BlockStack(BlockChain):
                 as `dbl.HubImages` does it.
             seed: random seed of the start noise, without effect where the sampler's temperature is 0; None: that of
                 `inference`. Start noise i belongs to image i.
+            num_steps: steps of the sampler; None: as in `inference`.
             batch_size: number of images that are classified together.
 
         Returns:
@@ -167,7 +173,7 @@ class BlockStack(BlockChain):
         scale = ImageScale(data).to(self.device)
         places = torch.arange(len(raw)).split(batch_size)
         parts = [
-            self.sample_classes(scale(part.to(self.device)), numbers, seed=seed)
+            self.sample_classes(scale(part.to(self.device)), numbers, seed=seed, num_steps=num_steps)
             for part, numbers in zip(raw.split(batch_size), places, strict=True)
         ]
         return torch.cat(parts)

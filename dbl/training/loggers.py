@@ -2,10 +2,14 @@
 
 import csv
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from typing_extensions import override
 
+from dbl.training.event_log import remove_events
 from dbl.utils.errors import DblWarning
 
 
@@ -15,9 +19,20 @@ class DamagedRows(ValueError):
 
 def part_loggers(folder: Path, step: int, rank: int) -> list[Logger]:
     """Create loggers for a training that starts or resumes at `step`; later entries of an earlier run are dropped."""
-    purge_step = step + 1 if step else None
-    events = TensorBoardLogger(str(folder), name="", version="", purge_step=purge_step)
+    if step == 0 and rank == 0:
+        remove_events(folder)
+    events = Curves(str(folder), name="", version="", purge_step=step + 1 if step else None)
     return [events, _metrics_file(folder, step, rank)]
+
+
+class Curves(TensorBoardLogger):
+    """Leaves out the number of the epoch, whose chart would stand before all others and say nothing."""
+
+    @override
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write a point of each curve."""
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
 
 def _metrics_file(folder: Path, step: int, rank: int) -> CSVLogger:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from dbl.evaluation.quality_by_steps import step_numbers
+from dbl.evaluation.report import Report
 from dbl.evaluation.report.arm import Arm, peak_of, spread, summarise
 from dbl.evaluation.report.render import words_of
 from dbl.utils.errors import DblWarning
@@ -169,6 +170,8 @@ def test_a_training_reports_curves_steps_and_the_memory_of_the_whole_network(dbl
     assert [row["steps"] for row in report["sides"][0]["quality_by_steps"]] == [1, 3, 6, 12]
     peaks = {row["name"]: row["peak_bytes"] for row in report["memory_plan"]["rows"]}
     assert peaks["3 blocks"] < peaks["end to end"]
+    reread = Report("runs/digits_vit")
+    assert reread.figures().keys() == reread.values["pictures"].keys() >= {"loss_curves", "memory", "quality_vs_steps"}
     for part in report["sides"][0]["parts"]:
         assert {name: [point["step"] for point in points] for name, points in part["losses"].items()} == {
             "train": [2, 4],

@@ -1,5 +1,6 @@
-"""Reads the Markdown pages: fenced blocks with their marks, headings, links and paths."""
+"""Reads the Markdown pages, their fenced blocks with marks, headings, links and paths, and the notebooks."""
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 from textwrap import dedent
 
 ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NEEDS = {"gpu", "network", "cluster", "DBL_DATA"}
 _FENCE = re.compile(r"^( *)```(\w*)$\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _MARK = re.compile(r"<!-- needs: (.+?) -->\s*$")
@@ -38,6 +40,18 @@ class Fence:
 def all_pages() -> list[Path]:
     """The README and the pages in docs/."""
     return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def notebook_pages() -> list[Path]:
+    """The list of notebooks, and their copies with pictures."""
+    return [ROOT / "notebooks" / "README.md", *sorted((ROOT / "docs" / "notebooks").glob("*.md"))]
+
+
+def code_of(notebook: Path) -> str:
+    """The code of a notebook, without the lines that are commands to Jupyter."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    lines = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code").splitlines()
+    return "\n".join(line for line in lines if not line.startswith("%"))
 
 
 def fences(page: Path, language: str) -> Iterator[Fence]:

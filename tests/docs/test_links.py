@@ -7,9 +7,9 @@ from urllib.parse import unquote
 
 import pytest
 
-from .pages import ROOT, all_pages, anchors, links, paths, slug_of
+from .pages import ROOT, all_pages, anchors, links, notebook_pages, paths, slug_of
 
-PAGES = [*all_pages(), ROOT / "CHANGELOG.md"]
+PAGES = [*all_pages(), *notebook_pages(), ROOT / "CHANGELOG.md"]
 
 
 def _fault(page: Path, target: str) -> str | None:
@@ -22,7 +22,7 @@ def _fault(page: Path, target: str) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_leads_somewhere(page: Path) -> None:
     """Catches a page or heading that was renamed, moved or never written."""
     assert [fault for target in links(page) if (fault := _fault(page, target))] == []

@@ -3,7 +3,6 @@
 import ast
 import doctest
 import inspect
-import json
 import re
 import subprocess
 import sys
@@ -16,10 +15,9 @@ import dbl
 import dbl.evaluation.figures
 from docs.tables.page import public_names
 
-from .pages import ROOT
+from .pages import NOTEBOOKS, ROOT, code_of
 
 API = ROOT / "docs" / "api.md"
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Modules that a notebook may import from; `dbl.networks.layers` and others are for extensions.
 PUBLIC: list[ModuleType] = [dbl, dbl.evaluation.figures]
 
@@ -60,9 +58,7 @@ def test_names_are_offered_before_they_are_used() -> None:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_shows_public_names_only(path: Path) -> None:
     """Catches a notebook that reaches into a module whose names may change."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    nodes = list(ast.walk(ast.parse(code)))
+    nodes = list(ast.walk(ast.parse(code_of(path))))
     offered = {module.__name__: public_names(module) for module in PUBLIC}
     imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dbl")]
     taken = {(node.module, alias.name) for node in imports for alias in node.names}

@@ -287,7 +287,7 @@ def test_a_tested_stack_is_diagnosed(kind: str, tmp_path: Path) -> None:
     assert logged["test/boundary_difference_block_0_1"] == pytest.approx(
         result["boundaries"][0]["difference"], rel=1e-5
     )
-    assert {"loss over sigma", "trajectory"} <= logged_tags(folder, "images")
+    assert {"whole_network/loss over sigma", "whole_network/trajectory"} <= logged_tags(folder, "images")
 
 
 def test_diagnostics_are_a_function_of_their_seed() -> None:

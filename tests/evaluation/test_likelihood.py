@@ -387,7 +387,7 @@ def test_a_tested_stack_reports_its_bound(keep_in_memory: str, tmp_path: Path) -
     assert logged["test/nats_reconstruction"] == pytest.approx(result["reconstruction"], rel=1e-5)
     for block in range(3):
         assert logged[f"test/nats_block_{block}"] == pytest.approx(truth["blocks"][block]["nats"], rel=1e-4)
-    assert "likelihood" in logged_tags(tmp_path, "images")
+    assert "whole_network/likelihood" in logged_tags(tmp_path, "images")
 
 
 def test_validation_has_a_bound_too(tmp_path: Path) -> None:

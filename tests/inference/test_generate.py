@@ -49,6 +49,26 @@ def _line(error: pytest.ExceptionInfo[UserError]) -> str:
     return line
 
 
+def test_another_number_of_steps_is_that_of_another_sampler(maker: BlockStack, classifier: BlockStack) -> None:
+    """Catches a number of steps that is ignored, one that stays, and a call of a block that is not there."""
+    own = maker.generate(num_images=2, seed=3), classifier.classify(_images())
+    few = maker.generate(num_images=2, seed=3, num_steps=2), classifier.classify(_images(), num_steps=2)
+    assert not torch.equal(own[0], few[0])
+    assert not torch.equal(own[1], few[1])
+    for stack in (maker, classifier):
+        stack.inference = replace(stack.inference, sampler=replace(stack.inference.sampler, num_steps=2))
+    assert torch.equal(few[0], maker.generate(num_images=2, seed=3))
+    assert torch.equal(few[1], classifier.classify(_images()))
+    first = BlockStack(
+        maker.contract, lambda block: random_denoiser(maker.contract, block), maker.inference, available=[0]
+    )
+    assert first.generate(num_images=1, num_steps=1).isfinite().all()  # its only step is at a level of block 0
+    with pytest.raises(UserError, match="sampling with 9 quantile steps"):
+        first.generate(num_images=1, num_steps=9)
+    with pytest.raises(UserError, match="num_steps"):
+        maker.generate(num_images=1, num_steps=0)
+
+
 def test_images_are_pixels_and_image_i_is_always_the_same(maker: BlockStack) -> None:
     """Catches raw values from 0 to 255, values beyond white, and images that depend on their number or batch."""
     images = maker.generate([0, 2], num_images=5, seed=3)

@@ -1,6 +1,7 @@
 """Manual optimization: steps, schedule, accumulation, clipping, averages, and losses that are not finite."""
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ class Record(L.Callback):
         self.rates: list[float] = []
         self.metrics: dict[str, float] = {}
         self.sigmas: list[torch.Tensor] = []
+        self.losses: list[torch.Tensor] = []
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
         self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
         self.rates.append(self.metrics.get("train/learning_rate", 0.0))
         self.sigmas.append(outputs["sigma"])
+        self.losses.append(outputs["per_sample"])
 
 
 def test_global_step_counts_optimizer_steps(dit_contract: Contract, tmp_path: Path) -> None:
@@ -195,13 +198,15 @@ def test_loss_by_level_averages_the_losses_of_each_bin(dit_contract: Contract, t
     """Catches bins that do not cover the interval or that mix up losses."""
     seen = Record()
     block = DiffusionBlock(dit_contract, 1, recipe())
-    fit(block, tmp_path, steps=1, callbacks=[LossByLevel(3), seen], log_every_n_steps=1)
-    binned = {name: value for name, value in seen.metrics.items() if name.startswith("train/loss_at_")}
-    edges = [tuple(map(float, name.removeprefix("train/loss_at_").split("_to_"))) for name in binned]
-    counts = [((seen.sigmas[0] >= low * 0.99) & (seen.sigmas[0] <= high * 1.01)).sum().item() for low, high in edges]
-    weighted = sum(value * count for value, count in zip(binned.values(), counts, strict=True)) / sum(counts)
-    assert sum(counts) == 8
-    assert weighted == pytest.approx(seen.metrics["train/loss"], rel=1e-4)
+    by_level = LossByLevel(3)
+    fit(block, tmp_path, steps=1, callbacks=[by_level, seen], log_every_n_steps=1)
+    binned = {name: value for name, value in seen.metrics.items() if name.startswith("train/loss_by_level/")}
+    assert list(binned) == [f"train/loss_by_level/bin_{number}" for number in range(3)]
+    assert (by_level.edges[-1], by_level.edges[0]) == pytest.approx(block.interval)
+    losses = seen.losses[0]
+    for (high, low), value in zip(pairwise(by_level.edges), binned.values(), strict=True):  # the highest noise first
+        inside = (seen.sigmas[0] > low) & (seen.sigmas[0] <= high)
+        assert value == pytest.approx(float(losses[inside].mean()), rel=1e-5)
 
 
 def test_bf16_trains_and_keeps_float32_weights(dit_contract: Contract, tmp_path: Path) -> None:

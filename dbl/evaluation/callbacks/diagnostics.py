@@ -56,9 +56,11 @@ class Diagnostics(L.Callback):
         for name, value in _scalars(self.result).items():
             pl_module.log(f"test/{name}", value)
         boundaries = [boundary["sigma"] for boundary in self.result["boundaries"]]
-        figures = {"loss over sigma": loss_figure(self.result["levels"], boundaries, self.result["loss_unit"])}
+        figures = {
+            "whole_network/loss over sigma": loss_figure(self.result["levels"], boundaries, self.result["loss_unit"])
+        }
         if self.result["trajectory"]:
-            figures["trajectory"] = trajectory_figure(self.result["trajectory"], boundaries)
+            figures["whole_network/trajectory"] = trajectory_figure(self.result["trajectory"], boundaries)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 for name, figure in figures.items():

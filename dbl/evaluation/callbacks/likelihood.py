@@ -110,7 +110,7 @@ class Likelihood(L.Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and isinstance(pl_module, StackEvaluation):
                 figure = likelihood_figure(self.result["curve"], pl_module.stack.target.level_name)
-                logger.experiment.add_figure("likelihood", figure)
+                logger.experiment.add_figure("whole_network/likelihood", figure)
 
     # A validation is measured in the same way.
     on_validation_epoch_start = on_test_epoch_start

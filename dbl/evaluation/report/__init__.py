@@ -5,4 +5,5 @@ task (`facts.task_of`); all wording is in `templates/`.
 """
 
 from dbl.evaluation.report.arm import Arm as Arm
+from dbl.evaluation.report.reader import Report as Report
 from dbl.evaluation.report.write import write_report as write_report

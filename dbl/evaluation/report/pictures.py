@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dbl.evaluation.figures import (
     curves_figure,
@@ -15,20 +15,34 @@ from dbl.evaluation.figures import (
 from dbl.evaluation.report.facts import LOWER, memory_rows, shown_metric
 from dbl.utils.plotting import save_figure
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 # A path of fewer calls is described in words.
 _FEW_CALLS = 6
 
 
 def draw_pictures(report: Mapping[str, Any], words: Any, folder: Path) -> dict[str, str]:
+    """Write the pictures as files; arguments as in `figures_of`, and the folder for the files.
+
+    Returns:
+        Names of the pictures and of their files.
+    """
+    figures = figures_of(report, words)
+    for name, figure in figures.items():
+        save_figure(figure, folder / f"{name}.png")
+    return {name: f"{name}.png" for name in figures}
+
+
+def figures_of(report: Mapping[str, Any], words: Any) -> "dict[str, Figure]":
     """Draw what there is to draw.
 
     Args:
         report: content of `report.json`, except the pictures.
         words: names for the task of the report, the module of `words.j2`.
-        folder: folder for the files.
 
     Returns:
-        Names of the pictures and of their files.
+        The pictures by their names.
     """
     blocks = report["sides"][0]
     figures = {}
@@ -47,9 +61,7 @@ def draw_pictures(report: Mapping[str, Any], words: Any, folder: Path) -> dict[s
         figures["loss_over_sigma"] = loss_figure(found["levels"], boundaries, found["loss_unit"])
         if len(found["trajectory"]) >= _FEW_CALLS:
             figures["trajectory"] = trajectory_figure(found["trajectory"], boundaries)
-    for name, figure in figures.items():
-        save_figure(figure, folder / f"{name}.png")
-    return {name: f"{name}.png" for name in figures}
+    return figures
 
 
 def _losses(report: Mapping[str, Any], words: Any) -> dict[str, dict[str, list[dict[str, float]]]]:

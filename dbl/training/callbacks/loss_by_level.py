@@ -1,16 +1,16 @@
-"""Training loss by noise level, and the figure of the partition."""
+"""Training loss by noise level."""
 
 from itertools import pairwise
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from dbl.diffusion.plot import partition_figure
 from dbl.training.block import DiffusionBlock
+from dbl.training.event_log import event_writers
 from dbl.utils.checks import check_numbers, whole
+from dbl.utils.markdown import table
 
 # Batches whose losses are sorted into bins at once: a few operations for many steps.
 _MAX_BATCHES = 100
@@ -19,25 +19,38 @@ _MAX_BATCHES = 100
 class LossByLevel(L.Callback):
     """Logs the training loss in bins of a block's training interval.
 
-    The bins are equally probable under the noise distribution, and the metric names give their ends. Losses include the
-    weight.
+    The bins are equally probable under the noise distribution. `train/loss_by_level/bin_0` has the highest noise, as
+    block 0 has: no level is in the name, so that runs that are cut elsewhere share their charts. The ends of the bins
+    are in the text `train/loss_by_level` of the log. Losses include the weight.
 
     Args:
         num_bins: number of bins.
+
+    Attributes:
+        edges: [num_bins + 1] ends of the bins, decreasing; empty before a training.
     """
 
     def __init__(self, num_bins: int = 4) -> None:
         self.num_bins = num_bins
         check_numbers("loss_by_level", self, num_bins=whole(1, 10_000))
+        self.edges: list[float] = []
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compute the bins."""
         if isinstance(pl_module, DiffusionBlock):
             q = torch.linspace(0, 1, self.num_bins + 1, dtype=torch.float64)
             edges = pl_module.contract.noise.quantile_within(pl_module.interval, q)
-            self._inner = edges[1:-1].to(pl_module.device, torch.float32)
-            self._names = [f"train/loss_at_{low:.3g}_to_{high:.3g}" for low, high in pairwise(edges.tolist())]
+            self.edges = edges.flip(0).tolist()
+            self._inner = edges[1:-1].to(pl_module.device, torch.float32)  # increasing, for `bucketize`
             self._clear(pl_module.device)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the ends of the bins, once."""
+        if trainer.global_step == 0 and isinstance(pl_module, DiffusionBlock):
+            ends = (f"{level:.4g}" for level in self.edges)
+            rows = [(number, *pair) for number, pair in enumerate(pairwise(ends))]
+            for writer in event_writers(trainer):
+                writer.add_text("train/loss_by_level", table(["bin", "from level", "to level"], rows))
 
     def _clear(self, device: torch.device) -> None:
         # On the device, so that adding a batch does not wait for it.
@@ -63,20 +76,8 @@ class LossByLevel(L.Callback):
         if logs or len(self._batches) == _MAX_BATCHES:
             self._add_batches()
         if logs:
-            for name, total, count in zip(self._names, self._sums.tolist(), self._counts.tolist(), strict=True):
+            bins = zip(reversed(self._sums.tolist()), reversed(self._counts.tolist()), strict=True)
+            for number, (total, count) in enumerate(bins):
                 if count:
-                    pl_module.log(name, total / count)
+                    pl_module.log(f"train/loss_by_level/bin_{number}", total / count)
             self._clear(pl_module.device)
-
-
-class PartitionFigure(L.Callback):
-    """Logs a figure of the noise distribution and the blocks' intervals when training starts."""
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw and log the figure."""
-        if not isinstance(pl_module, DiffusionBlock):
-            return
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                figure = partition_figure(pl_module.contract.noise, pl_module.contract.partition, pl_module.index)
-                logger.experiment.add_figure("partition", figure, global_step=trainer.global_step)

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from dbl.training.callbacks.ema import EMA
 from dbl.training.distributed import ShardedStrategy
+from dbl.training.event_log import event_writers
 from dbl.training.memory.tracker import MemoryTracker
 from dbl.training.module import TrainingModule
 from dbl.utils.checks import check_numbers, whole
 from dbl.utils.files import write_json
+from dbl.utils.markdown import table
 
 
 class Memory(L.Callback):
@@ -87,11 +89,22 @@ class Memory(L.Callback):
                     "reserved_bytes": torch.cuda.max_memory_reserved(pl_module.device),
                 }
             write_json(Path(self.path), facts)
+            _log(trainer, peak or {})
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Deactivate the dispatch mode."""
         self._active.close()
         self._tracker = None
+
+
+def _log(trainer: L.Trainer, peak: dict[str, int]) -> None:
+    """Write a table: a measurement is not a curve."""
+    if not peak:
+        return
+    rows = [(name, f"{size:,}") for name, size in [*peak.items(), ("sum", sum(peak.values()))]]
+    for writer in event_writers(trainer):
+        text = table(["at the peak of a training step", "bytes"], rows)
+        writer.add_text("train/memory", text, trainer.global_step)
 
 
 def _sees_tensors(trainer: L.Trainer, part: TrainingModule) -> bool:
