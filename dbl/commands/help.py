@@ -85,7 +85,7 @@ HELP = {
         | {
             "--seeds 0,1,2": "seeds of training; by default contract.seed alone",
             "--rivals all": "further rivals: recipes that need less memory, other methods for classifiers",
-            "--rival_lr RATES": "their learning rates, such as --rival_lr.muon=1e-3, instead of that which follows from the config's",
+            "--rival_lr RATES": "their learning rates, such as --rival_lr.muon=1e-3",
         }
         | _LAUNCH,
         _TRAINING,
