@@ -10,7 +10,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from dbl.training.config import TrainingConfig
-from dbl.utils.errors import UserError, reason_of
+from dbl.utils.errors import UserError, how_to_install, reason_of
 
 _ADAPTERS = "dbl.training.optimizers"
 _DEFAULT_LR = 1e-3  # of AdamW in torch
@@ -47,7 +47,7 @@ class Recipe:
         """What must be installed first; None if nothing is."""
         if self.package is None or find_spec(self.package) is not None:
             return None
-        return f"{self.package} is not installed: pip install 'dbl[{self.extra}]'"
+        return f"{self.package} is not installed: {how_to_install(self.extra or '')}"
 
     def optimizer_class(self) -> type[Optimizer]:
         """The class of its optimizer. Raises UserError if its package cannot be imported."""
@@ -55,7 +55,7 @@ class Recipe:
         try:
             kind: type[Optimizer] = getattr(import_module(module), name)
         except Exception as error:  # whatever a package does while it is imported
-            message = f"{self.package} cannot be imported ({reason_of(error)}): pip install 'dbl[{self.extra}]'"
+            message = f"{self.package} cannot be imported ({reason_of(error)}): {how_to_install(self.extra or '')}"
             raise UserError(message) from error
         return kind
 

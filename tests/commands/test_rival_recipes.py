@@ -87,7 +87,7 @@ def test_plan_shows_rivals_end_to_end_and_in_blocks(
         assert rows[f"{place}, offload_activations"]["host_bytes"] > 0
         assert f"{place}, checkpointing" in rows
     assert plan["left_out"].keys() == {name for name, recipe in RECIPES.items() if recipe.package}
-    assert "badam is not installed: pip install 'dbl[badam]'" in plan["left_out"]["badam"]
+    assert 'badam is not installed: pip install -e ".[badam]"' in plan["left_out"]["badam"]
     assert dbl("plan", "digits_dit", "--rivals=adafactor,badam") == 2
     assert "--rivals badam: badam is not installed: pip install" in capsys.readouterr().err
 
@@ -104,4 +104,4 @@ def test_a_package_that_fails_to_import_says_so(
     monkeypatch.setattr(recipes, "import_module", broken)
     assert dbl("plan", "digits_dit", "--rivals=adamw_8bit") == 2
     error = capsys.readouterr().err
-    assert "torchao cannot be imported (libfoo.so is missing): pip install 'dbl[torchao]'" in error
+    assert 'torchao cannot be imported (libfoo.so is missing): pip install -e ".[torchao]"' in error
