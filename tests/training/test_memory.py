@@ -2,7 +2,7 @@
 
 import json
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from dbl.diffusion.information import InformationNoise
 from dbl.diffusion.masking import MaskingNoise
 from dbl.diffusion.noise import LogNormalNoise
 from dbl.diffusion.partition import PartitionConfig
-from dbl.networks import Architecture, CausalLM, MaskedLM
+from dbl.networks import CausalLM, MaskedLM
 from dbl.networks.layers import checkpoint_layers
 from dbl.run.contract import Contract, ContractConfig
 from dbl.training.baselines import EndToEndClassifier
@@ -37,27 +37,7 @@ from dbl.training.memory.tracker import MemoryTracker
 from dbl.training.module import TrainingModule
 from dbl.utils.errors import UserError
 
-
-class _HiddenLayers(nn.Module):
-    """A network of a user's own: its layers have another name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.units = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
-
-    def forward(self, noisy: torch.Tensor, c_noise: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
-        return noisy + self.units(noisy)
-
-
-@dataclass(frozen=True)
-class _Hidden(Architecture):
-    """Makes it."""
-
-    num_layers: int = 3
-
-    def build(self, data, target_shape, num_layers, table=None):  # type: ignore[no-untyped-def]
-        return _HiddenLayers()
-
+from .hidden_layers import HiddenLayers
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -268,7 +248,7 @@ def test_a_training_too_short_to_measure_leaves_nothing_of_another(vit_contract:
 def test_a_network_that_hides_its_layers_is_planned_without_checkpointing(stripes: Stripes) -> None:
     """Catches a plan that fails for a network of one's own."""
     planner = Planner(
-        ContractConfig(network=_Hidden(), partition=PartitionConfig(num_blocks=3)), stripes.spec, TrainingConfig()
+        ContractConfig(network=HiddenLayers(), partition=PartitionConfig(num_blocks=3)), stripes.spec, TrainingConfig()
     )
     assert [row.name for row in planner.rows([3])] == ["end to end", "3 blocks"]
 

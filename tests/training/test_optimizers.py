@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from toy import Stripes, checkpoint, fit
 from dbl.denoising.targets import ClassTarget, PixelTarget
 from dbl.diffusion.information import InformationNoise
 from dbl.diffusion.partition import PartitionConfig
-from dbl.networks import Architecture, DiT, ViT
+from dbl.networks import DiT, ViT
 from dbl.run.contract import Contract, ContractConfig
 from dbl.training.block import DiffusionBlock
 from dbl.training.config import TrainingConfig
@@ -26,6 +26,8 @@ from dbl.training.memory.synthetic_step import SyntheticStep
 from dbl.training.recipes import RECIPES
 from dbl.training.weight_decay import by_decay
 from dbl.utils.errors import UserError
+
+from .hidden_layers import HiddenLayers
 
 WITH_OPTIMIZER = [name for name, recipe in RECIPES.items() if recipe.optimizer]
 # Wide enough that most parameters have the 4,096 numbers from which on torchao quantizes.
@@ -188,32 +190,11 @@ def test_lora_and_offloading_keep_less_on_the_device(stripes: Stripes) -> None:
     assert "host_bytes" not in by_name["end to end, lora"]
 
 
-class _Units(nn.Module):
-    """A network of a user's own, without an attribute `layers`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.units = nn.Linear(6, 6)
-
-    def forward(self, noisy: torch.Tensor, c_noise: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
-        return noisy + self.units(noisy)
-
-
-@dataclass(frozen=True)
-class _Hidden(Architecture):
-    """Makes it."""
-
-    num_layers: int = 3
-
-    def build(self, data, target_shape, num_layers, table=None):  # type: ignore[no-untyped-def]
-        return _Units()
-
-
 @pytest.mark.parametrize("name", ["muon", "checkpointing", "badam", "lora", "adafactor"])
 def test_a_rival_that_cannot_serve_the_network_says_so(name: str, stripes: Stripes) -> None:
     """Catches a rival that fails only when it is trained, and one that is refused although it could be."""
     _require(name)
-    planner = Planner(ContractConfig(_Hidden(), PixelTarget()), stripes.spec, TrainingConfig())
+    planner = Planner(ContractConfig(HiddenLayers(), PixelTarget()), stripes.spec, TrainingConfig())
     refusal = planner.refusal(name)
     assert refusal is None if name == "adafactor" else "layers" in (refusal or "")
 
