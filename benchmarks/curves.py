@@ -86,7 +86,7 @@ def results(runs: Path, config: str, metric: str, best_step: bool) -> Iterator[R
 
 def _best(arm: dict[str, Any], folder: Path, metric: str) -> float:
     """The best value over numbers of sampler steps; that of an arm without a sampler is its only one."""
-    apart = folder / "quality_by_steps.json"  # of runs that `dbl train` has made
+    apart = folder / "quality_by_steps.json"  # of earlier versions, whose `dbl train` did not measure it
     rows = arm["quality_by_steps"] or (read_json(apart) if arm["name"] == "blocks" and apart.is_file() else [])
     values = [row["metrics"][metric] for row in rows] or [arm["quality"][metric]]
     means = [value["mean"] if isinstance(value, dict) else value for value in values]

@@ -9,7 +9,6 @@ number of sampler steps too), and the mean loss of each part in its last validat
 """
 
 import argparse
-import contextlib
 import csv
 import json
 import subprocess
@@ -19,9 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.timing import RANDOM_START
-from dbl.commands.evaluate import evaluate_stack
-from dbl.commands.run_config import RunConfig
-from dbl.evaluation.quality_by_steps import step_numbers
 
 ROOT = Path("runs/starts")
 
@@ -88,8 +84,6 @@ def result(trial: Trial, extra: list[str]) -> dict[str, Any]:
         if code:
             return {"command": " ".join(command), "exit_code": code, "log": str(log)}
     arms = json.loads(report.read_text(encoding="utf-8"))["sides"]
-    if not arms[0]["quality_by_steps"]:
-        arms[0]["quality_by_steps"] = by_steps(run)
     return {
         "command": " ".join(command),
         "budget": trial.budget,
@@ -110,19 +104,6 @@ def figures(arm: dict[str, Any]) -> dict[str, Any]:
     for row in arm["quality_by_steps"]:
         found |= {f"{name}_{row['steps']}_steps": spread["mean"] for name, spread in row["metrics"].items()}
     return found | {"seconds": arm["seconds"], "layer_passes": arm["layer_passes"]}
-
-
-def by_steps(run: Path) -> list[dict[str, Any]]:
-    """Quality of a trained run by the number of sampler steps, which `dbl train` leaves out; kept in a file."""
-    kept = run / "report" / "quality_by_steps.json"
-    if not kept.is_file():
-        config = RunConfig.load(run / "config.yaml")
-        numbers = step_numbers(config.contract.partition.num_blocks, config.inference.sampler.num_steps)
-        with contextlib.redirect_stdout(sys.stderr):  # what it prints is no part of the table
-            rows = evaluate_stack(config.run, "blocks", numbers).quality_by_steps
-        kept.write_text(json.dumps(rows), encoding="utf-8")
-    rows = json.loads(kept.read_text(encoding="utf-8"))
-    return [row | {"metrics": {name: {"mean": value} for name, value in row["metrics"].items()}} for row in rows]
 
 
 def last_validation(path: Path) -> float | None:

@@ -38,6 +38,7 @@ MEANT = {
         *("data.init_args.validation_share", "data.init_args.test_share", "contract.partition.overlap", "ema.decay"),
         *("contract.network.init_args.cond_dropout", "contract.network.init_args.dropout"),
         *("contract.noise.init_args.p_mean", "inference.sampler.guidance_scale", "inference.sampler.temperature"),
+        "previews.num_samples",
         *("diagnostics.num_samples", "text_quality.num_texts", "likelihood.levels_per_block"),
     },
     "null": {

@@ -62,7 +62,9 @@ def _recipe(name: str, **more: Any) -> TrainingConfig:
 def _allocated() -> int:
     """Bytes of all tensors in this process, a storage once."""
     gc.collect()
-    found = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, nn.Parameter)]
+    found = [
+        one for one in gc.get_objects() if type(one) in (torch.Tensor, nn.Parameter) and one.layout is torch.strided
+    ]
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in found}
     return sum(storages.values())
 
