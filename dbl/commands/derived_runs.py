@@ -82,12 +82,13 @@ def total_passes(config: RunConfig) -> float:
 
 
 def derived_plain(config: RunConfig, run: RunFolder, max_steps: int) -> dict[str, Any]:
-    """The plain values of a config for another run, of one part with a length of its own."""
+    """The plain values of a config for another run, of one part with a length of its own and random weights."""
     plain = config.plain()
     plain["run"] = {"name": run.name, "root": run.root}
     plain["trainer"]["max_steps"] = max_steps
     plain["relative_steps"] = None
     plain["model"]["block"] = 0
+    plain["contract"]["start"] = to_plain(RandomStart())
     return plain
 
 

@@ -35,7 +35,6 @@ def train_whole_network(
     baseline = baseline_of(config.contract.config.network)
     if baseline is None:
         plain["contract"]["partition"] = {"num_blocks": 1, "overlap": 0.0}
-        plain["contract"]["start"] = {"class_path": "dbl.RandomStart"}
     else:
         del plain["model"]["block"]
     write_config(run.config, plain)

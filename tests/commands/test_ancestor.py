@@ -103,6 +103,15 @@ def test_rivals_get_the_compute_of_blocks_and_ancestor(dbl: Run) -> None:
     assert "one block for all levels" in text
 
 
+def test_a_plain_classifier_beside_blocks_from_an_ancestor(dbl: Run) -> None:
+    """Catches an end-to-end network that waits for an ancestor of its own, which it does not have."""
+    assert dbl("compare", "digits_vit", *ANCESTOR) == 0
+    blocks, whole, rival = _report(Path("runs/digits_vit"))["sides"]
+    assert blocks["ancestors"]
+    assert whole["ancestors"] == rival["ancestors"] == []
+    assert blocks["layer_passes"] == whole["layer_passes"] == rival["layer_passes"]
+
+
 def test_a_network_of_one_size_has_no_rival_of_a_blocks_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a comparison that refuses a network of the user's because it cannot be made smaller."""
 

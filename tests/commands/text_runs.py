@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tiny_run import RANDOM_START
 
 from dbl.commands.main import main
 
@@ -12,6 +13,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 KINDS = ["pydoc_ar", "pydoc_mdm", "pydoc_huginn"]
 
 _TINY = [
+    RANDOM_START,
     "--contract.network.init_args.width=16",
     "--contract.network.init_args.num_heads=2",
     "--data.init_args.max_tokens=6000",

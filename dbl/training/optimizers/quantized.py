@@ -1,7 +1,7 @@
 """AdamW with moments in 8 or 4 bits, of torchao (arXiv 2110.02861 and 2309.01507)."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from shutil import which
 from typing import Any
@@ -20,6 +20,17 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 class _Quantized(torchao.optim.adam._AdamBase):
     """What torchao's optimizers lack here: a step whose memory can be counted, and a state of plain tensors."""
+
+    def __init__(
+        self,
+        params: Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
+        # With types, which torchao's own arguments lack and a config needs.
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
     @override
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
