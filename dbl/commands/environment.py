@@ -8,17 +8,8 @@ _PREFIX = "DBL_"
 # Groups and keys of a config, and options of commands, of one word. DBL_DATA is a folder of local copies of data sets.
 KEYS = (
     *("trainer", "model", "run", "contract", "inference", "image_quality", "text_quality", "likelihood", "diagnostics"),
-    *(
-        "ema",
-        "checkpoint",
-        "loss_by_level",
-        "previews",
-        "memory",
-        "config",
-        "seed_everything",
-        "float32_matmul_precision",
-    ),
-    *("relative_steps", "rivals", "rival_lr"),
+    *("ema", "checkpoint", "loss_by_level", "previews", "memory", "config"),
+    *("seed_everything", "float32_matmul_precision", "relative_steps", "rivals", "rival_lr"),
     *("from_scratch", "backend", "workers", "blocks", "seeds", "ray", "slurm"),
 )
 

@@ -22,7 +22,7 @@ class EvaluationLog(TensorBoardLogger):
 
     Args:
         folder: folder of the log.
-        command: what is logged: validate, test or predict; the log of an earlier one is replaced.
+        command: command that is logged: validate, test or predict; the log of an earlier one is replaced.
         choices: choices of the run, by the name of their column.
     """
 
@@ -51,7 +51,7 @@ def metrics_table(values: Mapping[str, float]) -> str:
     """A row for each metric, with a column for the whole network and for each block.
 
     Args:
-        values: by name, of a block those that end in `_block_<b>`.
+        values: figures by name; names of those of a block end in `_block_<b>`.
     """
     rows: dict[str, dict[int, float]] = {}  # name -> block, or -1 for the whole network -> value
     for name, value in values.items():

@@ -22,7 +22,7 @@ def interact(draw: Callable[..., Any], **choices: Any) -> None:
 
     Args:
         draw: function of the choices. A figure of matplotlib, a text, or whatever a notebook can display.
-        choices: what is offered for each argument, as for `ipywidgets.interact`: `(low, high)` or `(low, high, step)`
+        choices: values to offer for each argument, as for `ipywidgets.interact`: `(low, high)` or `(low, high, step)`
             for a slider, a list or dict for a menu, a bool for a box, a text for a field, or a widget. The first value
             is the default of the argument, if it has one.
 
