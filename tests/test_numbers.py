@@ -25,6 +25,7 @@ from dbl.run.contract import Contract, ContractConfig
 from dbl.run.inference import InferenceConfig
 from dbl.training.baselines import Classifier
 from dbl.training.module import TrainingModule
+from dbl.training.recipes import RECIPES
 from dbl.utils.errors import UserError
 
 # Arguments without which a class cannot be made.
@@ -110,8 +111,10 @@ def _subclasses(cls: type) -> set[type]:
 
 def _classes() -> list[type]:
     """Classes of `dbl` that a config can make, or a stored contract, or a user by a public name."""
+    # Only an optimizer whose package, an extra, is not installed may stay out.
+    absent = {(recipe.optimizer or "").rpartition(".")[0] for recipe in RECIPES.values() if recipe.missing()}
     for module in walk_packages(dbl.__path__, "dbl."):
-        if not module.name.endswith("__main__"):
+        if not module.name.endswith("__main__") and module.name not in absent:
             import_module(module.name)
     public = [value for name in dbl.__all__ if isinstance(value := getattr(dbl, name), type)]
     roots = [ResumableDataModule, ContractConfig, InferenceConfig, Launch, TrainingModule]
