@@ -1,24 +1,38 @@
 # `make help` lists the targets. Any target that needs .venv creates it first, with everything in it.
 PYTHON ?= python3
+# Exact versions with hashes; `make setup LOCK=` installs the newest that pyproject.toml allows instead.
+LOCK ?= requirements.lock
 CONFIG ?= configs/digits_dit.yaml
 ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
+# uv, where it is installed, does the same as pip in less time.
+INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/pip install --quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train compare plan test soak lint format types docs notebooks pages bench results tensorboard clean
+.PHONY: help setup lock train compare plan test soak lint format types docs site notebooks pages bench results tensorboard clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(READY) ## create .venv with everything
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "dbl needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable ".[dev]"
+ifeq ($(LOCK),)
+	$(INSTALL) --editable ".[dev]"
+else
+	$(INSTALL) --require-hashes --requirement $(LOCK)
+	$(INSTALL) --no-deps --no-build-isolation --editable .
+endif
 	@touch $@
+
+lock: $(READY) ## write requirements.lock anew after a change of pyproject.toml  [ARGS=--upgrade for newer versions]
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --quiet \
+	  --no-config --default-index https://pypi.org/simple --no-emit-index-url --exclude-newer "1 week" \
+	  --custom-compile-command "make lock" --output-file requirements.lock $(ARGS)
 
 train: $(READY) ## train all blocks, assemble, evaluate, report   [CONFIG=configs/... ARGS="--trainer.max_steps 400"]
 	$(BIN)/dbl train --config $(CONFIG) $(ARGS)
@@ -48,6 +62,9 @@ types: $(READY) ## check types
 
 docs: $(READY) ## generate the tables in docs/ from the code
 	$(BIN)/python -m docs.tables docs/configuration.md docs/api.md
+
+site: $(READY) ## build the documentation site in build/site; a link that leads nowhere is an error
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet -c docs/site . build/site
 
 notebooks: $(READY) ## run the notebooks; copies with outputs go to build/notebooks
 	$(BIN)/jupyter-nbconvert --execute --to notebook --output-dir build/notebooks notebooks/*.ipynb

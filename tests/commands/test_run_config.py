@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from dbl.commands.parsing import parse
 from dbl.commands.run_config import RunConfig
+from dbl.commands.schema import config_parser
 from dbl.utils.errors import UserError
 
 
@@ -16,3 +18,11 @@ def test_a_config_that_was_damaged_meanwhile_is_an_error_of_the_input(content: b
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"config|data|nothing"):
         RunConfig.load(path)
+
+
+@pytest.mark.parametrize("config", ["digits_dit", "shakespeare_mdm", "pydoc_ar"])
+@pytest.mark.parametrize("changes", sorted(Path("configs/debug").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_debug_config_changes_any_other(config: str, changes: Path) -> None:
+    """Catches a key of configs/debug that some data, network or option does not have."""
+    files = [f"--config=configs/{config}.yaml", f"--config={changes}"]
+    assert parse(config_parser(), files).run.name == f"debug_{changes.stem}"

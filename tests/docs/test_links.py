@@ -9,7 +9,7 @@ import pytest
 
 from .pages import ROOT, all_pages, anchors, links, notebook_pages, paths, slug_of
 
-PAGES = [*all_pages(), *notebook_pages(), ROOT / "CHANGELOG.md"]
+PAGES = [*all_pages(), *notebook_pages(), *(ROOT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING", "SECURITY"))]
 
 
 def _fault(page: Path, target: str) -> str | None:
