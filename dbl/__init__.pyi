@@ -55,7 +55,7 @@ from dbl.networks import (
 from dbl.run.contract import Contract as Contract, ContractConfig as ContractConfig
 from dbl.run.hub import push_to_hub as push_to_hub
 from dbl.run.inference import InferenceConfig as InferenceConfig
-from dbl.run.start import Ancestor as Ancestor, RandomStart as RandomStart
+from dbl.run.start import Ancestor as Ancestor, Pretrained as Pretrained, RandomStart as RandomStart
 from dbl.training.block import DiffusionBlock as DiffusionBlock
 from dbl.training.config import TrainingConfig as TrainingConfig
 from dbl.training.noisy_data import NoisyData as NoisyData

@@ -37,6 +37,10 @@ def header(config: RunConfig, backend: str) -> str:
     if ancestor is not None:
         of_layers, share = _count(ancestor.network.num_layers, "layer"), contract.config.start.share
         lines.append(_line("ancestor", f"{of_layers} for all levels, trained first with {share:.0%} of the compute"))
+    elif contract.config.start.num_blocks:
+        lines.append(
+            _line("start", f"weights of a trained network, in {config.run.start_model(contract.config.start)}")
+        )
     steps, samples = config.steps, _count(config.data.batch_size * config.recipe.accumulate, "sample")
     each = _count(steps[0], "step") if len(set(steps)) == 1 else f"{', '.join(map(str, steps))} steps"
     lines.append(_line("training", f"{each} of {samples} for each block"))

@@ -9,7 +9,7 @@ _PREFIX = "DBL_"
 KEYS = (
     *("trainer", "model", "run", "contract", "inference", "image_quality", "text_quality", "likelihood", "diagnostics"),
     *("ema", "checkpoint", "loss_by_level", "previews", "memory", "config"),
-    *("seed_everything", "float32_matmul_precision", "relative_steps", "rivals", "rival_lr"),
+    *("seed_everything", "float32_matmul_precision", "relative_steps", "num_blocks", "cut", "rivals", "rival_lr"),
     *("from_scratch", "backend", "workers", "blocks", "seeds", "ray", "slurm"),
 )
 

@@ -222,7 +222,7 @@ def _parts(run: RunFolder, partition: Partition) -> list[dict[str, Any]]:
 
 def _ancestors(run: RunFolder, contract: Contract) -> list[dict[str, Any]]:
     """The parts of all ancestors, the first of them first, named by their place in the run folder."""
-    if contract.config.start.num_blocks == 0:
+    if contract.config.start.num_parts == 0:
         return []
     ancestor = run.ancestor()
     own = ModelFolder(ancestor.model).contract

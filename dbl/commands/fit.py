@@ -18,9 +18,9 @@ from dbl.commands.parsing import parse
 from dbl.commands.run_config import RunConfig, dump, make_trainer, write_config
 from dbl.commands.schema import add_from_scratch, config_parser
 from dbl.data.text.module import TextData
-from dbl.run.ancestor import start_weights
 from dbl.run.checkpoints import CheckpointInfo, Checkpoints, already_trained, read_checkpoint_info
 from dbl.run.folder import RunFolder
+from dbl.run.start_weights import start_weights
 from dbl.training.block import DiffusionBlock
 from dbl.training.callbacks.overview import Overview
 from dbl.training.callbacks.progress import StepProgress, Throughput

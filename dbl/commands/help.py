@@ -136,6 +136,18 @@ HELP = {
         }
         | _TRUST,
     ),
+    "convert": Help(
+        "SOURCE --num_blocks B --run.name NAME [options]",
+        "Make a run whose blocks start from the layers of a network that was trained whole, for dbl train.",
+        {
+            "SOURCE": "run folder of one block, such as runs/digits_dit/baseline",
+            "--num_blocks B": "number of blocks",
+            "--cut CUT": "interleaved (default), contiguous, or layers of each block: [[0,3],[1,4],[2,5]]",
+            "--run.root FOLDER": "folder of all runs; by default runs",
+        }
+        | _PLACE
+        | _TRUST,
+    ),
     "sample": Help(
         "RUN [options]",
         "Draw images, or write text, with the assembled network of a run.",

@@ -26,6 +26,7 @@ whole runs
   bench       time of a training step beside the whole network's, and its share of the device's peak
   assemble    check the blocks of a run and merge them into its model folder
   sample      draw images or write text with an assembled network
+  convert     a run whose blocks start from the layers of a trained network
   export      write an assembled network as programs that torch runs without dbl
   tokenizer   train a byte-pair tokenizer on text files
   completion  print a script that completes commands and options in a shell
@@ -40,7 +41,18 @@ single parts, with every option of Lightning's Trainer
 # Command -> module with its `build_parser()` and `main(arguments)`.
 COMMANDS = dict.fromkeys(("fit", "validate", "test", "predict"), "dbl.commands.fit") | {
     name: f"dbl.commands.{name}"
-    for name in ("train", "compare", "plan", "bench", "assemble", "sample", "export", "tokenizer", "completion")
+    for name in (
+        "train",
+        "compare",
+        "plan",
+        "bench",
+        "assemble",
+        "sample",
+        "convert",
+        "export",
+        "tokenizer",
+        "completion",
+    )
 }
 
 _HELP_ALL = ("--help_all", "--help-all")

@@ -64,8 +64,9 @@ def _chosen_blocks(chosen: str | list[int], contract: Contract) -> list[int]:
     if chosen == "all":
         return list(range(partition.num_blocks))
     if chosen == "ancestor":
-        if not contract.config.start.num_blocks:
-            raise UserError("--blocks ancestor: there is none, contract.start gives the blocks random weights")
+        if not contract.config.start.num_parts:
+            kind = type(contract.config.start).__name__
+            raise UserError(f"--blocks ancestor: there is none, contract.start is {kind}")
         return []
     accepted = "`all`, `ancestor` or block numbers such as 0,2"
     blocks = list(dict.fromkeys(whole_numbers("--blocks", chosen, accepted)))

@@ -44,6 +44,7 @@ class Architecture(ABC):
 
     num_layers: int
     can_be_partitioned: ClassVar[bool] = True  # into more than one block
+    can_be_converted: ClassVar[bool] = True  # from a trained network to blocks; see `Pretrained`
     rereads_text: ClassVar[bool] = False  # in each iteration for each token: generation has a cache of each iteration
 
     @abstractmethod

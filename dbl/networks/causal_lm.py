@@ -9,7 +9,7 @@ Axes: N batch, T tokens, D of a target vector, H heads, C vocabulary.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, cast, get_args
+from typing import ClassVar, Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,7 @@ class CausalLM(LanguageModel):
         (2, 2, 2)
     """
 
+    can_be_converted: ClassVar[bool] = False
     streams: Streams = "two"
     embedding: Embedding = "own"
 

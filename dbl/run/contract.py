@@ -74,14 +74,14 @@ class ContractConfig:
 
         Args:
             data: shape, classes and statistics of the data.
-            start_sha256: SHA-256 of the weights of each block of the ancestor; see `Contract`.
+            start_sha256: SHA-256 of the weights of each block of the model from which they start; see `Contract`.
         """
         self.target.check(self.noise)
         self.target.shape(data)  # refuses data of another kind
         table = self.target.make_table(data, self.seed)
         noise = self.noise.fit(table, torch.tensor(data.class_frequencies))
         partition = self.partition.build(noise, self.network.num_layers)
-        self.start.check(partition)
+        self.start.check(self.network, partition)
         return Contract(self, data, noise, partition, table, start_sha256)
 
     def with_num_blocks(self, num_blocks: int, start: Start) -> "ContractConfig":
@@ -103,6 +103,19 @@ class ContractConfig:
             self.with_num_blocks(self.start.num_blocks, self.start.start) if isinstance(self.start, Ancestor) else None
         )
 
+    def check_start(self, trained: "ContractConfig", path: str) -> None:
+        """Raise UserError unless the blocks can start from the model in `path`, which has the contract `trained`."""
+        ancestor = self.ancestor()
+        if ancestor is not None and to_plain(trained) != to_plain(ancestor):
+            raise UserError(f"{path} is no ancestor for this config: start another run (--run.name), or remove it")
+        if ancestor is None and (trained.network, trained.target) != (self.network, self.target):
+            raise UserError(
+                f"{path} has another contract.network or contract.target than this config: put them back, or make "
+                "another run with dbl convert"
+            )
+        if ancestor is None and trained.partition.num_blocks != self.start.num_blocks:
+            raise UserError(f"{path} is a network in {trained.partition.num_blocks} blocks: dbl convert needs one")
+
 
 class Contract:
     """The user's choices and what follows from them for one data set.
@@ -113,8 +126,8 @@ class Contract:
         noise: noise distribution, fitted to the table if it depends on one.
         partition: boundaries and layers of the blocks.
         table: [C, D] frozen target rows, or None for pixels.
-        start_sha256: SHA-256 of the weights of each block of the ancestor; empty for random weights, and as long as the
-            ancestor is not trained.
+        start_sha256: SHA-256 of the weights of each block of the model from which the blocks start; empty for random
+            weights, and as long as an ancestor is not trained.
 
     Example:
         >>> import dbl
@@ -187,6 +200,7 @@ class Contract:
                 table=table,
                 start_sha256=_digests(plain["start_sha256"]),
             )
+            contract.config.start.check(contract.config.network, contract.partition)
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
         if contract.to_plain()["table_sha256"] != plain["table_sha256"]:
@@ -211,14 +225,11 @@ class Contract:
     def check_storable(self, source: str) -> None:
         """Raise UserError if the file `source` could not be read back: better before a training than after it.
 
-        A class of the user's may have fields that JSON does not keep, or of other types than it declares; and the
-        ancestor, from which the blocks start, may not be trained yet.
+        A class of the user's may have fields that JSON does not keep, or of other types than it declares; and the model
+        from which the blocks start may not be there yet.
         """
         if len(self.start_sha256) != self.config.start.num_blocks:
-            raise UserError(
-                "contract.start: the ancestor of the blocks is not trained yet: run dbl train --blocks ancestor, or "
-                "copy the folder ancestor of the run to here"
-            )
+            raise UserError(f"contract.start: {self.config.start.remedy}")
         try:
             stored = json.loads(json.dumps(self.to_plain()))
         except (TypeError, ValueError) as error:

@@ -7,6 +7,7 @@ model/       config.json  block_<b>.safetensors  table.safetensors  tokenizer.js
 export/      manifest.json  block_<b>.pt2  chain.pt2
 report/      report.md  report.html  report.json  samples.png
 ancestor/    a run folder of its own for the network from which the blocks start
+source/      model/ of the network from which they start, if it was trained elsewhere
 baseline/    the same for the end-to-end network, one_block/ for one block that answers for all levels,
              rivals/<name>/ for networks of other methods
 """
@@ -25,6 +26,7 @@ from dbl.run.contract import Contract, ContractConfig
 from dbl.run.inference import InferenceConfig, default_inference, read_inference
 from dbl.run.model_config import inference_of, read_model_config
 from dbl.run.model_folder import ModelFolder
+from dbl.run.start import Start
 from dbl.run.stored_tokenizer import tokenizer_in
 from dbl.utils.errors import UserError
 from dbl.utils.files import read_json, read_tensor, remove_unfinished, write_json, write_tensors
@@ -147,6 +149,10 @@ class RunFolder:
         """Run folder of the ancestor, from whose weights the blocks start, inside this one."""
         return RunFolder(name="ancestor", root=str(self.path))
 
+    def start_model(self, start: Start) -> Path:
+        """Folder of the model from which the blocks start."""
+        return self.path / start.folder / "model"
+
     def one_block(self) -> "RunFolder":
         """Run folder of one network of the size of a block that answers for all levels, inside this one."""
         return RunFolder(name="one_block", root=str(self.path))
@@ -200,14 +206,13 @@ class RunFolder:
         return stored if keeps else self._build(config, data)
 
     def _build(self, config: ContractConfig, data: DataSpec) -> Contract:
-        """A new contract, with the ancestor's weights if they are there; UserError if they are of another config."""
-        contract, path = config.build(data), self.ancestor().model  # refuses first what cannot have an ancestor
-        expected = config.ancestor()
-        if expected is None or not path.exists():
+        """A new contract, with the weights of its start if they are there; UserError if they are those of another."""
+        contract, start = config.build(data), config.start  # refuses first what cannot start so
+        path = self.start_model(start)
+        if start.num_blocks == 0 or not path.exists():
             return contract
         model = ModelFolder(path)
-        if to_plain(model.contract.config) != to_plain(expected):
-            raise UserError(f"{path} is no ancestor for this config: start another run (--run.name), or remove it")
+        config.check_start(model.contract.config, str(path))
         return config.build(data, model.block_hashes)
 
     def has_trained_parts(self) -> bool:

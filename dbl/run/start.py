@@ -1,11 +1,13 @@
-"""Where the weights of a block come from before its first step: from a seed, or from an ancestor."""
+"""Where the weights of a block come from before its first step: a seed, an ancestor, or a network trained elsewhere."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar, Literal, get_args
 
 from typing_extensions import override
 
 from dbl.diffusion.partition import Partition
-from dbl.utils.checks import Number, check_numbers, whole
+from dbl.networks import Architecture
+from dbl.utils.checks import Number, check_choice, check_numbers, whole
 from dbl.utils.errors import UserError
 
 START = "contract.start.init_args"
@@ -18,19 +20,31 @@ class Start:
 
     Attributes:
         share: share of the compute of the whole run that is spent before the blocks' own first step.
-        num_blocks: number of blocks of the run that is trained before; 0 if there is none.
+        num_blocks: number of blocks of the model from which they start; 0 if there is none.
+        folder: folder of that model in the run folder; it holds a folder `model`.
+        remedy: what to do if it is not there.
     """
 
     share: float = 0.0
     num_blocks: int = 0
+    folder: ClassVar[str] = ""
+    remedy: ClassVar[str] = ""
 
     @property
     def num_parts(self) -> int:
-        """Number of networks that are trained before the blocks, those before the ancestor among them."""
+        """Number of networks that the run trains before the blocks, those before the ancestor among them."""
         return 0
 
-    def check(self, partition: Partition) -> None:
-        """Raise UserError if the blocks of this partition cannot start so."""
+    def check(self, network: Architecture, partition: Partition) -> None:
+        """Raise UserError if the blocks of this network and partition cannot start so."""
+
+    def source(self, block: int, partition: Partition) -> int:
+        """The block of the model from which block `block` starts."""
+        raise NotImplementedError
+
+    def layers(self, block: int, partition: Partition) -> list[int] | None:
+        """Which of the layers of that block it takes, in its own order; None for all."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -67,9 +81,16 @@ class Ancestor(Start):
         >>> tree = dbl.Ancestor(share=0.5, num_blocks=2, start=dbl.Ancestor(share=0.5))
         >>> tree.num_parts  # two blocks, and the one before them
         3
-        >>> [tree.source(block, num_blocks=4) for block in range(4)]
+        >>> four = dbl.Partition(boundaries=(16.0, 8.0, 4.0, 2.0, 1.0), layers=(3, 3, 3, 3))
+        >>> [tree.source(block, four) for block in range(4)]
         [0, 0, 1, 1]
     """
+
+    folder: ClassVar[str] = "ancestor"
+    remedy: ClassVar[str] = (
+        "the ancestor of the blocks is not trained yet: run dbl train --blocks ancestor, or copy the folder ancestor "
+        "of the run to here"
+    )
 
     share: float = 0.5
     num_blocks: int = 1
@@ -83,12 +104,13 @@ class Ancestor(Start):
     def num_parts(self) -> int:
         return self.num_blocks + self.start.num_parts
 
-    def source(self, block: int, num_blocks: int) -> int:
-        """The block of the ancestor from which block `block` of `num_blocks` starts: the one that owns its levels."""
-        return block * self.num_blocks // num_blocks
+    @override
+    def source(self, block: int, partition: Partition) -> int:
+        """The block of the ancestor that owns the levels of block `block`."""
+        return block * self.num_blocks // partition.num_blocks
 
     @override
-    def check(self, partition: Partition) -> None:
+    def check(self, network: Architecture, partition: Partition) -> None:
         blocks = partition.num_blocks
         if blocks % self.num_blocks:
             raise UserError(
@@ -100,3 +122,71 @@ class Ancestor(Start):
                 f"contract.partition.layers {list(partition.layers)} must be equal: blocks that start from an ancestor "
                 "have its size; else use --contract.start dbl.RandomStart"
             )
+
+
+Cut = Literal["interleaved", "contiguous"]
+
+
+@dataclass(frozen=True)
+class Pretrained(Start):
+    """Weights of a whole network that is trained already: each block takes some of its layers.
+
+    Stem, embeddings and head are copied into each block. `dbl convert` makes such a run and puts the network, a
+    denoiser for all levels in one block, into its folder `source`. Not for causal language models; docs/converting.md
+    says why.
+
+    Args:
+        cut: which layers. interleaved: b, b + B, b + 2 B, ... for block b of B, so that each block has layers from all
+            depths; contiguous: those that the partition gives to the block; or a list of layers for each block,
+            disjoint, in the order in which they run.
+
+    Example:
+        >>> import dbl
+        >>> three = dbl.Partition(boundaries=(8.0, 4.0, 2.0, 1.0), layers=(2, 2, 2))
+        >>> [dbl.Pretrained().layers(block, three) for block in range(3)]
+        [[0, 3], [1, 4], [2, 5]]
+    """
+
+    cut: Cut | list[list[int]] = "interleaved"
+    num_blocks = 1  # the whole network
+    folder: ClassVar[str] = "source"
+    remedy: ClassVar[str] = (
+        "the network from which the blocks start is missing: make the run with dbl convert, or copy the folder source "
+        "of the run to here"
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.cut, str):
+            check_choice(f"{START}.cut", self.cut, get_args(Cut))
+
+    @override
+    def source(self, block: int, partition: Partition) -> int:
+        return 0
+
+    @override
+    def layers(self, block: int, partition: Partition) -> list[int]:
+        if self.cut == "contiguous":
+            return list(partition.layer_range(block))
+        if self.cut == "interleaved":
+            return list(range(block, sum(partition.layers), partition.num_blocks))
+        assert not isinstance(self.cut, str)
+        return list(self.cut[block])
+
+    @override
+    def check(self, network: Architecture, partition: Partition) -> None:
+        if not network.can_be_converted:
+            raise UserError(
+                f"contract.start dbl.Pretrained: {type(network).__name__} cannot be cut into blocks that go on from "
+                "its weights (docs/converting.md): use --contract.start dbl.RandomStart"
+            )
+        if not isinstance(self.cut, str) and len(self.cut) != partition.num_blocks:
+            raise UserError(f"{START}.cut must have a list for each of {partition.num_blocks} blocks")
+        cut = [self.layers(block, partition) for block in range(partition.num_blocks)]
+        sizes, chosen = [len(layers) for layers in cut], [layer for layers in cut for layer in layers]
+        if sizes != list(partition.layers):
+            raise UserError(
+                f"{START}.cut gives the blocks {sizes} layers and contract.partition.layers {list(partition.layers)}: "
+                "give equal numbers"
+            )
+        if sorted(chosen) != list(range(sum(partition.layers))):
+            raise UserError(f"{START}.cut must have each layer from 0 to {sum(partition.layers) - 1} once")

@@ -55,13 +55,13 @@ class DiffusionBlock(TrainingModule):
         self.space = contract.space()
         self.interval = contract.partition.training_interval(block)
         self.layer_passes = contract.config.network.layer_passes(contract.partition.layers[block])
-        self._has_start = contract.config.start.num_parts == 0  # random weights need nothing more
+        self._has_start = contract.config.start.num_blocks == 0  # random weights need nothing more
 
     def start_from(self, weights: dict[str, Tensor], path: Path) -> None:
-        """Start from the weights of an ancestor. Raises UserError if they do not fit.
+        """Start from the weights of a trained network. Raises UserError if they do not fit.
 
         Args:
-            weights: weights of its denoiser by name.
+            weights: weights of the denoiser by name.
             path: their file, for messages.
         """
         load_into(self.denoiser, weights, path)
@@ -69,9 +69,9 @@ class DiffusionBlock(TrainingModule):
 
     @override
     def on_fit_start(self) -> None:
-        """Refuse to train random weights where the contract says that they come from an ancestor."""
+        """Refuse to train random weights where the contract says that they come from a trained network."""
         if not self._has_start and self.batches_seen == 0:
-            raise UserError(f"{self.part} starts from an ancestor: train it with dbl train or dbl fit")
+            raise UserError(f"{self.part} starts from a trained network: train it with dbl train or dbl fit")
         super().on_fit_start()
 
     @property

@@ -23,6 +23,7 @@ _CONTENTS = {
         "docs/python",
         "docs/api",
         "docs/extending",
+        "docs/converting",
         "docs/machines",
         "docs/scaling",
         "docs/gpu",

@@ -28,6 +28,7 @@ from .tiny import tiny
 _FETCHING = ("git", "pip", "pip3", "uv")
 _ON_FILES = ("cp", "mv", "mkdir", "ls", "cat")
 _TRAINING = ("fit", "train", "compare")
+_MAKING_RUNS = (*_TRAINING, "convert")
 _ON_A_MODEL = ("validate", "test", "predict")
 # Overrides the length and devices that a page asks for: the last value of an option counts.
 _CUT = ["--trainer.max_steps=2", "--trainer.devices=1", "--trainer.strategy=auto", "--trainer.accelerator=cpu"]
@@ -95,6 +96,7 @@ class Sandbox:
         for path in (ROOT / "configs").glob("*.yaml"):
             config = tiny(yaml.safe_load(path.read_text(encoding="utf-8")))
             (self.folder / "configs" / path.name).write_text(yaml.safe_dump(config, sort_keys=False))
+        shutil.copytree(ROOT / "configs" / "debug", self.folder / "configs" / "debug")
 
     def run(self, line: str) -> int:
         """Run a line of a page and return its exit code.
@@ -158,7 +160,7 @@ class Sandbox:
         else:
             naming = (dbl_arguments(found) or [] for found in self.lines if "--run.name" in found)
             maker = next((arguments for arguments in naming if _option(arguments, "--run.name") == name), [])
-        if not maker or maker[0] not in _TRAINING:
+        if not maker or maker[0] not in _MAKING_RUNS:
             raise UnknownCommand(line, f"no config and no command on a page makes runs/{name}")
         code, place = self._run_dbl(maker, line)
         assert code == 0, f"{' '.join(maker)} ended with exit code {code}"

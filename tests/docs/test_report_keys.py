@@ -21,7 +21,7 @@ from .pages import ROOT
 Keys = dict[str, set[str]]
 
 # What a user chose stands there as in the config, under the names of docs/configuration.md.
-_CHOSEN = {"network", "target", "noise", "partition", "sampler"}
+_CHOSEN = {"network", "target", "noise", "partition", "start", "sampler"}
 # Objects whose keys are names of metrics or of categories of memory.
 _NAMES = {
     "sides[].test": "<metric>",

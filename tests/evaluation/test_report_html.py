@@ -81,6 +81,7 @@ def _report(task: str, *arms: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "target": {"class_path": f"dbl.{target}", "init_args": how},
         "noise": {"class_path": "dbl.LogNormalNoise", "init_args": {}},
         "partition": {"init_args": {"num_blocks": 2, "scheme": "equal_probability", "overlap": 0.05}},
+        "start": {"class_path": "dbl.RandomStart", "init_args": {}},
         "data": facts | {"kind": "text" if text else "images", "num_test_samples": 355},
         "seeds": [0],
         "sides": list(arms) or [_arm("blocks", {"loss": _spread(0.5)})],

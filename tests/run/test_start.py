@@ -13,9 +13,9 @@ from dbl.data.spec import ImageSpec
 from dbl.denoising.targets import PixelTarget
 from dbl.diffusion.noise import LogNormalNoise
 from dbl.diffusion.partition import PartitionConfig
-from dbl.networks import Architecture, DiT
+from dbl.networks import Architecture, CausalLM, DiT
 from dbl.run.contract import Contract, ContractConfig
-from dbl.run.start import Ancestor, RandomStart
+from dbl.run.start import Ancestor, Cut, Pretrained, RandomStart
 from dbl.training.block import DiffusionBlock
 from dbl.utils.errors import UserError
 
@@ -38,7 +38,7 @@ def test_a_tree_halves_the_levels_at_each_branching(data_spec: ImageSpec) -> Non
     own, others = CONFIG.build(data_spec).partition, parents.build(data_spec).partition
     for block in range(4):
         low, high = own.interval(block)
-        parent = others.interval(tree.source(block, 4))
+        parent = others.interval(tree.source(block, own))
         assert parent.low <= low < high <= parent.high
 
 
@@ -126,7 +126,7 @@ def test_a_block_without_its_start_is_not_trained(data_spec: ImageSpec, tmp_path
     """Catches a trainer that trains random weights in silence."""
     block = DiffusionBlock(CONFIG.build(data_spec, ["a", "b"]), 1)
     trainer = L.Trainer(max_steps=1, accelerator="cpu", logger=False, default_root_dir=tmp_path)
-    with pytest.raises(UserError, match="block_1 starts from an ancestor"):
+    with pytest.raises(UserError, match="block_1 starts from a trained network"):
         trainer.fit(block, torch.utils.data.DataLoader([0]))
 
 
@@ -146,3 +146,50 @@ def test_only_a_network_with_a_number_of_layers_can_have_an_ancestor() -> None:
 def test_random_weights_need_nothing() -> None:
     """Catches a start that asks for an ancestor by default."""
     assert replace(CONFIG, start=RandomStart()).ancestor() is None
+
+
+def _cut(cut: Cut | list[list[int]], spec: ImageSpec, layers: list[int] | None = None) -> list[list[int] | None]:
+    contract = replace(CONFIG, partition=PartitionConfig(num_blocks=2, layers=layers), start=Pretrained(cut)).build(
+        spec
+    )
+    return [contract.config.start.layers(block, contract.partition) for block in range(2)]
+
+
+def test_cuts_of_a_trained_network(data_spec: ImageSpec) -> None:
+    """Catches a layer that goes to the wrong block, or in the wrong order."""
+    assert _cut("interleaved", data_spec) == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert _cut("contiguous", data_spec, [3, 5]) == [[0, 1, 2], [3, 4, 5, 6, 7]]
+    own = [[0, 1, 2, 7], [3, 4, 5, 6]]
+    assert _cut(own, data_spec) == own
+
+
+@pytest.mark.parametrize(
+    ("cut", "layers", "message"),
+    [
+        ("interleaved", [3, 5], r"gives the blocks \[4, 4\] layers and contract.partition.layers \[3, 5\]"),
+        ([[0, 1, 2, 3]], None, "must have a list for each of 2 blocks"),
+        ([[0, 1, 2, 3], [3, 4, 5, 6]], None, "must have each layer from 0 to 7 once"),
+        ([[0, 1, 2, 3], [4, 5, 6, -1]], None, "must have each layer from 0 to 7 once"),
+        ("by_hand", None, "cut"),
+    ],
+)
+def test_what_is_no_cut_is_refused(cut: Any, layers: list[int] | None, message: str, data_spec: ImageSpec) -> None:
+    """Catches a layer that two blocks train, or none."""
+    with pytest.raises(UserError, match=message):
+        _cut(cut, data_spec, layers)
+
+
+def test_a_causal_language_model_is_not_cut() -> None:
+    """Catches blocks of a network whose layers build on each other's features and know no level."""
+    with pytest.raises(UserError, match="CausalLM cannot be cut"):
+        Pretrained().check(CausalLM(num_layers=8), CONFIG.partition.build(LogNormalNoise(), 8))
+
+
+def test_a_stored_contract_has_a_cut_that_fits(data_spec: ImageSpec) -> None:
+    """Catches a contract from elsewhere whose cut ends in a traceback when a block starts."""
+    plain = (
+        replace(CONFIG, partition=PartitionConfig(num_blocks=2), start=Pretrained()).build(data_spec, ["a"]).to_plain()
+    )
+    plain["config"]["init_args"]["start"]["init_args"]["cut"] = [[0, 1], [2]]
+    with pytest.raises(UserError, match=r"contract.json: .*cut"):
+        Contract.from_plain(plain, None, "contract.json")

@@ -112,6 +112,7 @@ def _config(report: Report) -> dict[str, Any]:
         "sigma_data": target.get("sigma_data"),
         "readout": target.get("kind"),
         "noise": class_name(report["noise"]),
+        "start": class_name(report["start"]),
         "partition": report["partition"]["init_args"],
         "sampler": report["sampler"],
     }

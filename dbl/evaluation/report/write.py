@@ -43,6 +43,7 @@ def write_report(
         "target": to_plain(contract.config.target),
         "noise": to_plain(contract.config.noise),
         "partition": to_plain(contract.config.partition),
+        "start": to_plain(contract.config.start),
         "data": {
             **_facts(contract.data),
             "tokenizer": _tokenizer(run, contract.data, list(arms_of_seeds)),

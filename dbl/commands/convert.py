@@ -1,0 +1,109 @@
+"""`dbl convert`: a run whose blocks start from a network that was trained whole."""
+
+import json
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from dbl.commands.help import HELP
+from dbl.commands.parsing import parse
+from dbl.commands.run_config import check_run_name, write_config
+from dbl.commands.trust import add_trust_option, import_trusted, trusted_packages
+from dbl.diffusion.partition import PartitionConfig
+from dbl.run.contract import Contract
+from dbl.run.folder import RunFolder
+from dbl.run.hub import find_model
+from dbl.run.model_folder import ModelFolder, load_denoiser
+from dbl.run.start import Cut, Pretrained
+from dbl.run.start_weights import weights_of_layers
+from dbl.utils.errors import UserError
+from dbl.utils.files import temporary_folder
+from dbl.utils.serialization import to_plain
+from dbl.utils.yaml_files import problem_of_yaml
+
+
+def build_parser() -> ArgumentParser:
+    """The parser of `dbl convert`."""
+    parser = ArgumentParser(prog="dbl convert", description=HELP["convert"].summary, exit_on_error=False)
+    parser.add_argument("source", type=Path, help="run folder of one block, such as runs/digits_dit/baseline")
+    parser.add_argument("--num_blocks", type=int, required=True, help="number of blocks of the new run")
+    parser.add_argument(
+        "--cut",
+        type=Cut | list[list[int]],
+        default="interleaved",
+        help="interleaved, contiguous, or the layers of each block, such as [[0,3],[1,4],[2,5]]",
+    )
+    parser.add_class_arguments(RunFolder, "run")
+    add_trust_option(parser)
+    return parser
+
+
+def main(arguments: list[str]) -> None:
+    """Write the folder of a run with its config and the network from which its blocks start; train nothing."""
+    options = parse(build_parser(), arguments[1:])
+    source, run = RunFolder.at(options.source), RunFolder(options.run.name, options.run.root)
+    check_run_name(run.name)
+    if run.path.exists() or run.path.is_symlink():
+        raise UserError(f"{run.path} exists already: give another --run.name, or remove it")
+    import_trusted(source, trusted_packages(options.trust))
+    model = ModelFolder(find_model(source.path))
+    partition, start = PartitionConfig(num_blocks=options.num_blocks), Pretrained(options.cut)
+    contract = _converted(model, partition, start)
+    plain = _config_of(source)
+    plain["run"] = {"name": run.name, "root": run.root}
+    plain["contract"] |= {"partition": asdict(partition), "start": to_plain(start)}
+    plain["model"]["block"] = 0
+    with temporary_folder(run.path) as folder:
+        _copy(model, folder / start.folder / "model")
+        write_config(folder / run.config.name, plain)
+        folder.rename(run.path)
+    print(_summary(source, run, contract))
+
+
+def _converted(model: ModelFolder, partition: PartitionConfig, start: Pretrained) -> Contract:
+    """The contract of the new run. Raises UserError if a network cannot be cut so."""
+    own = model.contract
+    if own.partition.num_blocks != 1:
+        raise UserError(
+            f"{model.path} is a network in {own.partition.num_blocks} blocks: dbl convert needs one that was trained "
+            "as one, such as the folder baseline in a run of dbl compare"
+        )
+    contract = replace(own.config, partition=partition, start=start).build(own.data, model.block_hashes)
+    weights = model.denoiser(0).state_dict()
+    for block in range(partition.num_blocks):
+        layers = start.layers(block, contract.partition)
+        load_denoiser(contract, block, weights_of_layers(weights, layers), model.path)  # refuses unlike layers
+    return contract
+
+
+def _config_of(source: RunFolder) -> dict[str, Any]:
+    """The plain values of a run's config: read as data, no class that it names is imported."""
+    problem = problem_of_yaml(str(source.config))
+    if problem is not None:
+        raise UserError(problem)
+    plain: dict[str, Any] = yaml.safe_load(source.config.read_text(encoding="utf-8"))
+    if not all(isinstance(plain.get(group), dict) for group in ("run", "contract", "model")):
+        raise UserError(f"{source.config} is not the config of a run: restore it")
+    return plain
+
+
+def _copy(model: ModelFolder, folder: Path) -> None:
+    """Copy the files of a model, none of which may have changed since it was opened."""
+    folder.mkdir(parents=True)
+    for name in model.config["files"]:
+        shutil.copyfile(model.path / name, folder / name)
+    (folder / "config.json").write_text(json.dumps(model.config), encoding="utf-8")
+    ModelFolder(folder)  # raises
+
+
+def _summary(source: RunFolder, run: RunFolder, contract: Contract) -> str:
+    partition = contract.partition
+    lines = [f"{run.path}: {partition.num_blocks} blocks from the {sum(partition.layers)} layers of {source.path}"]
+    for block in range(partition.num_blocks):
+        layers = contract.config.start.layers(block, partition)
+        lines.append(f"  block {block}: layers {', '.join(map(str, layers or []))}")
+    return "\n".join([*lines, f"next: dbl train --config {run.config} --trainer.max_steps N"])

@@ -1,0 +1,58 @@
+"""The weights of a trained model from which the blocks of a run start."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from dbl.run.contract import Contract
+from dbl.run.folder import RunFolder
+from dbl.run.model_folder import file_hash
+from dbl.utils.errors import UserError
+from dbl.utils.files import read_tensors
+
+_OF_LAYER = re.compile(r"network\.layers\.(\d+)\.")
+
+
+class StartWeights(NamedTuple):
+    """Weights of a denoiser by name, and their file."""
+
+    weights: dict[str, Tensor]
+    path: Path
+
+
+def start_weights(run: RunFolder, contract: Contract, block: int) -> StartWeights | None:
+    """The weights from which a block starts; None if they are random.
+
+    Raises UserError if their file is absent, damaged, or not the one on which the contract agreed.
+    """
+    start, partition = contract.config.start, contract.partition
+    if start.num_blocks == 0:
+        return None
+    source = start.source(block, partition)
+    path = run.start_model(start) / f"block_{source}.safetensors"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist, from which block {block} starts: {start.remedy}")
+    weights = read_tensors(path)
+    if file_hash(path) != contract.start_sha256[source]:
+        raise UserError(
+            f"{path} is not the one on which the blocks of this run agreed: restore it, or start another run "
+            "(--run.name)"
+        )
+    layers = start.layers(block, partition)
+    return StartWeights(weights if layers is None else weights_of_layers(weights, layers), path)
+
+
+def weights_of_layers(weights: Mapping[str, Tensor], layers: list[int]) -> dict[str, Tensor]:
+    """Weights of a denoiser with some of its layers, in the order given; what is in no layer stays."""
+    place = {layer: number for number, layer in enumerate(layers)}
+    chosen = {}
+    for name, tensor in weights.items():
+        found = _OF_LAYER.match(name)
+        if found is None:
+            chosen[name] = tensor
+        elif (layer := int(found[1])) in place:
+            chosen[f"network.layers.{place[layer]}.{name[found.end() :]}"] = tensor
+    return chosen

@@ -1,0 +1,95 @@
+"""`dbl convert`: blocks that start from the layers of a network which was trained whole."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from forked import run_dbl
+from tiny_run import TINY
+
+from dbl.inference.stack import BlockStack
+from dbl.run.model_folder import ModelFolder
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+ONE_BLOCK = ["--contract.partition.num_blocks=1", "--contract.partition.overlap=0"]
+NOTHING_MORE = ["--diagnostics.num_samples=0", "--model.recipe.optimizer.lr=0", "--ema.decay=0"]
+Command = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny network of three layers, trained whole, and one trained in three blocks."""
+    folder = tmp_path_factory.mktemp("converted")
+    config = f"--config={CONFIGS / 'digits_dit.yaml'}"
+    whole = run_dbl(folder, "train", config, *TINY, *ONE_BLOCK, "--run.name=whole", time_limit_s=600)
+    assert whole.code == 0, whole
+    blocks = run_dbl(folder, "train", config, *TINY, "--diagnostics.num_samples=0", "--run.name=blocks")
+    assert blocks.code == 0, blocks
+    return folder
+
+
+def test_blocks_start_from_the_layers_of_the_network(folder: Path) -> None:
+    """Catches a start that is read nowhere: at learning rate 0 each block is its layer, with copies of all the rest."""
+    made = run_dbl(folder, "convert", "runs/whole", "--num_blocks=3", "--run.name=three", "--cut=[[2],[0],[1]]")
+    assert made.code == 0, made
+    assert "block 0: layers 2\n" in made.output
+    trained = run_dbl(folder, "train", "--config=runs/three/config.yaml", *NOTHING_MORE, time_limit_s=600)
+    assert trained.code == 0, trained
+    source = ModelFolder(folder / "runs/whole/model").denoiser(0).state_dict()
+    model = ModelFolder(folder / "runs/three/model")
+    for block, layer in enumerate([2, 0, 1]):
+        for name, tensor in model.denoiser(block).state_dict().items():
+            assert torch.equal(tensor, source[name.replace("layers.0.", f"layers.{layer}.")]), name
+    assert model.contract.start_sha256 == (ModelFolder(folder / "runs/whole/model").block_hashes[0],)
+    report = (folder / "runs/three/report/report.md").read_text()
+    assert "started from layers of a network that was trained whole before" in report
+
+
+def test_one_block_is_the_network_itself(folder: Path) -> None:
+    """Catches a conversion that loses something: fine-tuning goes on from the network's own images."""
+    assert run_dbl(folder, "convert", "runs/whole", "--num_blocks=1", "--run.name=again").code == 0
+    trained = run_dbl(folder, "train", "--config=runs/again/config.yaml", *NOTHING_MORE, time_limit_s=600)
+    assert trained.code == 0, trained
+    ours, theirs = (
+        BlockStack.from_pretrained(folder / "runs" / run).generate(num_images=4, seed=1) for run in ("again", "whole")
+    )
+    assert torch.equal(ours, theirs)
+
+
+def test_other_weights_in_the_place_of_the_network_are_refused(folder: Path) -> None:
+    """Catches blocks of one run that start from unlike networks."""
+    assert run_dbl(folder, "convert", "runs/whole", "--num_blocks=3", "--run.name=other").code == 0
+    fit = ["fit", "--config=runs/other/config.yaml", "--trainer.max_steps=1"]
+    assert run_dbl(folder, *fit, "--model.block=0").code == 0
+    (folder / "runs/other/source/model/block_0.safetensors").write_bytes(
+        (folder / "runs/blocks/model/block_0.safetensors").read_bytes()
+    )
+    refused = run_dbl(folder, *fit, "--model.block=1")
+    assert refused.problem() is None
+    assert "is not the one on which the blocks of this run agreed" in refused.errors
+
+
+ERRORS = {
+    "no run": (["runs/nobody", "--num_blocks=3"], "runs/nobody is not a run folder"),
+    "a network in blocks": (["runs/blocks", "--num_blocks=3"], "is a network in 3 blocks: dbl convert needs one"),
+    "more blocks than layers": (["runs/whole", "--num_blocks=4"], "layers"),
+    "no block": (["runs/whole", "--num_blocks=0"], "num_blocks"),
+    "a run that exists": (["runs/whole", "--num_blocks=3", "--run.name=blocks"], "runs/blocks exists already"),
+    "a place outside": (["runs/whole", "--num_blocks=3", "--run.name=../a"], "run.name"),
+    "another cut": (["runs/whole", "--num_blocks=3", "--cut=by_hand"], "cut (by_hand) must be interleaved"),
+    "a layer twice": (["runs/whole", "--num_blocks=3", "--cut=[[0],[0],[1]]"], "must have each layer from 0 to 2 once"),
+    "no number of blocks": (["runs/whole"], "num_blocks"),
+}
+
+
+@pytest.mark.parametrize("options", ERRORS)
+def test_what_cannot_be_converted_ends_in_one_line(options: str, folder: Path) -> None:
+    """Catches a traceback, and a folder that is left behind."""
+    arguments, expected = ERRORS[options]
+    before = {path.name for path in (folder / "runs").iterdir()}
+    name = [] if any("run.name" in argument for argument in arguments) else ["--run.name=refused"]
+    outcome = run_dbl(folder, "convert", *arguments, *name)
+    assert outcome.problem() is None
+    assert expected in outcome.errors
+    assert {path.name for path in (folder / "runs").iterdir()} == before
