@@ -89,6 +89,7 @@ def derived_plain(config: RunConfig, run: RunFolder, max_steps: int) -> dict[str
     plain["relative_steps"] = None
     plain["model"]["block"] = 0
     plain["contract"]["start"] = to_plain(RandomStart())
+    plain["model"]["recipe"] = {**(plain["model"]["recipe"] or {}), "distillation": 0.0}  # there is no teacher
     return plain
 
 

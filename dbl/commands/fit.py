@@ -20,14 +20,14 @@ from dbl.commands.schema import add_from_scratch, config_parser
 from dbl.data.text.module import TextData
 from dbl.run.checkpoints import CheckpointInfo, Checkpoints, already_trained, read_checkpoint_info
 from dbl.run.folder import RunFolder
-from dbl.run.start_weights import start_weights
+from dbl.run.start import Pretrained
+from dbl.run.start_weights import source_network, start_weights
 from dbl.training.block import DiffusionBlock
 from dbl.training.callbacks.overview import Overview
 from dbl.training.callbacks.progress import StepProgress, Throughput
 from dbl.training.callbacks.status import Status
 from dbl.training.guard import guard
 from dbl.training.loggers import part_loggers
-from dbl.training.module import TrainingModule
 from dbl.training.noisy_data import NoisyData
 from dbl.training.restoring import refusing_what_does_not_fit
 from dbl.utils.errors import DblWarning
@@ -95,21 +95,21 @@ def fit_part(config: RunConfig, from_scratch: bool = False, checkpoint: str | No
             write_config(run.config, plain)
         if built.trainer.logger is None:
             trainer.loggers = part_loggers(run.part(name), step, trainer.global_rank)
-        if resumed is None:
-            _start(part, run)
+        if isinstance(part, DiffusionBlock):
+            _start(part, run, resumed is None)
         batches = NoisyData(data, part) if isinstance(part, DiffusionBlock) else data
         path = resumed.path if resumed else None
         with refusing_what_does_not_fit(path):
             trainer.fit(part, datamodule=batches, ckpt_path=path, weights_only=True)  # never run a checkpoint's code
 
 
-def _start(part: TrainingModule, run: RunFolder) -> None:
-    """Give a block the weights that its contract says it starts from."""
-    if not isinstance(part, DiffusionBlock):
-        return
-    start = start_weights(run, part.contract, part.index)
+def _start(block: DiffusionBlock, run: RunFolder, is_new: bool) -> None:
+    """Give a block the weights that its contract says it starts from, and the network that it learns from."""
+    start = start_weights(run, block.contract, block.index) if is_new else None
     if start is not None:
-        part.start_from(start.weights, start.path)
+        block.start_from(start.weights, start.path)
+    if block.recipe.distillation and isinstance(block.contract.config.start, Pretrained):
+        block.learn_from(source_network(run, block.contract))
 
 
 def fit_and_free(config: RunConfig, from_scratch: bool = False) -> None:

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from typing_extensions import override
 
+from dbl.data.spec import IGNORED
 from dbl.denoising.readout import (
     Adjust,
     Clean,
@@ -86,6 +88,24 @@ class Denoiser(nn.Module, ABC):
     def unweighted_loss(self, clean: Clean, noisy: Tensor, sigma: Tensor) -> Tensor:
         """[N] training loss without the weight; arguments as in `loss`."""
         return self.prediction_loss(self.predict(noisy, sigma, clean.cond), clean, noisy)
+
+    def distilled_loss(self, clean: Clean, noisy: Tensor, sigma: Tensor, taught: Prediction, share: float) -> Tensor:
+        """Weighted loss of each sample [N], of which a share compares with the prediction of a teacher.
+
+        Args:
+            clean: as in `loss`.
+            noisy: as in `loss`.
+            sigma: as in `loss`.
+            taught: prediction of the teacher for the same noisy targets and levels.
+            share: share of that comparison; the rest compares with the clean targets.
+        """
+        prediction = self.predict(noisy, sigma, clean.cond)
+        own = self.prediction_loss(prediction, clean, noisy)
+        return self.loss_weight(sigma.float()) * own.lerp(self.imitation(prediction, taught, clean, noisy), share)
+
+    def imitation(self, prediction: Prediction, taught: Prediction, clean: Clean, noisy: Tensor) -> Tensor:
+        """[N] loss of a prediction, without the weight, when that of a teacher is taken for the truth."""
+        return self.prediction_loss(prediction, clean._replace(clean=taught.denoised), noisy)
 
     def forward(self, noisy: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
         """The denoised target [N, *target_shape]; arguments as in `predict`."""
@@ -218,3 +238,14 @@ class MaskedDenoiser(Denoiser):
     def prediction_loss(self, prediction: Prediction, clean: Clean, noisy: Tensor) -> Tensor:
         """[N] cross-entropy summed over the hidden tokens, divided by the number of scored tokens (paper, App. D)."""
         return mean_over_scored(prediction.nats(hidden_labels(clean.labels, noisy, self.mask)), clean.labels)
+
+    @override
+    def imitation(self, prediction: Prediction, taught: Prediction, clean: Clean, noisy: Tensor) -> Tensor:
+        """Cross-entropy with the teacher's distribution, over the tokens that `prediction_loss` scores."""
+        assert prediction.logits is not None
+        assert taught.logits is not None
+        with without_autocast(noisy):
+            logits, probabilities = prediction.logits.flatten(0, -2), taught.logits.flatten(0, -2).softmax(-1)
+            nats = F.cross_entropy(logits, probabilities, reduction="none").unflatten(0, noisy.shape)
+        unscored = hidden_labels(clean.labels, noisy, self.mask) == IGNORED
+        return mean_over_scored(nats.masked_fill(unscored, 0.0), clean.labels)

@@ -7,7 +7,7 @@ from typing_extensions import override
 
 from dbl.diffusion.partition import Partition
 from dbl.networks import Architecture
-from dbl.utils.checks import Number, check_choice, check_numbers, whole
+from dbl.utils.checks import Number, check_choice, check_items, check_numbers, shown, whole
 from dbl.utils.errors import UserError
 
 START = "contract.start.init_args"
@@ -158,6 +158,11 @@ class Pretrained(Start):
     def __post_init__(self) -> None:
         if isinstance(self.cut, str):
             check_choice(f"{START}.cut", self.cut, get_args(Cut))
+            return
+        for layers in self.cut:
+            if not isinstance(layers, list | tuple):
+                raise UserError(f"{START}.cut ({shown(self.cut)}) must have a list of layers for each block")
+            check_items(f"{START}.cut", layers, whole(0, 10_000))
 
     @override
     def source(self, block: int, partition: Partition) -> int:

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from dbl.denoising.denoiser import Denoiser
 from dbl.run.contract import Contract
 from dbl.run.folder import RunFolder
-from dbl.run.model_folder import file_hash
+from dbl.run.model_folder import ModelFolder, file_hash
 from dbl.utils.errors import UserError
 from dbl.utils.files import read_tensors
 
@@ -37,12 +38,23 @@ def start_weights(run: RunFolder, contract: Contract, block: int) -> StartWeight
         raise UserError(f"{path} does not exist, from which block {block} starts: {start.remedy}")
     weights = read_tensors(path)
     if file_hash(path) != contract.start_sha256[source]:
-        raise UserError(
-            f"{path} is not the one on which the blocks of this run agreed: restore it, or start another run "
-            "(--run.name)"
-        )
+        raise _another(path)
     layers = start.layers(block, partition)
     return StartWeights(weights if layers is None else weights_of_layers(weights, layers), path)
+
+
+def source_network(run: RunFolder, contract: Contract) -> Denoiser:
+    """The whole network from which the blocks of a converted run start; errors as in `start_weights`."""
+    model = ModelFolder(run.start_model(contract.config.start))
+    if tuple(model.block_hashes) != contract.start_sha256:
+        raise _another(model.path)
+    return model.denoiser(0)
+
+
+def _another(path: Path) -> UserError:
+    return UserError(
+        f"{path} is not the one on which the blocks of this run agreed: restore it, or start another run (--run.name)"
+    )
 
 
 def weights_of_layers(weights: Mapping[str, Tensor], layers: list[int]) -> dict[str, Tensor]:

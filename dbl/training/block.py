@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from dbl.denoising.targets import Clean
+from dbl.denoising.denoiser import Denoiser
+from dbl.denoising.targets import Clean, MaskTarget, PixelTarget
 from dbl.run.contract import Contract
 from dbl.run.model_folder import load_into
 from dbl.training.config import TrainingConfig
@@ -55,6 +57,7 @@ class DiffusionBlock(TrainingModule):
         self.space = contract.space()
         self.interval = contract.partition.training_interval(block)
         self.layer_passes = contract.config.network.layer_passes(contract.partition.layers[block])
+        self._teacher: tuple[Denoiser, ...] = ()
         self._has_start = contract.config.start.num_blocks == 0  # random weights need nothing more
 
     def start_from(self, weights: dict[str, Tensor], path: Path) -> None:
@@ -67,11 +70,29 @@ class DiffusionBlock(TrainingModule):
         load_into(self.denoiser, weights, path)
         self._has_start = True
 
+    def learn_from(self, teacher: Denoiser) -> None:
+        """Set the network whose predictions `recipe.distillation` compares with: one for all levels.
+
+        Raises UserError if the target is neither images nor masked text.
+        """
+        if not isinstance(self.contract.config.target, PixelTarget | MaskTarget):
+            name = type(self.contract.config.target).__name__
+            raise UserError(f"model.recipe.distillation is for images and masked text, not for {name}: set it to 0")
+        # In a tuple: it is no part of this module, its checkpoints, its average or its optimizer.
+        self._teacher = (teacher.eval().requires_grad_(False),)
+
     @override
     def on_fit_start(self) -> None:
         """Refuse to train random weights where the contract says that they come from a trained network."""
         if not self._has_start and self.batches_seen == 0:
             raise UserError(f"{self.part} starts from a trained network: train it with dbl train or dbl fit")
+        if self.recipe.distillation and not self._teacher:
+            raise UserError(
+                "model.recipe.distillation needs the network from which the blocks start: make the run with dbl "
+                "convert, or set it to 0"
+            )
+        for teacher in self._teacher:
+            teacher.to(self.device)
         super().on_fit_start()
 
     @property
@@ -82,5 +103,15 @@ class DiffusionBlock(TrainingModule):
     @override
     def losses(self, batch: NoisyBatch) -> Losses:
         """Weighted denoising loss of each sample (paper, Eq. 5)."""
-        losses = self.denoiser.loss(batch.clean, batch.noisy, batch.sigma)
-        return Losses(losses, batch.sigma, self.contract.sample_weights(batch.clean.labels))
+        clean, noisy, sigma = batch
+        return Losses(self._losses(clean, noisy, sigma), sigma, self.contract.sample_weights(clean.labels))
+
+    def _losses(self, clean: Clean, noisy: Tensor, sigma: Tensor) -> Tensor:
+        share = self.recipe.distillation
+        if not (share and self.training):  # validation compares with the data alone
+            return self.denoiser.loss(clean, noisy, sigma)
+        teacher = self._teacher[0]
+        with torch.no_grad():
+            # It sees all labels: where the block's is hidden, the mean of its answers is the one without a label.
+            taught = teacher.predict(noisy, sigma, clean.cond)
+        return self.denoiser.distilled_loss(clean, noisy, sigma, taught, share)

@@ -41,6 +41,8 @@ class TrainingConfig:
         activation_checkpointing: recomputation of each layer from its input in the backward pass: less memory for about
             a third more time, the same result.
         compile: compilation of the network with `torch.compile`.
+        distillation: share of the loss that compares a block with the network from which it started (`dbl convert`) in
+            place of the data; the whole network, without gradients, is in memory too.
 
     Example:
         >>> import dbl
@@ -60,6 +62,7 @@ class TrainingConfig:
     accumulate: int = 1
     activation_checkpointing: bool = False
     compile: bool = False
+    distillation: float = 0.0
 
     def __post_init__(self) -> None:
         check_choice("model.recipe.decay", self.decay, get_args(Decay))
@@ -69,6 +72,7 @@ class TrainingConfig:
             warmup_steps=whole(0, 10**9),
             clip_norm=Number(above=0, at_most=1e9, optional=True),
             accumulate=whole(1, 10**6),
+            distillation=Number(at_least=0, at_most=1),
         )
         _check_hyperparameters(getattr(self.optimizer, "keywords", {}))  # of a `functools.partial`, as a config makes
 

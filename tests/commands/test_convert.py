@@ -9,6 +9,8 @@ from forked import run_dbl
 from tiny_run import TINY
 
 from dbl.inference.stack import BlockStack
+from dbl.run.assembly import read_block
+from dbl.run.folder import RunFolder
 from dbl.run.model_folder import ModelFolder
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -55,6 +57,24 @@ def test_one_block_is_the_network_itself(folder: Path) -> None:
         BlockStack.from_pretrained(folder / "runs" / run).generate(num_images=4, seed=1) for run in ("again", "whole")
     )
     assert torch.equal(ours, theirs)
+
+
+def test_blocks_learn_from_the_network_across_a_resume(folder: Path) -> None:
+    """Catches a teacher that is not there after a resume, or that changes nothing."""
+    fit = ["--model.block=1", "--model.recipe.distillation=1", "--model.recipe.decay=constant"]
+    lengths = {"straight": [4], "resumed": [2, 4], "plain": [4]}
+    for name, steps in lengths.items():
+        assert run_dbl(folder, "convert", "runs/whole", "--num_blocks=3", f"--run.name={name}").code == 0
+        for number in steps:
+            options = [*fit, f"--trainer.max_steps={number}"]
+            options += ["--model.recipe.distillation=0"] if name == "plain" else []
+            trained = run_dbl(folder, "fit", f"--config=runs/{name}/config.yaml", *options, time_limit_s=600)
+            assert trained.code == 0, trained
+    straight, resumed, plain = (
+        read_block(run := RunFolder(name, str(folder / "runs")), run.load_contract(), 1).weights for name in lengths
+    )
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    assert not all(torch.equal(straight[name], plain[name]) for name in straight)
 
 
 def test_other_weights_in_the_place_of_the_network_are_refused(folder: Path) -> None:

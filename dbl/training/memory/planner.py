@@ -109,7 +109,15 @@ class Planner:
         """The block with the most layers of a partition."""
         contract = self._contract(partition)
         layers = contract.partition.layers
-        return lambda: DiffusionBlock(contract, layers.index(max(layers)), replace(recipe, compile=False))
+        teacher = self._contract(PartitionConfig(num_blocks=1)) if recipe.distillation else None
+
+        def make() -> DiffusionBlock:
+            block = DiffusionBlock(contract, layers.index(max(layers)), replace(recipe, compile=False))
+            if teacher is not None:
+                block.learn_from(teacher.denoiser(0))
+            return block
+
+        return make
 
     def rows(self, numbers_of_blocks: list[int], rivals: Sequence[str] = ()) -> list[Row]:
         """List the alternatives: end to end and in blocks, with and without activation checkpointing.
