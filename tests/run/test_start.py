@@ -169,7 +169,7 @@ def test_cuts_of_a_trained_network(data_spec: ImageSpec) -> None:
         ("interleaved", [3, 5], r"gives the blocks \[4, 4\] layers and contract.partition.layers \[3, 5\]"),
         ([[0, 1, 2, 3]], None, "must have a list for each of 2 blocks"),
         ([[0, 1, 2, 3], [3, 4, 5, 6]], None, "must have each layer from 0 to 7 once"),
-        ([[0, 1, 2, 3], [4, 5, 6, -1]], None, "must have each layer from 0 to 7 once"),
+        ([[0, 1, 2, 3], [4, 5, 6, -1]], None, r"init_args\.cut.*-1"),
         ("by_hand", None, "cut"),
     ],
 )
