@@ -109,6 +109,7 @@ class _Average(AveragedModel):
         self._decay = decay
         self._num_updates: int | None = None
         self._pairs: tuple[list[Tensor], list[Tensor]] = ([], [])
+        self._shared: set[int] = set()  # numbers of the parameters whose memory is the model's
 
     def begin(self) -> None:
         """Forget all updates: the next one copies."""
@@ -117,10 +118,17 @@ class _Average(AveragedModel):
 
     def average_only(self, trained: set[int], model: nn.Module) -> None:
         """Share the memory of all parameters but those with these ids."""
-        for average, live in zip(self.module.parameters(), model.parameters(), strict=True):
-            shared = _share_memory((average, live))
-            if shared == (id(live) in trained):
-                average.data = live.detach().clone() if shared else live.detach()
+        for number, (average, live) in enumerate(zip(self.module.parameters(), model.parameters(), strict=True)):
+            if id(live) not in trained:
+                average.data = live.detach()
+                self._shared.add(number)
+            elif number in self._shared:
+                average.data = live.detach().clone()
+                self._shared.remove(number)
+        self._num_updates = None
+
+    def _apart(self, model: nn.Module) -> list[Tensor]:
+        return [parameter for number, parameter in enumerate(model.parameters()) if number not in self._shared]
 
     @override
     @torch.no_grad()
@@ -128,9 +136,7 @@ class _Average(AveragedModel):
         if self._num_updates is None:  # of this process
             self._num_updates = int(self.n_averaged)  # 0, or that of the checkpoint from which the training resumed
             # Kept: walking through the modules takes longer than the update. Their tensors change in place only.
-            pairs = zip(self.module.parameters(), model.parameters(), strict=True)
-            apart = [pair for pair in pairs if not _share_memory(pair)]
-            self._pairs = [average for average, _ in apart], [live for _, live in apart]
+            self._pairs = self._apart(self.module), self._apart(model)
         n = self._num_updates
         # The first update copies: a lerp by 1 is exact, and unlike a copy it works on shards.
         weight = 1 - min(self._decay, (1 + n) / (10 + n)) if n else 1.0
@@ -138,7 +144,3 @@ class _Average(AveragedModel):
         torch._foreach_lerp_(*self._pairs, weight)
         self.n_averaged += 1
         self._num_updates += 1
-
-
-def _share_memory(pair: tuple[Tensor, Tensor]) -> bool:
-    return pair[0].data_ptr() == pair[1].data_ptr() != 0
