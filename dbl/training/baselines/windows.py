@@ -130,7 +130,7 @@ class InWindows(TrainingModule):
         if self.trainer.state.fn == TrainerFn.FITTING and before != now:
             raise UserError(
                 f"{self.part} was trained for {before} steps in all, which cannot become {now}, since each window has "
-                "had its share: train it with --from_scratch"
+                "had its share: remove its run folder, or use --from_scratch"
             )
         self._number = self.windows.number_at(max(self._steps_done - 1, 0), now)
 
