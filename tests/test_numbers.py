@@ -16,6 +16,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pytest
 import torch
 from torch.optim import LBFGS, SGD, AdamW, SparseAdam
+from toy_text import text_contract
 
 import dbl
 from dbl.commands.launch.launcher import Launch
@@ -24,6 +25,7 @@ from dbl.data.module import ResumableDataModule
 from dbl.run.contract import Contract, ContractConfig
 from dbl.run.inference import InferenceConfig
 from dbl.training.baselines import Classifier
+from dbl.training.baselines.text import EndToEndText
 from dbl.training.module import TrainingModule
 from dbl.training.recipes import RECIPES
 from dbl.utils.errors import UserError
@@ -160,7 +162,9 @@ def _of_classes() -> Contract:
 
 
 def _make(cls: type, contract: Contract, **changes: Any) -> Any:
-    needed = {"contract": _of_classes() if issubclass(cls, Classifier) else contract, **_NEEDED}
+    of_kind = {Classifier: _of_classes, EndToEndText: partial(text_contract, "clean")}
+    chosen = next((make() for kind, make in of_kind.items() if issubclass(cls, kind)), contract)
+    needed = {"contract": chosen, **_NEEDED}
     if issubclass(cls, dbl.TextData):
         needed["tokenizer"] = dbl.Characters("ab")
     names = [*_parameters(cls, required=True), *({"sigmas", "cdf_values"} & {*_parameters(cls)})]

@@ -41,8 +41,8 @@ def build_parser() -> LightningArgumentParser:
         "--rivals",
         type=list[str] | str | None,
         default=None,
-        help="Further rivals: all, or some of " + ", ".join([*RECIPES, *RIVALS]) + "; the latter, from forward_forward "
-        "on, for classifiers; blocks+NAME trains the blocks with the recipe NAME.",
+        help="Further rivals: all, or some of " + ", ".join([*RECIPES, *RIVALS]) + "; windows for a ViT and causal "
+        "text, those from forward_forward on for classifiers; blocks+NAME trains the blocks with the recipe NAME.",
     )
     parser.add_argument(
         "--rival_lr",

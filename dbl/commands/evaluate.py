@@ -23,7 +23,7 @@ from dbl.run.assembly import PartCheckpoint, read_part
 from dbl.run.contract import Contract
 from dbl.run.folder import RunFolder
 from dbl.run.model_folder import ModelFolder, load_into
-from dbl.training.baselines import RIVALS, baseline_of
+from dbl.training.baselines import baseline_of, rival_of
 from dbl.training.block import DiffusionBlock
 from dbl.training.callbacks.progress import EvaluationProgress
 from dbl.training.history import read_history
@@ -194,7 +194,7 @@ def evaluate_baseline(run: RunFolder, part: str = "end_to_end", name: str | None
 def load_baseline(run: RunFolder, name: str = "end_to_end") -> TrainingModule:
     """A whole network that is no denoiser, with its trained weights; UserError if it was not trained."""
     contract = run.load_contract()
-    kind = RIVALS.get(name) or baseline_of(contract.config.network)
+    kind = rival_of(name, contract.config.network) or baseline_of(contract.config.network)
     assert kind is not None
     part: TrainingModule = kind(contract)  # type: ignore[call-arg, arg-type]
     load_into(part.get_submodule("network"), _read_baseline(run, contract, name).weights, run.checkpoint(part.part))

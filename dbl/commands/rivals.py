@@ -12,7 +12,7 @@ from dbl.commands.run_config import RunConfig, write_config
 from dbl.commands.whole_network import steps_of_whole_network, train_whole_network
 from dbl.evaluation.report import Arm
 from dbl.run.assembly import assemble
-from dbl.training.baselines import RIVALS
+from dbl.training.baselines import RIVALS, rival_of
 from dbl.training.memory.planner import Planner
 from dbl.training.recipes import RECIPES
 from dbl.utils.checks import Number
@@ -75,7 +75,7 @@ def rivals_to_train(chosen: str | list[str] | None, config: RunConfig) -> Rivals
     def against(name: str) -> str | None:
         if name in RIVALS:
             network = contract.config.network
-            return None if isinstance(network, RIVALS[name].serves) else _unsuited(network)
+            return None if rival_of(name, network) else _unsuited(network)
         if name.removeprefix(IN_BLOCKS) in RIVALS:
             return "it has no blocks"
         recipe = RECIPES[name.removeprefix(IN_BLOCKS)]
@@ -180,7 +180,8 @@ def _described(config: RunConfig, changes: Mapping[str, Any]) -> str:
 
 def _train_method(config: RunConfig, name: str, from_scratch: bool) -> Arm:
     """A network of another method."""
-    run, kind = config.run.rival(name), RIVALS[name]
+    run, kind = config.run.rival(name), rival_of(name, config.contract_config.network)
+    assert kind is not None
     passes = kind(config.contract).layer_passes  # type: ignore[call-arg, arg-type]
     plain = derived_plain(config, run, max(1, round(total_passes(config) / passes)))
     del plain["model"]["block"]

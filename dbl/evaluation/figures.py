@@ -205,6 +205,49 @@ def steps_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]], metric: str,
     return figure
 
 
+def memory_quality_figure(
+    points: Mapping[str, Mapping[str, Any]], unbeaten: Sequence[str], metric: str, lower_is_better: bool
+) -> "Figure":
+    """One point for each way to train; a step line joins those that nothing beats with as little memory.
+
+    Args:
+        points: `peak_bytes` of a step, `seconds` of the training, and `mean`, `min` and `max` of the metric, by name.
+        unbeaten: names of the points that are joined, by rising memory.
+        metric: name of the metric, for the axis.
+        lower_is_better: whether lower values of the metric are better.
+    """
+    figure, axes = _new_figure(8, 3.6)
+    largest = max(point["peak_bytes"] for point in points.values())
+    name, unit = _unit(largest)
+    corners = [(points[each]["peak_bytes"], points[each]["mean"]) for each in unbeaten]
+    corners.append((largest, corners[-1][1]))
+    axes.step([size / unit for size, _ in corners], [mean for _, mean in corners], where="post", color="0.6", zorder=1)
+    for number, (title, point) in enumerate(points.items()):
+        ends = [[abs(point["mean"] - point[end])] for end in ("min", "max")] if point["min"] < point["max"] else None
+        label = f"{title}, {readable_seconds(point['seconds'])}"
+        style: Any = {"fmt": _MARKERS[number // 7 % len(_MARKERS)], "color": colour_of(number), "ms": 7, "capsize": 2}
+        axes.errorbar([point["peak_bytes"] / unit], [point["mean"]], ends, label=label, **style)
+    values = [point["mean"] for point in points.values()]
+    if lower_is_better and min(values) > 0 and max(values) > 10 * min(values):
+        axes.set_yscale("log")
+    axes.margins(y=0.1)
+    axes.set_xlim(left=0)
+    axes.set_xlabel(f"peak memory of one training step, {name}")
+    axes.set_ylabel(f"{metric},\n{'lower' if lower_is_better else 'higher'} is better", fontsize=9)
+    # Beside the axes: names at their points would lie on each other, since many have the memory of a block.
+    figure.legend(fontsize=8, loc="outside right upper", title="training, and its time", title_fontsize=8)
+    return figure
+
+
+def readable_seconds(seconds: float) -> str:
+    """A time such as `48 s`, `12 min` or `3.4 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+# Shapes of points, each for seven colours.
+_MARKERS = ("o", "s", "^", "D")
 # Binary units, in which memory is sold.
 _UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1))
 

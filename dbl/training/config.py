@@ -77,7 +77,7 @@ class TrainingConfig:
         _check_hyperparameters(getattr(self.optimizer, "keywords", {}))  # of a `functools.partial`, as a config makes
 
     def make_optimizer(self, module: nn.Module) -> Optimizer:
-        """Make the optimizer of all parameters of a module, of which the matrices alone decay; see `by_decay`.
+        """Make the optimizer of the parameters of a module, of which the matrices alone decay; see `by_decay`.
 
         A class with `describe_groups` is given `names` and `decays` in each group beside `params`.
 

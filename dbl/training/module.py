@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import lightning as L
 import torch
@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from dbl.networks.architecture import Architecture
 from dbl.networks.layers import checkpoint_layers, layers_of
 from dbl.run.checkpoints import Stamp
 from dbl.run.contract import Contract
@@ -63,6 +64,8 @@ class TrainingModule(L.LightningModule, ABC):
         recipe: training configuration.
     """
 
+    serves: ClassVar[tuple[type[Architecture], ...]] = ()  # of a rival: architectures of which it can be made
+
     def __init__(self, part: str, stream: int, contract: Contract, recipe: TrainingConfig | None = None) -> None:
         super().__init__()
         # Lightning's own accumulation ends with every epoch, and applies a gradient before it can be checked.
@@ -93,10 +96,15 @@ class TrainingModule(L.LightningModule, ABC):
         """Whether gradients are waiting for further batches of an unfinished optimizer step."""
         return self.batches_seen % self.recipe.accumulate != 0
 
+    @property
+    def schedule_steps(self) -> int:
+        """Number of optimizer steps of the learning-rate schedule."""
+        return self.trainer.max_steps
+
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
-        """One optimizer over all parameters, with a schedule in optimizer steps."""
+        """One optimizer over all parameters that are not frozen, with a schedule in optimizer steps."""
         optimizer = self.recipe.make_optimizer(self)
-        factor = partial(self.recipe.learning_rate_factor, total=self.trainer.max_steps)
+        factor = partial(self.recipe.learning_rate_factor, total=self.schedule_steps)
         return [optimizer], [LambdaLR(optimizer, factor)]
 
     def setup(self, stage: str) -> None:

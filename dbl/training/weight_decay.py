@@ -14,7 +14,7 @@ _WITH_MATRICES = (nn.Linear, nn.Bilinear, _ConvNd, nn.MultiheadAttention, nn.RNN
 
 
 def by_decay(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The parameters that decay, and all others, each in the order of the module.
+    """The parameters that decay, and all others, each in the order of the module; those that are frozen are left out.
 
     Weights of linear layers, convolutions, torch's attention and recurrent networks decay; biases,
     norms, embeddings and parameters of a class of your own do not.
@@ -26,7 +26,7 @@ def by_decay(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]
         for name, parameter in part.named_parameters(recurse=False)
         if "weight" in name
     }
-    parameters = list(module.parameters())
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     return (
         [parameter for parameter in parameters if id(parameter) in decaying],
         [parameter for parameter in parameters if id(parameter) not in decaying],

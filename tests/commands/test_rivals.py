@@ -57,6 +57,7 @@ def test_what_is_trained_is_left_alone(dbl: Run, capsys: pytest.CaptureFixture[s
         ("digits_vit", "foo", "there is no 'foo'"),
         ("digits_vit", "noprop_td", "did you mean noprop_dt?"),
         ("digits_dit", "noprop_dt", "cannot be made of contract.network DiT"),
+        ("digits_dit", "windows", "cannot be made of contract.network DiT"),
     ],
 )
 def test_rivals_that_cannot_be(

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import dbl
-from dbl.evaluation.figures import curves_figure, memory_figure, samples_figure
+from dbl.evaluation.figures import curves_figure, memory_figure, memory_quality_figure, samples_figure
+from dbl.evaluation.report.facts import unbeaten
 from dbl.training.memory.tracker import CATEGORIES
 
 
@@ -51,3 +52,38 @@ def test_each_part_has_a_panel_with_both_losses(num_parts: int) -> None:
     shown = [axes for axes in curves_figure(losses).axes if axes.axison]
     assert [axes.get_title() for axes in shown] == list(losses)
     assert [float(axes.lines[0].get_ydata()[0]) for axes in shown] == [1.0 + b for b in range(num_parts)]
+
+
+def _points(values: dict[str, tuple[int, float]]) -> dict[str, dict[str, float]]:
+    return {
+        name: {"peak_bytes": size, "seconds": 90.0, "mean": mean, "min": mean - 0.01, "max": mean + 0.01}
+        for name, (size, mean) in values.items()
+    }
+
+
+def test_the_unbeaten_are_those_that_nothing_beats_with_as_little_memory() -> None:
+    """Catches an arm that needs more and is worse, a tie that is listed twice, and the wrong direction."""
+    points = _points({"whole": (9, 0.8), "blocks": (3, 0.7), "one": (3, 0.75), "waste": (6, 0.75), "tiny": (1, 0.2)})
+    assert unbeaten(points, lower_is_better=False) == ["tiny", "one", "whole"]
+    assert unbeaten(points, lower_is_better=True) == ["tiny"]
+    assert unbeaten({}, lower_is_better=True) == []
+
+
+@pytest.mark.parametrize("num_arms", [2, 15])
+def test_each_arm_is_a_point_of_its_own_with_its_time(num_arms: int) -> None:
+    """Catches arms that look alike, points outside the picture, and a legend that hides one."""
+    points = _points({f"arm {arm}": ((1 + arm % 4) * 2**20, 0.5 + arm / 50) for arm in range(num_arms)})
+    figure = memory_quality_figure(points, unbeaten(points, False), "accuracy", lower_is_better=False)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    markers = [container.lines[0] for container in axes.containers]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in markers] == [
+        (point["peak_bytes"] / 2**20, point["mean"]) for point in points.values()
+    ]
+    assert len({(line.get_color(), line.get_marker()) for line in markers}) == num_arms
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [f"{name}, 90 s" for name in points]
+    frame = legend.get_window_extent()
+    assert not frame.overlaps(axes.get_window_extent())
+    assert figure.bbox.contains(frame.x0, frame.y0)
+    assert figure.bbox.contains(frame.x1, frame.y1)

@@ -12,8 +12,9 @@ import pytest
 from jinja2 import UndefinedError
 
 import dbl
+from dbl.evaluation.report.facts import memory_and_quality
 from dbl.evaluation.report.formatting import plain
-from dbl.evaluation.report.render import html, markdown, unwrap
+from dbl.evaluation.report.render import html, markdown, unwrap, words_of
 
 PACKAGE = Path(dbl.__file__).parent
 TEMPLATES = PACKAGE / "evaluation" / "report" / "templates"
@@ -160,6 +161,22 @@ def test_a_training_that_was_not_timed_has_no_row_for_its_speed() -> None:
 def test_the_number_of_test_samples_is_said_once() -> None:
     """Catches a number that two templates add."""
     assert markdown(_report("image_generation")).count("355 test images") == 1
+
+
+def test_the_report_names_the_arms_that_nothing_beats() -> None:
+    """Catches a choice that is not that of the picture, arms without a measured memory, and a picture of one arm."""
+    arms = [_arm(name, {"accuracy": _spread(value)}) for name, value in (("blocks", 0.7), ("end_to_end", 0.9))]
+    arms.append(_arm("windows", {"accuracy": _spread(0.8)}))
+    for arm, size in zip(arms, (100, 300, 100), strict=True):
+        arm["memory"] = {"peak_bytes": size, "bytes": None, "cuda": None}
+    shown = {"quality_vs_memory": "memory.png"}
+    text = markdown(_report("classification", *arms, pictures=shown))
+    assert "without needing more memory: windows of layers; end to end. One training seed" in text
+    assert "![quality against memory](memory.png)" in text
+    report = _report("classification", *arms)
+    assert memory_and_quality(report, words_of(report))["blocks"]["peak_bytes"] == 100
+    arms[1]["memory"] = arms[2]["memory"] = None
+    assert memory_and_quality(report, words_of(report)) == {}
 
 
 @pytest.mark.parametrize("key", ["seeds", "sampler", "data"])

@@ -1,14 +1,18 @@
 """NoProp: schedules against known values, the chain of a perfect network, and that it learns."""
 
 import math
+from pathlib import Path
+from typing import Any
 
+import lightning as L
 import pytest
 import torch
-from toy import Stripes, recipe
+from toy import Stripes, fit, recipe
 
 from dbl.run.contract import Contract
 from dbl.training.baselines.noprop import NoProp, NoPropDT, cosine_shares, posterior, prior_divergence, signal_to_noise
 from dbl.training.baselines.noprop_continuous import LearnedSchedule, NoPropCT, NoPropFM
+from dbl.training.baselines.prototypes import most_typical
 from dbl.utils.seeding import SampleDraws
 
 _KINDS = [NoPropDT, NoPropCT, NoPropFM]
@@ -123,3 +127,39 @@ def test_a_step_trains_one_network(vit_contract: Contract, stripes: Stripes) -> 
         assert len(with_gradient) == 1
         trained |= set(with_gradient)
     assert trained == {0, 1, 2}
+
+
+def test_the_most_typical_vector_has_the_smallest_median_distance() -> None:
+    """Catches the mean in place of the median, which an outlier moves, and the distance 0 to itself that counts."""
+    vectors = torch.tensor([[0.0], [4.0], [5.0], [6.0], [1000.0]])
+    assert most_typical(vectors) == 2
+    assert most_typical(vectors[:2]) == 0
+    assert most_typical(torch.tensor([[0.0], [3.0], [5.0]])) == 1  # medians of others, the lower of two: 3, 2, 2
+    assert most_typical(vectors[:1]) == 0
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_prototypes_start_as_images_and_are_learned(kind: type[NoProp], vit_contract: Contract, tmp_path: Path) -> None:
+    """Catches vectors that start elsewhere, in raw pixels, at another image, or anew when a training resumes."""
+    seen = []
+
+    class Watch(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, pl_module: NoProp, *_: Any) -> None:  # type: ignore[override]
+            seen.append(pl_module.network.embedding.detach().clone())
+
+    def part() -> NoProp:
+        made: NoProp = kind(vit_contract, recipe(), embedding="prototype")  # type: ignore[call-arg, arg-type]
+        return made
+
+    assert part().network.embedding.shape == (3, 24)
+    fit(part(), tmp_path, steps=2, callbacks=[Watch()])
+    data = Stripes()
+    batch = data.batch("train", torch.arange(len(data.split("train"))))
+    images = part().space.encode(batch).cond.flatten(1)
+    for label, vector in enumerate(seen[0]):
+        of_class = images[batch["label"] == label]
+        medians = torch.cdist(of_class, of_class).sort(dim=1).values[:, 1:].median(dim=1).values
+        torch.testing.assert_close(vector, of_class[medians.argmin()])
+    assert not torch.equal(seen[0], seen[1])
+    fit(part(), tmp_path, steps=3, resume=True, callbacks=[Watch()])
+    assert not torch.equal(seen[0], seen[2])

@@ -41,6 +41,7 @@ def facts_of(report: Report, words: Any) -> dict[str, Any]:
     blocks, whole = (*arms, None)[:2]
     rival = next((arm for arm in arms if arm["name"] == "one_block"), None)
     quality = _quality(arms, list(words.metrics))
+    metric = shown_metric(blocks["quality"]) if len(arms) > 1 else ""
     return {
         **_config(report),
         "report": report,
@@ -61,6 +62,8 @@ def facts_of(report: Report, words: Any) -> dict[str, Any]:
         "judged_texts": next((arm["text_quality"] for arm in arms if arm["text_quality"]), None),
         "layers_run": [layers_run(report, arm) for arm in arms],
         "peaks": [peak_of(arm["memory"]) if arm["memory"] else None for arm in arms],
+        "metric": metric,
+        "unbeaten": unbeaten(memory_and_quality(report, words), metric.startswith(LOWER)),
         "steps": _steps(arms, words),
         "verdict": _verdict(report) if whole else None,
         **_memory(memory_rows(report, words)),
@@ -94,6 +97,39 @@ def memory_rows(report: Report, words: Any) -> dict[str, dict[str, Any]]:
     return {words.measured(arm["name"]): arm["memory"] for arm in measured} | {
         words.planned(row["name"]): row for row in planned
     }
+
+
+def memory_and_quality(report: Report, words: Any) -> dict[str, dict[str, Any]]:
+    """Memory, time and quality of each arm that was measured, by title; empty if it would be one arm alone.
+
+    Each has `peak_bytes` of a training step, `seconds` of the training (of its median step if all arms were timed, so
+    that other work on the machine does not count) and `mean`, `min` and `max` of the metric to show.
+    """
+    arms = report["sides"]
+    name = shown_metric(arms[0]["quality"]) if len(arms) > 1 else ""
+    time = "seconds" if any(arm["seconds_at_median_speed"] is None for arm in arms) else "seconds_at_median_speed"
+    found = {
+        words.titles[arm["name"]]: {"peak_bytes": peak_of(arm["memory"]), "seconds": arm[time], **arm["quality"][name]}
+        for arm in arms
+        if name in arm["quality"] and arm["memory"] and peak_of(arm["memory"]) is not None
+    }
+    return found if len(found) > 1 else {}
+
+
+def unbeaten(points: Mapping[str, Mapping[str, Any]], lower_is_better: bool) -> list[str]:
+    """Those of which no other is better without needing more memory, by rising memory.
+
+    Args:
+        points: `peak_bytes`, and `mean` of a metric, by name.
+        lower_is_better: whether lower values of the metric are better.
+    """
+    sign = 1 if lower_is_better else -1
+    names, best = list[str](), float("inf")
+    for name in sorted(points, key=lambda each: (points[each]["peak_bytes"], sign * points[each]["mean"])):
+        if sign * points[name]["mean"] < best:
+            best = sign * points[name]["mean"]
+            names.append(name)
+    return names
 
 
 def shown_metric(metrics: Iterable[str]) -> str:

@@ -9,10 +9,11 @@ from dbl.evaluation.figures import (
     likelihood_figure,
     loss_figure,
     memory_figure,
+    memory_quality_figure,
     steps_figure,
     trajectory_figure,
 )
-from dbl.evaluation.report.facts import LOWER, memory_rows, shown_metric
+from dbl.evaluation.report.facts import LOWER, memory_and_quality, memory_rows, shown_metric, unbeaten
 from dbl.utils.plotting import save_figure
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ def figures_of(report: Mapping[str, Any], words: Any) -> "dict[str, Figure]":
         figures["loss_curves"] = curves_figure(losses)
     if rows := memory_rows(report, words):
         figures["memory"] = memory_figure({name: row["bytes"] for name, row in rows.items()})
+    if points := memory_and_quality(report, words):
+        name = shown_metric(blocks["quality"])
+        joined = unbeaten(points, name.startswith(LOWER))
+        figures["quality_vs_memory"] = memory_quality_figure(points, joined, words.metric(name), name.startswith(LOWER))
     if blocks["quality_by_steps"]:
         name = shown_metric(blocks["quality_by_steps"][0]["metrics"])
         curves = _curves(report, name, words)

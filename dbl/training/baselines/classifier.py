@@ -30,7 +30,7 @@ class Classifier(TrainingModule):
     """
 
     network: nn.Module
-    serves: ClassVar[tuple[type[Architecture], ...]] = (ViT, LabelCNN)  # architectures of which it can be made
+    serves: ClassVar[tuple[type[Architecture], ...]] = (ViT, LabelCNN)
 
     def __init__(
         self, part: str, contract: Contract, recipe: TrainingConfig | None, make: Callable[[Any], nn.Module]

@@ -15,15 +15,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from dbl.data.module import ResumableDataModule
+from dbl.data.spec import ImageSpec
 from dbl.denoising.targets import Batch
 from dbl.run.contract import Contract
 from dbl.training.baselines.classifier import Classifier
+from dbl.training.baselines.prototypes import typical_images
 from dbl.training.config import TrainingConfig
 from dbl.training.module import Losses
 from dbl.utils.checks import Number, check_choice, check_numbers
+from dbl.utils.errors import UserError
 from dbl.utils.seeding import SampleDraws, generator_for
 
-Embedding = Literal["one_hot", "learned"]
+Embedding = Literal["one_hot", "learned", "prototype"]
 
 _LEARNED_WIDTH = 20  # coordinates of a learned label vector, as in the paper
 
@@ -48,21 +52,32 @@ class NoPropNetwork(nn.Module):
     Args:
         contract: contract of the run that it is compared with.
         embedding: label vectors. one_hot: rows of the identity, fixed. learned: 20 coordinates, orthogonal at first.
+            prototype: learned images, a typical one of each class at first.
         layers: number of layers of each network.
     """
 
     def __init__(self, contract: Contract, embedding: Embedding, layers: list[int]) -> None:
         super().__init__()
         classes = contract.data.num_classes
-        one_hot = embedding == "one_hot"
-        start = torch.eye(classes) if one_hot else nn.init.orthogonal_(torch.empty(classes, _LEARNED_WIDTH))
-        self.embedding = nn.Parameter(start, requires_grad=not one_hot)
+        start = _first_vectors(contract, embedding)
+        self.embedding = nn.Parameter(start, requires_grad=embedding != "one_hot")
         self.denoisers = nn.ModuleList(LabelDenoiser(contract, start.shape[1], number) for number in layers)
         self.readout = nn.Linear(start.shape[1], classes)
 
     def mean_vector(self, logits: Tensor) -> Tensor:
         """The label vector [N, E] that is expected under logits [N, C]."""
         return logits.softmax(dim=1) @ self.embedding
+
+
+def _first_vectors(contract: Contract, embedding: Embedding) -> Tensor:
+    """Label vectors [C, E] before training; prototypes are 0 until the data are there."""
+    classes, data = contract.data.num_classes, contract.data
+    if embedding == "one_hot":
+        return torch.eye(classes)
+    if embedding == "learned":
+        return nn.init.orthogonal_(torch.empty(classes, _LEARNED_WIDTH))
+    assert isinstance(data, ImageSpec)  # the network was built for them
+    return torch.zeros(classes, math.prod(data.shape))
 
 
 class NoProp(Classifier):
@@ -90,9 +105,22 @@ class NoProp(Classifier):
     ) -> None:
         check_choice("model.embedding", embedding, get_args(Embedding))
         super().__init__(part, contract, recipe, lambda _: NoPropNetwork(contract, embedding, layers))
-        self.eta = eta
+        self.embedding, self.eta = embedding, eta
         check_numbers("model", self, eta=Number(above=0, at_most=1e6))
         self.layer_passes = contract.config.network.layer_passes(max(layers))
+
+    @override
+    def on_fit_start(self) -> None:
+        """Start prototypes from typical images, as the network sees them."""
+        super().on_fit_start()
+        if self.embedding != "prototype" or self.batches_seen:
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, ResumableDataModule):
+            raise UserError("model.embedding=prototype reads the training images: give the Trainer a DataModule of dbl")
+        for label, image in typical_images(data, self.contract.data.num_classes).items():
+            seen = self.space.encode({"image": image[None].to(self.device), "label": torch.tensor([label])})
+            self.network.embedding.data[label] = seen.cond.flatten()
 
     @override
     def class_logits(self, images: Tensor, indices: Tensor) -> Tensor:
@@ -121,6 +149,7 @@ class NoPropDT(NoProp):
         contract: contract of the run that it is compared with; its blocks give the number of steps and their layers.
         recipe: training configuration.
         embedding: label vectors. one_hot: rows of the identity, fixed. learned: 20 coordinates, orthogonal at first.
+            prototype: learned images, at first the one of each class with the smallest median distance to the others.
         eta: factor on the denoising loss.
         largest_share: share of the signal in the last z, alpha-bar at t = 1; at 1 its signal-to-noise ratio would be
             infinite.

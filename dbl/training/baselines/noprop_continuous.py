@@ -65,6 +65,7 @@ class NoPropCT(NoProp):
         contract: contract of the run that it is compared with; gives network sizes, data and seed.
         recipe: training configuration.
         embedding: label vectors. one_hot: rows of the identity, fixed. learned: 20 coordinates, orthogonal at first.
+            prototype: learned images, at first the one of each class with the smallest median distance to the others.
         eta: factor on the denoising loss.
         noisiest: log of noise over signal at the start of the chain.
         cleanest: the same at its end.
@@ -133,6 +134,7 @@ class NoPropFM(NoProp):
         contract: contract of the run that it is compared with; gives network sizes, data and seed.
         recipe: training configuration.
         embedding: label vectors. one_hot: rows of the identity, fixed. learned: 20 coordinates, orthogonal at first.
+            prototype: learned images, at first the one of each class with the smallest median distance to the others.
         spread: standard deviation around the straight path.
         num_steps: number of steps of the chain; 1,000 in the paper.
     """

@@ -1,5 +1,6 @@
 """Exponential moving average (EMA) of the weights."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import lightning as L
@@ -55,6 +56,17 @@ class EMA(WeightAveraging):
         assert isinstance(part, TrainingModule)
         return part
 
+    def hand_down(self, part: TrainingModule) -> None:
+        """Replace the live weights by the average, and begin a new one."""
+        assert isinstance(self._average_model, _Average)
+        self._copy_average_to_current(part)
+        self._average_model.begin()
+
+    def average_only(self, trained: Iterable[nn.Parameter], part: TrainingModule) -> None:
+        """Average some parameters alone; all others, which equal their average, share their memory with it."""
+        assert isinstance(self._average_model, _Average)
+        self._average_model.average_only({id(parameter) for parameter in trained}, part)
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Move the average to the device, since the module was copied before it was moved there."""
         assert self._average_model is not None
@@ -97,6 +109,26 @@ class _Average(AveragedModel):
         self._decay = decay
         self._num_updates: int | None = None
         self._pairs: tuple[list[Tensor], list[Tensor]] = ([], [])
+        self._shared: set[int] = set()  # numbers of the parameters whose memory is the model's
+
+    def begin(self) -> None:
+        """Forget all updates: the next one copies."""
+        self.n_averaged.zero_()
+        self._num_updates = None
+
+    def average_only(self, trained: set[int], model: nn.Module) -> None:
+        """Share the memory of all parameters but those with these ids."""
+        for number, (average, live) in enumerate(zip(self.module.parameters(), model.parameters(), strict=True)):
+            if id(live) not in trained:
+                average.data = live.detach()
+                self._shared.add(number)
+            elif number in self._shared:
+                average.data = live.detach().clone()
+                self._shared.remove(number)
+        self._num_updates = None
+
+    def _apart(self, model: nn.Module) -> list[Tensor]:
+        return [parameter for number, parameter in enumerate(model.parameters()) if number not in self._shared]
 
     @override
     @torch.no_grad()
@@ -104,7 +136,7 @@ class _Average(AveragedModel):
         if self._num_updates is None:  # of this process
             self._num_updates = int(self.n_averaged)  # 0, or that of the checkpoint from which the training resumed
             # Kept: walking through the modules takes longer than the update. Their tensors change in place only.
-            self._pairs = [*self.module.parameters()], [*model.parameters()]
+            self._pairs = self._apart(self.module), self._apart(model)
         n = self._num_updates
         # The first update copies: a lerp by 1 is exact, and unlike a copy it works on shards.
         weight = 1 - min(self._decay, (1 + n) / (10 + n)) if n else 1.0

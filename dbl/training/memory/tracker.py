@@ -75,8 +75,8 @@ class MemoryTracker(TorchDispatchMode):
 
         The optimizer must have made a first step, which creates its state. `average` is empty without a moving average.
         """
-        self.label("parameters", [*module.parameters(), *module.buffers()])
         self.label("average", average)
+        self.label("parameters", [*module.parameters(), *module.buffers()])  # with what the average shares with them
         self.label("optimizer", _tensors(list(optimizer.state.values())))
         self.label("batch", _tensors(batch))
         for parameter in module.parameters():
