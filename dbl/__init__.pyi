@@ -9,6 +9,7 @@ from dbl.data import (
     HubImages as HubImages,
     HubText as HubText,
     ImageData as ImageData,
+    ImageFolder as ImageFolder,
     ImageSet as ImageSet,
     Latents as Latents,
     PaddedCrop as PaddedCrop,

@@ -37,6 +37,7 @@ _NEEDED: dict[str, Any] = {
     "class_frequencies": (0.5, 0.5),
     "data_files": {"train": "train.parquet", "test": "test.parquet"},
     "eval_batch_size": 8,
+    "folder": "photos",
     "identity": "identity",
     "image_size": 8,
     "layers": (1, 1),

@@ -11,6 +11,7 @@ from dbl.data.images.augment import (
     RandAugment as RandAugment,
 )
 from dbl.data.images.digits import Digits as Digits
+from dbl.data.images.folder import ImageFolder as ImageFolder
 from dbl.data.images.hub import HubImages as HubImages
 from dbl.data.images.image_set import (
     ImageBatch as ImageBatch,

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from matplotlib.figure import Figure
+from own_data import write_images
 
 from dbl.commands.launch.inline import InlineBackend
 from dbl.commands.launch.launcher import Launch
@@ -145,6 +146,8 @@ class Sandbox:
             if word.endswith(".txt") and not Path(word).is_absolute():
                 (place / word).parent.mkdir(parents=True, exist_ok=True)
                 (place / word).write_text("A line of text that is there to be read. " * 50)
+        if any("image_folder" in word for word in words):
+            write_images(place / "photos", number=60, size=32)
         return place
 
     def _starts_from_an_ancestor(self, words: list[str]) -> bool:
