@@ -1,4 +1,4 @@
-"""Small data of a user, as files: images in class folders."""
+"""Small data of a user, as files: images in class folders, and texts in a table."""
 
 from pathlib import Path
 
@@ -14,3 +14,9 @@ def write_images(folder: Path, classes: tuple[str, ...] = ("cats", "dogs"), numb
         for index in range(number):
             pixels = draws.integers(0, 256, (size, size, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{index:03}.{'jpg' if index % 2 else 'png'}")
+
+
+def write_texts(file: Path, number: int = 100) -> None:
+    """Write a CSV file with the columns `id` and `text`."""
+    rows = [f'{index},"This is review {index}, and it has a comma."' for index in range(number)]
+    file.write_text("\n".join(["id,text", *rows]) + "\n", encoding="utf-8")

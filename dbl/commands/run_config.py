@@ -1,5 +1,6 @@
 """The config of a run, parsed once; what it describes is built when it is first used."""
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -67,6 +68,8 @@ class RunConfig:
             value = self.values.get(name)
             if isinstance(default, Namespace) and not isinstance(value, Namespace):
                 raise UserError(f"{name} ({shown(value)}) must be a group of keys")
+        if self.values.run.get("name") is None:
+            self.values.run.name = self._name_of_run()
         check_nulls(self._parser, self.values)
         check_trainer_options(self.values.trainer)
         self.values.trainer.devices = read_devices(self.values.trainer.devices)
@@ -75,6 +78,14 @@ class RunConfig:
         seed = self.values.seed_everything
         if not isinstance(seed, bool):
             check_number("seed_everything", seed, at_least=0, below=2**32)
+
+    def _name_of_run(self) -> str:
+        """A name after data and network, for a run that was given none."""
+        parser = LightningArgumentParser(exit_on_error=False)
+        parser.add_lightning_class_args(ResumableDataModule, "data", subclass_mode=True)
+        data = parser.instantiate(parser.parse_object({"data": self.values.data})).data
+        network = self.values.contract.network.class_path.rpartition(".")[2]
+        return re.sub(r"[^\w.-]", "_", f"{data.name}_{network.lower()}")
 
     @cached_property
     def groups(self) -> Namespace:

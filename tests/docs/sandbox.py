@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from matplotlib.figure import Figure
-from own_data import write_images
+from own_data import write_images, write_texts
 
 from dbl.commands.launch.inline import InlineBackend
 from dbl.commands.launch.launcher import Launch
@@ -148,6 +148,8 @@ class Sandbox:
                 (place / word).write_text("A line of text that is there to be read. " * 50)
         if any("image_folder" in word for word in words):
             write_images(place / "photos", number=60, size=32)
+        if any("text_files" in word for word in words):
+            write_texts(place / "reviews.csv")
         return place
 
     def _starts_from_an_ancestor(self, words: list[str]) -> bool:

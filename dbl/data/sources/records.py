@@ -92,7 +92,8 @@ class RecordSource(ABC):
         self.require_columns(text_column=column)
         for chunk in self.chunks([column]):
             cells = chunk.column(column)
-            if not (pyarrow.types.is_string(cells.type) or pyarrow.types.is_large_string(cells.type)):
+            kinds = pyarrow.types
+            if not any(kind(cells.type) for kind in (kinds.is_string, kinds.is_large_string, kinds.is_null)):
                 raise UserError(f"data.init_args.text_column: {column!r} of {self.name} holds {cells.type}, not text")
             yield from (text for text in cells.to_pylist() if text)
 
