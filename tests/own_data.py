@@ -1,4 +1,4 @@
-"""Small data of a user, as files: images in class folders, and texts in a table."""
+"""Small data of a user, as files: images in class folders, texts in a table, and rows of numbers."""
 
 from pathlib import Path
 
@@ -20,3 +20,9 @@ def write_texts(file: Path, number: int = 100) -> None:
     """Write a CSV file with the columns `id` and `text`."""
     rows = [f'{index},"This is review {index}, and it has a comma."' for index in range(number)]
     file.write_text("\n".join(["id,text", *rows]) + "\n", encoding="utf-8")
+
+
+def write_rows(file: Path, number: int = 90) -> None:
+    """Write a CSV file with the columns `height`, `width` and `kind`, which is one of three."""
+    rows = [f"{index},{index * 0.5},{'abc'[index % 3]}" for index in range(number)]
+    file.write_text("\n".join(["height,width,kind", *rows]) + "\n", encoding="utf-8")

@@ -43,6 +43,7 @@ _NEEDED: dict[str, Any] = {
     "layers": (1, 1),
     "mean": (0.0,),
     "name": "toy",
+    "num_features": 1,
     "num_classes": 2,
     "path": "owner/name",
     "seq_len": 8,

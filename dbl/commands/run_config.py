@@ -19,7 +19,7 @@ from dbl.commands.parsing import parse
 from dbl.commands.schema import config_parser, run_parser
 from dbl.commands.trainer_options import check_trainer_options
 from dbl.data import ResumableDataModule
-from dbl.data.spec import ImageSpec, TextSpec
+from dbl.data.spec import ImageSpec, TextSpec, VectorSpec
 from dbl.run.contract import Contract, ContractConfig
 from dbl.run.folder import RunFolder
 from dbl.run.inference import InferenceConfig
@@ -143,10 +143,10 @@ class RunConfig:
     def check_task(self) -> None:
         """Raise UserError if the commands for whole runs cannot plan or report this training."""
         check_precision(self.values.trainer.precision)
-        if not isinstance(self.data.declared_spec, ImageSpec | TextSpec):
+        if not isinstance(self.data.declared_spec, ImageSpec | TextSpec | VectorSpec):
             raise UserError(
-                f"data.class_path: {type(self.data).__name__} has neither images nor text, and whole runs are reported "
-                "on for these alone: use dbl fit for each block, then dbl assemble and dbl test"
+                f"data.class_path: {type(self.data).__name__} has neither images, vectors nor text, and whole runs are "
+                "reported on for these alone: use dbl fit for each block, then dbl assemble and dbl test"
             )
 
     @property

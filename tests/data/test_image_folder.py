@@ -127,7 +127,7 @@ def _twice(photos: Path) -> None:
         (_unlike, r"folder: photos/test has a class 'birds', but photos/train has not$"),
         (_missing, r"folder: photos/train has a class 'dogs', but photos/test has not$"),
         (_damaged, r"folder: there is no readable image in photos/dogs/007\.jpg \(it is damaged"),
-        (_few, r"test_share \(0\.1\) leaves no test image: the largest class has 5$"),
+        (_few, r"test_share \(0\.1\) leaves nothing to test: the largest class has 5$"),
         (_twice, r"folder: photos/val and photos/valid are both for split validation$"),
     ],
 )

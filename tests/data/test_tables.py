@@ -51,7 +51,7 @@ def test_each_row_of_a_column_is_a_document(
     ],
 )
 def test_a_table_that_cannot_be_meant_is_refused(name: str, content: bytes, message: str, tmp_path: Path) -> None:
-    """Catches a traceback, a row that is filled or left out without a word, and an error that does not name the file."""
+    """Catches a traceback, a row that is filled or left out without a word, and an error that names no file."""
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message) as caught:
         list(FileDocuments((tmp_path / name,), "text"))

@@ -15,12 +15,10 @@ from dbl.data.images.module import ImageData, Split
 from dbl.data.sources.image_files import CLASS, IMAGE, ImageFiles, class_folders
 from dbl.data.sources.local_files import data_folder
 from dbl.data.spec import ImageSpec
-from dbl.data.splits import stratified_split
+from dbl.data.splits import cut_test
 from dbl.utils.checks import Number, check_numbers
 from dbl.utils.errors import UserError
 
-# Apart from `split_seed`: every run is tested on the same images.
-_TEST_SEED = 0
 # What a folder of a split may be called.
 _NAMES: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -120,12 +118,7 @@ class ImageFolder(ImageData):
     def _cut(self) -> tuple[ImageSet, ImageSet]:
         """Training and test images where the test has no folder."""
         images = self._read(self._folders["train"])
-        kept, held_out = stratified_split(images.labels, self.test_share, _TEST_SEED)
-        if len(held_out) == 0:
-            most = int(images.labels.bincount().max())
-            raise UserError(
-                f"data.init_args.test_share ({self.test_share}) leaves no test image: the largest class has {most}"
-            )
+        kept, held_out = cut_test(images.labels, self.test_share)
         return images.select(kept), images.select(held_out)
 
     def _read(self, folder: Path) -> ImageSet:

@@ -114,7 +114,7 @@ class CsvRecords(_TextTable):
 
     def _reader(self, columns: list[str] | None) -> Any:
         import pyarrow
-        from pyarrow import csv  # type: ignore[import-untyped]
+        from pyarrow import csv
 
         types = {name: pyarrow.string() for name in self._text}
         return csv.open_csv(

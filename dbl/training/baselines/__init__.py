@@ -1,6 +1,6 @@
 """Rivals of the blocks: networks trained end to end, and classifiers without a gradient between layers or steps."""
 
-from dbl.networks import Architecture, CausalLM, LabelCNN, RecurrentLM, ViT
+from dbl.networks import Architecture, CausalLM, LabelCNN, RecurrentLM, ResidualMLP, ViT
 from dbl.training.baselines.causal_lm import EndToEndCausalLM as EndToEndCausalLM
 from dbl.training.baselines.classifier import Classifier as Classifier, EndToEndClassifier as EndToEndClassifier
 from dbl.training.baselines.contrastive_forward_forward import ContrastiveForwardForwardViT
@@ -14,6 +14,7 @@ _BASELINES: dict[type[Architecture], type[TrainingModule]] = {
     CausalLM: EndToEndCausalLM,
     LabelCNN: EndToEndClassifier,
     RecurrentLM: EndToEndRecurrentLM,
+    ResidualMLP: EndToEndClassifier,
     ViT: EndToEndClassifier,
 }
 
