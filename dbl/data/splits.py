@@ -18,9 +18,7 @@ def cut_test(labels: Tensor, share: float) -> tuple[Tensor, Tensor]:
     kept, held_out = stratified_split(labels, share, _TEST_SEED)
     if len(held_out) == 0:
         largest = int(labels.bincount().max())
-        raise UserError(
-            f"data.init_args.test_share ({share}) leaves nothing to test: the largest class has {largest}"
-        )
+        raise UserError(f"data.init_args.test_share ({share}) leaves nothing to test: the largest class has {largest}")
     return kept, held_out
 
 

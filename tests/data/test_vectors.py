@@ -95,9 +95,17 @@ def test_numbers_are_classes_and_columns_are_chosen(make: Any, tmp_path: Path) -
     ("content", "settings", "message"),
     [
         (None, {}, r"data\.init_args\.train: there is no file trees\.csv$"),
-        (CSV, {"label_column": "sort"}, r"label_column: .*trees\.csv has no column 'sort'; it has height, width, kind$"),
+        (
+            CSV,
+            {"label_column": "sort"},
+            r"label_column: .*trees\.csv has no column 'sort'; it has height, width, kind$",
+        ),
         (CSV, {"feature_columns": ["depth"]}, r"feature_columns: .*trees\.csv has no column 'depth'"),
-        (CSV, {"feature_columns": ["kind"]}, r"feature_columns must name columns of .*trees\.csv other than the class$"),
+        (
+            CSV,
+            {"feature_columns": ["kind"]},
+            r"feature_columns must name columns of .*trees\.csv other than",
+        ),
         (CSV, {"label_column": "height"}, r"feature_columns: 'kind' of .*trees\.csv holds string, not numbers$"),
         (CSV, {"label_column": "width"}, r"label_column: 'width' of .*trees\.csv holds double, not classes$"),
         (CSV + "1,2\n", {}, r"trees\.csv: .*Expected 3 columns, got 2: 1,2$"),
