@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from dbl.commands.run_config import RunConfig
+from dbl.commands.parsing import parse
+from dbl.commands.run_config import RunConfig, write_config
+from dbl.commands.schema import config_parser
 from dbl.utils.errors import UserError
 
 
@@ -16,3 +18,16 @@ def test_a_config_that_was_damaged_meanwhile_is_an_error_of_the_input(content: b
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"config|data|nothing"):
         RunConfig.load(path)
+
+
+def test_a_run_without_a_name_is_named_after_its_data(tmp_path: Path) -> None:
+    """Catches runs on other data in the folder of the config that was copied, and a stored config without its name."""
+    path = Path(__file__).parents[2] / "configs" / "text_files_ar.yaml"
+    for options, name in (
+        (["--data.init_args.train=[a/my notes.txt]"], "my_notes_causallm"),
+        (["--data.init_args.name=mails"], "mails_causallm"),
+        (["--run.name=given"], "given"),
+    ):
+        config = RunConfig(parse(config_parser(), ["--config", str(path), *options]))
+        write_config(tmp_path / "config.yaml", config.plain())
+        assert config.run.name == RunConfig.load(tmp_path / "config.yaml").run.name == name

@@ -37,8 +37,8 @@ def test_each_row_of_a_column_is_a_document(
     ("name", "content", "message"),
     [
         ("a.csv", b"id,body\n1,x\n", r"text_column: .*a\.csv has no column 'text'; it has id, body$"),
-        ("a.csv", b"id,text\n1,x\n2,y,z\n", r"a\.csv: .*Expected 2 columns, got 3: 2,y,z$"),
-        ("a.csv", b"id,text\n1,x\n2\n", r"a\.csv: .*Expected 2 columns, got 1: 2$"),
+        ("a.csv", b"id,text\n1,x\n2,y,z\n", r"a\.csv: .*Expected 2 columns, got 3: 2,y,z; each row needs"),
+        ("a.csv", b"id,text\n1,x\n2\n", r"a\.csv: .*Expected 2 columns, got 1: 2; each row needs"),
         ("a.csv", b"text,text\n1,x\n", r"a\.csv has two columns 'text': rename one$"),
         ("a.csv", b"", r"a\.csv: Empty CSV file"),
         ("a.csv", "id,text\n1,é\n".encode("latin1"), r"a\.csv is not UTF-8: convert it"),

@@ -108,7 +108,7 @@ def test_numbers_are_classes_and_columns_are_chosen(make: Any, tmp_path: Path) -
         ),
         (CSV, {"label_column": "height"}, r"feature_columns: 'kind' of .*trees\.csv holds string, not numbers$"),
         (CSV, {"label_column": "width"}, r"label_column: 'width' of .*trees\.csv holds double, not classes$"),
-        (CSV + "1,2\n", {}, r"trees\.csv: .*Expected 3 columns, got 2: 1,2$"),
+        (CSV + "1,2\n", {}, r"trees\.csv: .*Expected 3 columns, got 2: 1,2; each row needs"),
         (CSV + ",2,a\n", {}, r"feature_columns: 'height' of .*trees\.csv has 1 empty cells$"),
         (CSV + "nan,2,a\n", {}, r"feature \d of vector \d+ is not finite|has 1 empty cells"),
         ("height,kind\n", {}, r"trees\.csv has no rows$"),

@@ -83,7 +83,8 @@ class _TextTable(RecordSource):
             message = str(error).partition("\n")[0]
             if "UTF8" in message:
                 raise UserError(f"{self.file} is not UTF-8: convert it, for example with iconv") from None
-            raise UserError(f"{self.file}: {message[:120]}") from None
+            remedy = "; each row needs a cell for each name of the header" if " columns, got " in message else ""
+            raise UserError(f"{self.file}: {message.removeprefix('CSV parse error: ')[:60]}{remedy}") from None
 
 
 class CsvRecords(_TextTable):
