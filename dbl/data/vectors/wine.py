@@ -20,7 +20,7 @@ class Wine(VectorData):
         >>> data.spec.num_features, data.spec.num_classes
         (13, 3)
         >>> len(data.split("train")), len(data.split("validation")), len(data.split("test"))
-        (115, 11, 52)
+        (114, 12, 52)
     """
 
     @override
