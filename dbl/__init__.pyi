@@ -9,6 +9,7 @@ from dbl.data import (
     HubImages as HubImages,
     HubText as HubText,
     ImageData as ImageData,
+    ImageFolder as ImageFolder,
     ImageSet as ImageSet,
     Latents as Latents,
     PaddedCrop as PaddedCrop,
@@ -17,9 +18,13 @@ from dbl.data import (
     TextData as TextData,
     TextFiles as TextFiles,
     TokenizerFile as TokenizerFile,
+    VectorData as VectorData,
+    VectorFiles as VectorFiles,
+    VectorSet as VectorSet,
+    Wine as Wine,
     load_tokenizer as load_tokenizer,
 )
-from dbl.data.spec import ImageSpec as ImageSpec, TextSpec as TextSpec
+from dbl.data.spec import ImageSpec as ImageSpec, TextSpec as TextSpec, VectorSpec as VectorSpec
 from dbl.denoising.decoding import Decoding as Decoding
 from dbl.denoising.sampling import Sampler as Sampler
 from dbl.denoising.targets import (
@@ -50,6 +55,7 @@ from dbl.networks import (
     LabelCNN as LabelCNN,
     MaskedLM as MaskedLM,
     RecurrentLM as RecurrentLM,
+    ResidualMLP as ResidualMLP,
     ViT as ViT,
 )
 from dbl.run.contract import Contract as Contract, ContractConfig as ContractConfig

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from own_data import write_images
 from toy import DIT, VIT, Stripes
 
 from dbl.data.spec import ImageSpec
@@ -48,11 +49,12 @@ def vit_contract(stripes: Stripes) -> Contract:
 
 @pytest.fixture
 def without_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder without data, but with a small tokenizer where the configs of the paper look for one."""
+    """A folder without data, but with a small tokenizer and images where the configs look for such files."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DBL_DATA", raising=False)
+    write_images(tmp_path / "photos", number=2)
     (tmp_path / "text").mkdir()
     Tokenizer(WordLevel({"<unk>": 0, "</s>": 1, "a": 2, "b": 3}, "<unk>")).save(str(tmp_path / "text/tokenizer.json"))

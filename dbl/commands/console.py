@@ -101,8 +101,10 @@ def compare_summary(report: Report, run: RunFolder) -> str:
     lines[1] += f"   {beside}" if beside else ""
     if len(report["seeds"]) == 1:  # a small difference means nothing
         following = f"dbl compare --config {run.config} --seeds 0,1,2"
-    else:
+    elif _makes_samples(report):
         following = f"dbl sample {run.path}/seed_{report['seeds'][0]}"
+    else:
+        following = f"dbl test --config {run.path}/seed_{report['seeds'][0]}/config.yaml"
     return "\n".join([*lines, *_files(report, run), _line("next", following)])
 
 

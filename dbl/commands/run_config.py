@@ -1,5 +1,6 @@
 """The config of a run, parsed once; what it describes is built when it is first used."""
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from dbl.commands.parsing import parse
 from dbl.commands.schema import config_parser, run_parser
 from dbl.commands.trainer_options import check_trainer_options
 from dbl.data import ResumableDataModule
-from dbl.data.spec import ImageSpec, TextSpec
+from dbl.data.spec import ImageSpec, TextSpec, VectorSpec
 from dbl.run.contract import Contract, ContractConfig
 from dbl.run.folder import RunFolder
 from dbl.run.inference import InferenceConfig
@@ -67,6 +68,8 @@ class RunConfig:
             value = self.values.get(name)
             if isinstance(default, Namespace) and not isinstance(value, Namespace):
                 raise UserError(f"{name} ({shown(value)}) must be a group of keys")
+        if self.values.run.get("name") is None:
+            self.values.run.name = self._name_of_run()
         check_nulls(self._parser, self.values)
         check_trainer_options(self.values.trainer)
         self.values.trainer.devices = read_devices(self.values.trainer.devices)
@@ -75,6 +78,14 @@ class RunConfig:
         seed = self.values.seed_everything
         if not isinstance(seed, bool):
             check_number("seed_everything", seed, at_least=0, below=2**32)
+
+    def _name_of_run(self) -> str:
+        """A name after data and network, for a run that was given none."""
+        parser = LightningArgumentParser(exit_on_error=False)
+        parser.add_lightning_class_args(ResumableDataModule, "data", subclass_mode=True)
+        data = parser.instantiate(parser.parse_object({"data": self.values.data})).data
+        network = self.values.contract.network.class_path.rpartition(".")[2]
+        return re.sub(r"[^\w.-]", "_", f"{data.name}_{network.lower()}")
 
     @cached_property
     def groups(self) -> Namespace:
@@ -132,10 +143,10 @@ class RunConfig:
     def check_task(self) -> None:
         """Raise UserError if the commands for whole runs cannot plan or report this training."""
         check_precision(self.values.trainer.precision)
-        if not isinstance(self.data.declared_spec, ImageSpec | TextSpec):
+        if not isinstance(self.data.declared_spec, ImageSpec | TextSpec | VectorSpec):
             raise UserError(
-                f"data.class_path: {type(self.data).__name__} has neither images nor text, and whole runs are reported "
-                "on for these alone: use dbl fit for each block, then dbl assemble and dbl test"
+                f"data.class_path: {type(self.data).__name__} has neither images, vectors nor text, and whole runs are "
+                "reported on for these alone: use dbl fit for each block, then dbl assemble and dbl test"
             )
 
     @property

@@ -53,7 +53,7 @@ def sample_images(
         folder.model, InferenceConfig(sampler=sampler, keep_in_memory=keep_in_memory, seed=seed)
     )
     if stack.target.generates != "images":
-        raise UserError(f"{run} classifies images and draws none: use dbl test or dbl predict")
+        raise UserError(f"{run} gives classes and draws no images: use dbl test or dbl predict")
     stack.to(device_of(device))
     calls = sampler.calls_per_block(stack.contract.noise, stack.contract.partition)
     print(f"calls of blocks 0 to {len(calls) - 1} in one sample: {', '.join(map(str, calls))}")

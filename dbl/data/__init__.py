@@ -1,7 +1,7 @@
-"""Data: labelled images or text in three disjoint splits, read in an order that is a function of counters.
+"""Data: labelled images or vectors, or text, in three disjoint splits, read in an order that is a function of counters.
 
-A new data set is a subclass of `ImageData` with one method, `load(split) -> ImageSet | None`, or of `TextData` with one
-method, `load(split) -> Iterable[str] | None`.
+A new data set is a subclass with one method: of `ImageData`, `load(split) -> ImageSet | None`, of `VectorData`,
+`load(split) -> VectorSet | None`, or of `TextData`, `load(split) -> Iterable[str] | None`.
 """
 
 from dbl.data.images.augment import (
@@ -11,6 +11,7 @@ from dbl.data.images.augment import (
     RandAugment as RandAugment,
 )
 from dbl.data.images.digits import Digits as Digits
+from dbl.data.images.folder import ImageFolder as ImageFolder
 from dbl.data.images.hub import HubImages as HubImages
 from dbl.data.images.image_set import (
     ImageBatch as ImageBatch,
@@ -35,3 +36,11 @@ from dbl.data.text.tokenizer import (
 )
 from dbl.data.text.tokenizer_file import TokenizerFile as TokenizerFile
 from dbl.data.text.tokens import TextBatch as TextBatch, TextBatches as TextBatches, TokenSet as TokenSet
+from dbl.data.vectors.files import VectorFiles as VectorFiles
+from dbl.data.vectors.module import VectorData as VectorData
+from dbl.data.vectors.vector_set import (
+    VectorBatch as VectorBatch,
+    VectorBatches as VectorBatches,
+    VectorSet as VectorSet,
+)
+from dbl.data.vectors.wine import Wine as Wine

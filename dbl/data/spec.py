@@ -11,6 +11,7 @@ IGNORED = -100
 NUM_CLASSES = whole(1, 10**7)
 IMAGE_SIZE = whole(1, 65_536)
 SEQ_LEN = whole(1, 10**7)
+NUM_FEATURES = whole(1, 10**7)
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,36 @@ class ImageSpec(DataSpec):
 
 
 @dataclass(frozen=True)
+class VectorSpec(DataSpec):
+    """The facts about labelled vectors, such as the rows of a table: those of `DataSpec`, and three more.
+
+    Args:
+        num_features: F, number of numbers in one vector.
+        mean: mean [F] of the training vectors.
+        std: standard deviation [F] of the training vectors; 0 for a feature that never changes.
+
+    Example:
+        >>> import dbl
+        >>> dbl.VectorSpec("toy", "toy-1", 2, (0.5, 0.5), num_features=2, mean=(0.0, 1.0), std=(1.0, 3.0)).num_features
+        2
+    """
+
+    num_features: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_numbers("data", self, num_features=NUM_FEATURES)
+        check_items("data.mean", self.mean, Number(at_least=-1e30, at_most=1e30))
+        check_items("data.std", self.std, Number(at_least=0, at_most=1e30))
+        if not len(self.mean) == len(self.std) == self.num_features:
+            raise UserError(f"data: mean and std must have one value for each of {self.num_features} features")
+
+
+@dataclass(frozen=True)
 class TextSpec(DataSpec):
     """The facts about text that was cut into sequences of tokens: those of `DataSpec`, and four more.
 
@@ -101,3 +132,8 @@ class TextSpec(DataSpec):
         check_numbers("data.init_args", self, seq_len=SEQ_LEN)
         check_numbers("data", self, end=whole(0, self.num_classes - 1, optional=True))
         check_numbers("data", self, mean_scored=Number(above=0, at_most=self.seq_len, optional=True))
+
+
+def kind_of(data: DataSpec) -> str:
+    """What kind of data it is, in a word for messages: image, vector, text, or that of a class of one's own."""
+    return type(data).__name__.removesuffix("Spec").lower()

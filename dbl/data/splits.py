@@ -3,7 +3,23 @@
 import torch
 from torch import Tensor
 
+from dbl.utils.errors import UserError
 from dbl.utils.seeding import generator_for
+
+# Apart from `split_seed`: every run is tested on the same samples.
+_TEST_SEED = 0
+
+
+def cut_test(labels: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Hold out a share of every class for the test, the same in every run; see `stratified_split`.
+
+    Raises UserError if nothing would be left to test on.
+    """
+    kept, held_out = stratified_split(labels, share, _TEST_SEED)
+    if len(held_out) == 0:
+        largest = int(labels.bincount().max())
+        raise UserError(f"data.init_args.test_share ({share}) leaves nothing to test: the largest class has {largest}")
+    return kept, held_out
 
 
 def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dbl.data.spec import ImageSpec
+from dbl.data.spec import ImageSpec, kind_of
 from dbl.denoising.denoiser import Denoiser
 from dbl.denoising.sampling import Denoise, guided
 from dbl.denoising.targets.pixels import ImageScale, image_spec
@@ -169,7 +169,9 @@ def export_stack(stack: BlockStack, folder: str | Path, chain: bool = True) -> P
 
 def check_exportable(stack: BlockStack) -> None:
     """Raise UserError unless the stack is of images or classes, whole, in float32 and on the CPU."""
-    made = stack.target.generates
+    made, data = stack.target.generates, stack.contract.data
+    if made == "classes" and not isinstance(data, ImageSpec):
+        raise UserError(f"a stack for {kind_of(data)} data cannot be exported: programs are for images and classes")
     if made not in ("images", "classes"):
         raise UserError(
             f"a stack of {made} cannot be exported: programs have no cache; use dbl sample or stack.write()"

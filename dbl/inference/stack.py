@@ -8,14 +8,16 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from dbl.data.spec import VectorSpec
 from dbl.data.text.tokenizer import Tokenizer
 from dbl.denoising.decoding import Decoding
 from dbl.denoising.denoiser import Denoiser
-from dbl.denoising.targets.pixels import ImageScale
+from dbl.denoising.targets.classes import condition_of
 from dbl.inference.chain import BlockChain
 from dbl.inference.labels import Labels, labels_in_turn
 from dbl.inference.pixels import to_raw, to_unit
 from dbl.inference.precision import computing_in
+from dbl.inference.vectors import to_vectors
 from dbl.inference.writing import Writer
 from dbl.run.contract import Contract
 from dbl.run.hub import find_model
@@ -150,7 +152,7 @@ class BlockStack(BlockChain):
     def classify(
         self, images: Any, *, seed: int | None = None, num_steps: int | None = None, batch_size: int = 256
     ) -> Tensor:
-        """Classify raw images, as the data set has them: normalisation is the stack's own affair.
+        """Classify raw images or vectors, as the data set has them: normalisation is the stack's own affair.
 
         The most probable class is the answer that the accuracy of the report counts. Raises UserError if the stack
         classifies nothing, lacks a block, or the images are of another size, type or range than is said below.
@@ -158,7 +160,7 @@ class BlockStack(BlockChain):
         Args:
             images: [N, channels, height, width] pixels, uint8 from 0 to 255 or floats from 0 (black) to 1: a tensor, an
                 array or nested lists. Or a picture of Pillow, or a list of them, of any size: they are resized and cut
-                as `dbl.HubImages` does it.
+                as `dbl.HubImages` does it. Of a stack for vectors: [N, features] finite numbers.
             seed: random seed of the start noise, without effect where the sampler's temperature is 0; None: that of
                 `inference`. Start noise i belongs to image i.
             num_steps: steps of the sampler; None: as in `inference`.
@@ -169,8 +171,8 @@ class BlockStack(BlockChain):
         """
         data = self._spec_of("classes")
         _check_call(seed, batch_size)
-        raw = to_raw(images, data)
-        scale = ImageScale(data).to(self.device)
+        raw = to_vectors(images, data) if isinstance(data, VectorSpec) else to_raw(images, data)
+        scale = condition_of(data)[1].to(self.device)
         places = torch.arange(len(raw)).split(batch_size)
         parts = [
             self.sample_classes(scale(part.to(self.device)), numbers, seed=seed, num_steps=num_steps)

@@ -6,7 +6,7 @@ from typing import ClassVar, Self, TypeVar
 
 from torch import Tensor, nn
 
-from dbl.data.spec import DataSpec, ImageSpec
+from dbl.data.spec import DataSpec, ImageSpec, kind_of
 from dbl.utils.checks import check_numbers, whole
 from dbl.utils.errors import UserError
 
@@ -94,7 +94,7 @@ class Architecture(ABC):
             wanted = kind.__name__.removesuffix("Spec").lower()
             raise UserError(
                 f"contract.network {type(self).__name__} is for {wanted} data, but data {data.name} is "
-                f"{type(data).__name__.removesuffix('Spec').lower()}: change network or data"
+                f"{kind_of(data)}: change network or data"
             )
         return data
 

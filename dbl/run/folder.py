@@ -53,7 +53,8 @@ class RunFolder:
     """Paths of the files of a run.
 
     Args:
-        name: name of the run; its folder is `<root>/<name>`.
+        name: name of the run; its folder is `<root>/<name>`. In a config, null names it after data and network, such as
+            photos_dit.
         root: folder of all runs.
     """
 

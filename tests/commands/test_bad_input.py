@@ -236,7 +236,7 @@ def test_data_of_another_kind_is_named_before_any_training(
     Path("points_of_a_test.py").write_text(_POINTS)
     Path("points.yaml").write_text(_BARE.replace("DATA", "points_of_a_test.Points"))
     assert main([command, "--config", "points.yaml"]) == 2
-    assert "Points has neither images nor text" in capsys.readouterr().err
+    assert "Points has neither images, vectors nor text" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.ckpt"))
 
 

@@ -17,7 +17,9 @@ REQUIRED = {"digits_dit", "digits_vit", "mnist_dit", "cifar10_vit", "cifar10_dit
 REQUIRED |= {"cifar10_dit_s2", "imagenet256_dit_l2"}
 REQUIRED |= {"pydoc_ar", "pydoc_mdm", "pydoc_huginn", "shakespeare_ar", "shakespeare_mdm", "books_mdm"}
 REQUIRED |= {"lm1b_ar", "owt_ar", "text8_mdm", "lm1b_huginn"}
-
+# Configs for data of one's own, and the names of their runs.
+NAMED_AFTER_DATA = {"image_folder_dit": "photos_dit", "text_files_ar": "reviews_causallm", "wine_mlp": "wine_mlp"}
+REQUIRED |= NAMED_AFTER_DATA.keys()
 
 pytestmark = pytest.mark.usefixtures("without_data")
 
@@ -31,7 +33,7 @@ def test_all_configs_are_there() -> None:
 def test_a_config_builds_every_block_and_takes_a_step(path: Path) -> None:
     """Catches a key that does not exist, layers that do not split, and networks that do not fit data or target."""
     run = RunConfig(config_parser().parse_args(["--config", str(path)]))
-    assert run.run.name == path.stem
+    assert run.run.name == NAMED_AFTER_DATA.get(path.stem, path.stem)
     data = run.data.declared_spec
     contract = run.contract_config.build(data)
     assert sum(contract.partition.layers) == run.contract_config.network.num_layers

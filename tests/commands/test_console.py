@@ -86,6 +86,8 @@ def test_a_comparison_ends_with_its_arms_side_by_side(compared: dict[str, Any]) 
     seeds = len(compared["seeds"])
     assert rest[-1].startswith("next")
     assert ("--seeds 0,1,2" in rest[-1]) == (seeds == 1)
+    several = compare_summary(compared | {"seeds": [4, 5]}, RunFolder("digits_vit"))
+    assert several.endswith("dbl test --config runs/digits_vit/seed_4/config.yaml")  # a classifier draws no samples
 
 
 def test_quality_stands_beside_real_data_or_a_guess(compared: dict[str, Any]) -> None:

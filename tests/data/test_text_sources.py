@@ -75,7 +75,7 @@ def test_files_are_read_in_order(make, tmp_path):
     data = make(TextFiles, train=["c.md", "*.txt", "a*", "d.parquet"], test=["test.rst"], data_dir=str(tmp_path))
     assert text_of(data, "train") == "<c.md>\n|<a.txt>\n|<b.txt>\n|one|two|"
     assert text_of(data, "test") == "other|"
-    assert data.name == "text"
+    assert data.name == "c"
 
 
 def test_local_folder_of_the_environment(make, tmp_path, monkeypatch):

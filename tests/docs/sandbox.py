@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from matplotlib.figure import Figure
+from own_data import write_images, write_rows, write_texts
 
 from dbl.commands.launch.inline import InlineBackend
 from dbl.commands.launch.launcher import Launch
@@ -147,6 +148,12 @@ class Sandbox:
             if word.endswith(".txt") and not Path(word).is_absolute():
                 (place / word).parent.mkdir(parents=True, exist_ok=True)
                 (place / word).write_text("A line of text that is there to be read. " * 50)
+        if any("image_folder" in word for word in words):
+            write_images(place / "photos", number=60, size=32)
+        if any("text_files" in word for word in words):
+            write_texts(place / "reviews.csv")
+        if "trees.csv" in words:
+            write_rows(place / "trees.csv")
         return place
 
     def _starts_from_an_ancestor(self, words: list[str]) -> bool:

@@ -54,7 +54,7 @@ def test_a_stale_table_is_written_anew_and_the_prose_is_kept() -> None:
     new = Page(old).generated
     assert new.startswith("# Title\n\nProse.\n")
     assert new.endswith("<!-- end -->\n\nMore.\n")
-    assert "| `run.name` | str | `run` | name of the run; its folder is `<root>/<name>`. |" in new
+    assert "| `run.name` | str | `run` | name of the run; its folder is `<root>/<name>`. " in new
     assert "nmae" not in new
     assert Page(new).generated == new
     assert "contract.seed" in Page(old).missing()

@@ -22,6 +22,7 @@ TEMPLATES = PACKAGE / "evaluation" / "report" / "templates"
 TASKS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
     "image_generation": ("DiT", {}, "PixelTarget", {"sigma_data": 0.5}),
     "classification": ("ViT", {}, "ClassTarget", {"kind": "cosine"}),
+    "vector_classification": ("ResidualMLP", {}, "ClassTarget", {"kind": "cosine"}),
     "causal_text": ("CausalLM", {"streams": "two"}, "TokenTarget", {"kind": "posterior"}),
     "recurrent_text": (
         "RecurrentLM",
@@ -72,8 +73,9 @@ def _arm(name: str, quality: dict[str, Any]) -> dict[str, Any]:
 def _report(task: str, *arms: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """The least that a report of a task can hold."""
     network, sizes, target, how = TASKS[task]
-    text = task.endswith("text")
-    facts = {"name": "toys", "num_classes": 10, "shape": [1, 8, 8], "tokens": 7 if text else None, "tokenizer": None}
+    kind = "text" if task.endswith("text") else "vectors" if task.startswith("vector") else "images"
+    facts = {"name": "toys", "num_classes": 10, "shape": [13] if kind == "vectors" else [1, 8, 8], "tokenizer": None}
+    facts["tokens"] = 7 if kind == "text" else None
     sampler = {"method": "euler", "schedule": "karras", "num_steps": 3, "guidance_scale": 1.0, "temperature": 1.0}
     return {
         "run": "a_run",
@@ -83,7 +85,7 @@ def _report(task: str, *arms: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "noise": {"class_path": "dbl.LogNormalNoise", "init_args": {}},
         "partition": {"init_args": {"num_blocks": 2, "scheme": "equal_probability", "overlap": 0.05}},
         "start": {"class_path": "dbl.RandomStart", "init_args": {}},
-        "data": facts | {"kind": "text" if text else "images", "num_test_samples": 355},
+        "data": facts | {"kind": kind, "num_test_samples": 355},
         "seeds": [0],
         "sides": list(arms) or [_arm("blocks", {"loss": _spread(0.5)})],
         "sampler": sampler,
@@ -129,7 +131,7 @@ def test_each_task_has_a_template_that_needs_no_optional_part(task: str) -> None
     assert "with 50% of the compute" in after_an_ancestor
     assert "| ancestor/block_0 | 2 to 0.1 | 3 | 10 |" in after_an_ancestor
     for text in (lone, both, all_three, after_an_ancestor):
-        assert ("image" in text.lower()) == (not task.endswith("text"))
+        assert ("image" in text.lower()) == (task in ("image_generation", "classification"))
         assert not re.search(r"None|\{\{|\{%|\s[.,;]\s|  [a-z]", text)
         assert all(not line or line.strip() == line for line in text.split("\n"))
 
@@ -147,6 +149,15 @@ def test_the_report_says_where_and_how_fast() -> None:
     assert "; One, Two; Linux." in (text := markdown(_report("classification", environment=installed)))
     assert "dbl 0.1; torch" in text
     assert "4 threads for" in text
+
+
+def test_a_report_on_vectors_speaks_of_rows() -> None:
+    """Catches a classifier of vectors that is reported as one of images."""
+    text = markdown(_report("vector_classification", _arm("blocks", {"accuracy": _spread(0.5), "nats": _spread(1.0)})))
+    assert "trained on toys (rows of 13 numbers, 10 classes)" in text
+    assert "355 test rows" in text
+    assert "share of test rows that are classified correctly" in text
+    assert "cost of the label of a test row in nats" in text
 
 
 def test_a_training_that_was_not_timed_has_no_row_for_its_speed() -> None:

@@ -42,6 +42,7 @@ MEANT = {
         *("diagnostics.num_samples", "text_quality.num_texts", "likelihood.levels_per_block"),
     },
     "null": {
+        "run.name",  # named after the data
         *("trainer.max_epochs", "trainer.val_check_interval", "trainer.num_sanity_val_steps"),
         *("trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.enable_model_summary"),
         *("model.recipe.clip_norm", "data.init_args.max_tokens", "data.init_args.tokenizer.init_args.alphabet"),

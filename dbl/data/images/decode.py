@@ -57,7 +57,7 @@ class ImageDecoder:
         with ThreadPoolExecutor() as pool:
             for chunk in records.chunks([self.image_column, self.label_column]):
                 cells = chunk.column(self.image_column).to_pylist()
-                places = [f"row {done + row} of {records.name}" for row in range(len(cells))]
+                places = [records.place(done + row) for row in range(len(cells))]
                 # Many images a task: for small ones, handing over after each costs more than decoding it.
                 tasks = [slice(first, first + 128) for first in range(0, len(cells), 128)]
                 decode = partial(self._decode_all, records=records)
@@ -72,17 +72,16 @@ class ImageDecoder:
 
     def _decode(self, cell: Any, place: str, records: RecordSource) -> np.ndarray:
         """[H,W,C] uint8."""
+        from PIL import UnidentifiedImageError
         from PIL.Image import DecompressionBombError
 
         try:
             return fitted(_open(cell, records), self.channels, self.image_size)
         except DecompressionBombError as error:  # its message has the number of pixels and the limit
-            raise UserError(f"data.init_args.image_column: {place}: {str(error).partition(', could')[0]}") from None
+            raise UserError(f"{records.image_key}: {place}: {str(error).partition(', could')[0]}") from None
         except (OSError, SyntaxError, TypeError, ValueError) as error:  # what Pillow raises for damaged files
-            raise UserError(
-                f"data.init_args.image_column: column {self.image_column!r} holds no readable image "
-                f"in {place} ({error})"
-            ) from None
+            reason = "it is damaged or of another format" if isinstance(error, UnidentifiedImageError) else error
+            raise UserError(f"{records.image_key}: there is no readable image in {place} ({reason})") from None
 
 
 def fitted(image: "Image", channels: int, size: int) -> np.ndarray:

@@ -5,11 +5,9 @@ from typing_extensions import override
 
 from dbl.data.images.image_set import ImageSet
 from dbl.data.images.module import ImageData, Split
-from dbl.data.splits import stratified_split
+from dbl.data.splits import cut_test
 
 _TEST_SHARE = 0.2
-# Apart from `split_seed`: every run is tested on the same images.
-_TEST_SEED = 0
 
 
 class Digits(ImageData):
@@ -35,5 +33,5 @@ class Digits(ImageData):
         digits = load_digits()
         images = torch.from_numpy(digits.images * 255 / 16).round().to(torch.uint8).unsqueeze(1)  # [N,1,8,8]
         labels = torch.from_numpy(digits.target).long()
-        train, test = stratified_split(labels, _TEST_SHARE, _TEST_SEED)
+        train, test = cut_test(labels, _TEST_SHARE)
         return ImageSet(images, labels).select(train if split == "train" else test)

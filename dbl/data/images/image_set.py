@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from dbl.data.images.augment import Augmentation
+from dbl.data.labelled import check_labels
 from dbl.data.order import BatchIndex, check_batch_index
 from dbl.utils.errors import UserError
 from dbl.utils.seeding import seeded
@@ -78,13 +79,7 @@ class ImageSet:
             raise UserError(
                 f"data: images must be uint8 or float32 [N,C,H,W], got {self.images.dtype} {list(self.images.shape)}"
             )
-        if self.labels.shape != self.images.shape[:1] or self.labels.dtype != torch.int64:
-            raise UserError(
-                f"data: labels must be int64 [N] with N = {self.images.shape[0]} as for the images, "
-                f"got {self.labels.dtype} {list(self.labels.shape)}"
-            )
-        if len(self) and int(self.labels.min()) < 0:
-            raise UserError(f"data: label {int(self.labels.min())} is not a class; is this split without labels?")
+        check_labels(self.labels, self.images.shape[0], "images")
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dbl.data.images.image_set import ImageSet
+from dbl.data.labelled import class_frequencies
 from dbl.data.spec import ImageSpec
 from dbl.data.splits import evenly_spaced
 from dbl.utils.errors import UserError
@@ -21,13 +22,7 @@ def measure(name: str, training: ImageSet) -> ImageSpec:
 
     Raises UserError if a class never occurs in the split or a value is not finite.
     """
-    counts = training.labels.bincount()
-    if missing := (counts == 0).nonzero().flatten().tolist():
-        # Frequency 0 would leave a class without a target, and any other frequency would be made up.
-        raise UserError(
-            f"data: the training split of {name} has no image of class {missing[0]}; number classes without gaps"
-        )
-    frequencies = counts.double() / len(training)
+    frequencies = class_frequencies(name, training.labels, "images")
     mean, std = _moments(training)
     if not torch.isfinite(std).all():
         raise UserError(f"data: the training split of {name} holds values that are not finite")
@@ -35,8 +30,8 @@ def measure(name: str, training: ImageSet) -> ImageSpec:
     return ImageSpec(
         name=name,
         identity=_identity(training),
-        num_classes=len(counts),
-        class_frequencies=tuple(frequencies.tolist()),
+        num_classes=len(frequencies),
+        class_frequencies=frequencies,
         shape=(channels, height, width),
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),

@@ -8,14 +8,13 @@ from typing_extensions import override
 from dbl.data.images.augment import Augmentation
 from dbl.data.images.image_set import ImageBatches, ImageSet
 from dbl.data.images.measure import measure
-from dbl.data.module import ResumableDataModule, Split
+from dbl.data.labelled import LabelledData
+from dbl.data.module import Split
 from dbl.data.spec import ImageSpec
-from dbl.data.splits import stratified_split
-from dbl.utils.checks import SEED, Number, check_numbers
 from dbl.utils.errors import UserError
 
 
-class ImageData(ResumableDataModule):
+class ImageData(LabelledData[ImageSet]):
     """Labelled images in three disjoint splits. A new data set is a subclass with the method `load`.
 
     Args:
@@ -40,6 +39,8 @@ class ImageData(ResumableDataModule):
         ((1, 8, 8), 2, 90)
     """
 
+    noun = "images"
+
     def __init__(
         self,
         batch_size: int,
@@ -50,13 +51,11 @@ class ImageData(ResumableDataModule):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, num_workers, seed)
+        super().__init__(batch_size, eval_batch_size, validation_share, split_seed, num_workers, seed)
         self.augmentations = augmentations or []
-        self.validation_share = validation_share
-        self.split_seed = split_seed
-        check_numbers("data.init_args", self, validation_share=Number(at_least=0, below=1), split_seed=SEED)
 
     @abstractmethod
+    @override
     def load(self, split: Split) -> ImageSet | None:
         """Read one split; return None for "validation" if it is to be cut from the training images."""
 
@@ -66,50 +65,16 @@ class ImageData(ResumableDataModule):
         return measure(self.name, self.split("train"))
 
     @override
-    def split(self, name: Split) -> ImageSet:
-        """The images of a split; read once.
-
-        Raises UserError if the data set has no such split, or its images differ in kind from the training images.
-        """
-        if name == "test":
-            return self._test
-        train, validation = self._train_and_validation
-        return train if name == "train" else validation
-
-    @override
     def batches(self, name: Split, training: bool) -> ImageBatches:
         images = self.split(name)
         if not training:
             return ImageBatches(images)
         return ImageBatches(images, self.augmentations, self.seed, self._block, self._ranks[0])
 
-    @cached_property
-    def _train_and_validation(self) -> tuple[ImageSet, ImageSet]:
-        train = self._present("train", self.load("train"))
-        if (validation := self.load("validation")) is not None:
-            return train, self._like("validation", validation, train)
-        kept, held_out = stratified_split(train.labels, self.validation_share, self.split_seed)
-        return train.select(kept), train.select(held_out)
-
-    @cached_property
-    def _test(self) -> ImageSet:
-        return self._like("test", self.load("test"), self.split("train"))
-
-    def _present(self, split: Split, images: ImageSet | None) -> ImageSet:
-        if images is None or len(images) == 0:
-            raise UserError(f"data: {self.name} has no images in its {split} split")
-        return images
-
-    def _like(self, split: Split, loaded: ImageSet | None, train: ImageSet) -> ImageSet:
-        """Return the images; raise UserError unless they have the shape, type and classes of the training images."""
-        images = self._present(split, loaded)
-        if images.images.shape[1:] != train.images.shape[1:] or images.images.dtype != train.images.dtype:
+    @override
+    def check_kind(self, split: Split, samples: ImageSet, train: ImageSet) -> None:
+        if samples.images.shape[1:] != train.images.shape[1:] or samples.images.dtype != train.images.dtype:
             raise UserError(
-                f"data: the {split} images of {self.name} are {images.images.dtype} {list(images.images.shape[1:])}, "
+                f"data: the {split} images of {self.name} are {samples.images.dtype} {list(samples.images.shape[1:])}, "
                 f"but its training images {train.images.dtype} {list(train.images.shape[1:])}"
             )
-        if images.labels.max() > train.labels.max():
-            raise UserError(
-                f"data: class {images.labels.max()} of the {split} split of {self.name} has no training image"
-            )
-        return images

@@ -18,6 +18,12 @@ def data_folder(data_dir: str | None) -> Path:
     return Path(data_dir or os.environ.get("DBL_DATA") or ".")
 
 
+def name_of_files(pattern: str) -> str:
+    """A name for people: of a file its own, without folder and ending; of a glob that of its folder, if it has one."""
+    path = Path(pattern)
+    return path.parent.name or "files" if set(path.name) & set("*?[") else path.stem
+
+
 def find_files(folder: Path, *patterns: str) -> list[Path]:
     """The files of the first pattern that matches any, sorted; none if no pattern does.
 

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,8 +31,10 @@ class RecordSource(ABC):
         columns: names of the columns.
         fingerprint: text that changes when the records do.
         folders: folders of the records; files that a cell names must be inside, and relative paths start there.
+        image_key: key of the config to which a message about an image belongs.
     """
 
+    image_key: ClassVar[str] = "data.init_args.image_column"
     folders: list[Path]
     name: str
     columns: list[str]
@@ -45,6 +47,10 @@ class RecordSource(ABC):
     @abstractmethod
     def chunks(self, columns: list[str]) -> Iterator["pyarrow.Table"]:
         """Yield some columns of all records in order, at most `CHUNK_ROWS` records at a time."""
+
+    def place(self, row: int) -> str:
+        """What a message calls a record."""
+        return f"row {row} of {self.name}"
 
     def require_columns(self, **columns: str) -> None:
         """Raise UserError if a column is missing; each is given under the setting that named it."""
@@ -86,7 +92,8 @@ class RecordSource(ABC):
         self.require_columns(text_column=column)
         for chunk in self.chunks([column]):
             cells = chunk.column(column)
-            if not (pyarrow.types.is_string(cells.type) or pyarrow.types.is_large_string(cells.type)):
+            kinds = pyarrow.types
+            if not any(kind(cells.type) for kind in (kinds.is_string, kinds.is_large_string, kinds.is_null)):
                 raise UserError(f"data.init_args.text_column: {column!r} of {self.name} holds {cells.type}, not text")
             yield from (text for text in cells.to_pylist() if text)
 

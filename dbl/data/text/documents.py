@@ -10,7 +10,8 @@ from pathlib import Path
 from typing_extensions import override
 
 from dbl.data.sources.local_files import file_versions
-from dbl.data.sources.records import ParquetRecords, RecordSource
+from dbl.data.sources.records import RecordSource
+from dbl.data.sources.tables import is_table, table_records
 from dbl.utils.errors import DblWarning, UserError
 
 
@@ -46,13 +47,14 @@ class RecordDocuments(Documents):
 
 @dataclass(frozen=True)
 class FileDocuments(Documents):
-    """Local files, one after another: each record of a parquet file is a document, every other file is one whole.
+    """Local files, one after another: each record of a table is a document, every other file is one whole.
 
-    Bytes that are not UTF-8 are replaced by U+FFFD, with one warning for each file.
+    In the latter, bytes that are not UTF-8 are replaced by U+FFFD, with one warning for each file. Raises UserError if
+    a table is damaged or not UTF-8, or lacks the column.
 
     Args:
-        files: text or parquet files, at least one.
-        column: column of the text in parquet files.
+        files: text files or tables (parquet, CSV, TSV, JSON lines), at least one.
+        column: column of the text in tables.
     """
 
     files: tuple[Path, ...]
@@ -67,8 +69,8 @@ class FileDocuments(Documents):
     @override
     def __iter__(self) -> Iterator[str]:
         for file in self.files:
-            if file.suffix == ".parquet":
-                yield from ParquetRecords([file]).texts(self.column)
+            if is_table(file):
+                yield from table_records(file, text=[self.column]).texts(self.column)
             elif text := self._read(file):
                 yield text
 

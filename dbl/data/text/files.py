@@ -6,22 +6,24 @@ from typing import Any
 from typing_extensions import override
 
 from dbl.data.module import Split
-from dbl.data.sources.local_files import check_disjoint, data_folder, find_files
+from dbl.data.sources.local_files import check_disjoint, data_folder, find_files, name_of_files
 from dbl.data.text.documents import FileDocuments
 from dbl.data.text.module import TextData
 from dbl.utils.errors import UserError
 
 
 class TextFiles(TextData):
-    """Text of local files: each record of a `.parquet` file is a document, every other file is one whole.
+    """Text of local files: each record of a table is a document, every other file is one whole.
+
+    Tables are `.csv` and `.tsv` files with a header, `.jsonl` (or `.ndjson`) and `.parquet`; see `text_column`.
 
     Args:
         train: files or globs of the training split, in this order; the files of a glob are sorted.
         validation: files or globs of the validation split; null cuts it from the training text.
         test: files or globs of the test split; null cuts it from the training text.
         data_dir: folder that relative files start from; null means `$DBL_DATA` if that is set, else the current folder.
-        text_column: column of the text in parquet files.
-        name: name of the data set, for people.
+        text_column: column of the text in tables.
+        name: name of the data set, for people; null takes that of the first file.
         base: arguments of `TextData`.
 
     Example:
@@ -43,11 +45,11 @@ class TextFiles(TextData):
         test: list[str] | None = None,
         data_dir: str | None = None,
         text_column: str = "text",
-        name: str = "text",
+        name: str | None = None,
         **base: Any,
     ) -> None:
         super().__init__(**base)
-        self.name = name
+        self.name = name or name_of_files(train[0] if train else "text")
         self.data_dir = data_dir
         self.text_column = text_column
         patterns = {"train": train, "validation": validation, "test": test}

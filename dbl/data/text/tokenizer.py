@@ -220,8 +220,10 @@ class Characters(Tokenizer):
         places = np.searchsorted(codes, wanted).clip(max=len(codes) - 1)
         absent = codes[places] != wanted
         if absent.any():
+            known = self.characters if len(self.characters) <= 40 else f"{self.characters[:37]}..."
             raise unknown_characters(
-                map(chr, np.unique(wanted[absent])), f"the alphabet is {self.characters!r}; leave them out or change it"
+                map(chr, np.unique(wanted[absent])),
+                f"the alphabet is {known!r}; leave them out, or for a data set change alphabet (null: its characters)",
             )
         return torch.from_numpy(tokens[places])
 

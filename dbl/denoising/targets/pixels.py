@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from dbl.data.spec import DataSpec, ImageSpec
+from dbl.data.spec import DataSpec, ImageSpec, kind_of
 from dbl.denoising.readout import Adjust, Clean, Prediction, Readout
 from dbl.denoising.targets.base import Batch
 from dbl.denoising.targets.gaussian import GaussianSpace, GaussianTarget
@@ -17,7 +17,8 @@ from dbl.utils.errors import UserError
 def image_spec(data: DataSpec, target: str) -> ImageSpec:
     """The facts about images; raises UserError if the data are something else."""
     if not isinstance(data, ImageSpec):
-        raise UserError(f"contract.target {target} is for images, but data {data.name} is text: use dbl.TokenTarget")
+        instead = {"text": ": use dbl.TokenTarget", "vector": ": use dbl.ClassTarget"}.get(kind_of(data), "")
+        raise UserError(f"contract.target {target} is for images, but data {data.name} is {kind_of(data)}{instead}")
     return data
 
 

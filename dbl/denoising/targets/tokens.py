@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import override
 
-from dbl.data.spec import DataSpec, TextSpec
+from dbl.data.spec import DataSpec, TextSpec, kind_of
 from dbl.denoising.readout import Clean
 from dbl.denoising.targets.base import Batch
 from dbl.denoising.targets.gaussian import TARGET
@@ -22,8 +22,8 @@ def text_spec(data: DataSpec, target: str) -> TextSpec:
     """The facts about text; raises UserError if the data are something else."""
     if not isinstance(data, TextSpec):
         raise UserError(
-            f"contract.target {target} is for text, but data {data.name} is images: use dbl.PixelTarget or "
-            "dbl.ClassTarget"
+            f"contract.target {target} is for text, but data {data.name} is {kind_of(data)}: use dbl.ClassTarget"
+            + (" or dbl.PixelTarget" if kind_of(data) == "image" else "")
         )
     return data
 

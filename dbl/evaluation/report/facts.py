@@ -20,6 +20,8 @@ def task_of(report: Report) -> str:
     target = class_name(report["target"])
     if report["data"]["kind"] == "images":
         return "image_generation" if target == "PixelTarget" else "classification"
+    if report["data"]["kind"] == "vectors":
+        return "vector_classification"
     if target == "MaskTarget":
         return "masked_text"
     return "recurrent_text" if class_name(report["network"]) == "RecurrentLM" else "causal_text"

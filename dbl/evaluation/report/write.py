@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dbl.data.spec import DataSpec, ImageSpec, TextSpec
+from dbl.data.spec import DataSpec, ImageSpec, TextSpec, VectorSpec
 from dbl.data.text.tokenizer import load_tokenizer
 from dbl.denoising.sampling import Sampler
 from dbl.evaluation.report.arm import Arm, summarise
@@ -65,10 +65,12 @@ def write_report(
 
 
 def _facts(data: DataSpec) -> dict[str, Any]:
-    """Facts about the data; `tokens` of one sequence, null for images."""
+    """Facts about the data; `tokens` of one sequence, null for images and vectors."""
     facts = {"name": data.name, "num_classes": data.num_classes}
     if isinstance(data, ImageSpec):
         return facts | {"kind": "images", "shape": list(data.shape), "tokens": None}
+    if isinstance(data, VectorSpec):
+        return facts | {"kind": "vectors", "shape": [data.num_features], "tokens": None}
     assert isinstance(data, TextSpec)
     return facts | {"kind": "text", "shape": [data.seq_len], "tokens": data.seq_len}
 

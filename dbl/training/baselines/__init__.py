@@ -1,6 +1,6 @@
 """Rivals of the blocks: whole networks, end to end or in windows; classifiers without a gradient between layers."""
 
-from dbl.networks import Architecture, CausalLM, LabelCNN, RecurrentLM, ViT
+from dbl.networks import Architecture, CausalLM, LabelCNN, RecurrentLM, ResidualMLP, ViT
 from dbl.training.baselines.causal_lm import EndToEndCausalLM as EndToEndCausalLM
 from dbl.training.baselines.classifier import Classifier as Classifier, EndToEndClassifier as EndToEndClassifier
 from dbl.training.baselines.contrastive_forward_forward import ContrastiveForwardForwardViT
@@ -15,6 +15,7 @@ _BASELINES: dict[type[Architecture], type[TrainingModule]] = {
     CausalLM: EndToEndCausalLM,
     LabelCNN: EndToEndClassifier,
     RecurrentLM: EndToEndRecurrentLM,
+    ResidualMLP: EndToEndClassifier,
     ViT: EndToEndClassifier,
 }
 

@@ -11,7 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
 from dbl.denoising.targets import Batch
-from dbl.networks import Architecture, LabelCNN, ViT
+from dbl.networks import Architecture, LabelCNN, ResidualMLP, ViT
 from dbl.run.contract import Contract
 from dbl.training.config import TrainingConfig
 from dbl.training.module import Losses, TrainingModule
@@ -20,7 +20,7 @@ from dbl.utils.seeding import seeded
 
 
 class Classifier(TrainingModule):
-    """A whole network that labels images. Raises UserError if it cannot be made of the run's network.
+    """A whole network that labels images or vectors. Raises UserError if it cannot be made of the run's network.
 
     Args:
         part: name of its folder in the run folder.
@@ -52,7 +52,7 @@ class Classifier(TrainingModule):
 
     @abstractmethod
     def class_logits(self, images: Tensor, indices: Tensor) -> Tensor:
-        """Logits [N, C] of standardised images [N, channels, height, width]; draws follow from the indices [N]."""
+        """Logits [N, C] of standardised images (or vectors) [N, ...]; draws follow from the indices [N]."""
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Accuracy and cross-entropy in nats over every test image."""
@@ -70,6 +70,8 @@ class Classifier(TrainingModule):
 
 class EndToEndClassifier(Classifier):
     """The layers of all blocks as one classifier, trained with cross-entropy; arguments as in `EndToEndText`."""
+
+    serves = (ViT, LabelCNN, ResidualMLP)
 
     def __init__(self, contract: Contract, recipe: TrainingConfig | None = None) -> None:
         super().__init__("end_to_end", contract, recipe, lambda sizes: sizes.build_classifier(contract.data))

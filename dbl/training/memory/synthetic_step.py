@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dbl.data.spec import DataSpec, ImageSpec, TextSpec
+from dbl.data.spec import DataSpec, ImageSpec, TextSpec, VectorSpec
 from dbl.training.block import DiffusionBlock, NoisyBatch
 from dbl.training.memory.tracker import MemoryTracker
 from dbl.training.module import TrainingModule
@@ -72,6 +72,9 @@ def samples(data: DataSpec, size: int) -> dict[str, Tensor]:
     index = torch.arange(size)
     if isinstance(data, TextSpec):
         return {"tokens": torch.zeros(size, data.seq_len + 1, dtype=torch.int64), "index": index}
+    labelled = {"label": index % data.num_classes, "index": index}
+    if isinstance(data, VectorSpec):
+        return {"vector": torch.zeros(size, data.num_features), **labelled}
     assert isinstance(data, ImageSpec)
     images = torch.zeros(size, *data.shape, dtype=torch.uint8 if data.shape[0] in (1, 3) else torch.float32)
-    return {"image": images, "label": index % data.num_classes, "index": index}
+    return {"image": images, **labelled}

@@ -1,0 +1,1 @@
+"""Labelled vectors: arrays, tables and the wine data of scikit-learn."""

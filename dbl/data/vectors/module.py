@@ -1,0 +1,64 @@
+"""The DataModule of labelled vectors: splits and facts, from one method that a data set must give."""
+
+from abc import abstractmethod
+from functools import cached_property
+
+from typing_extensions import override
+
+from dbl.data.labelled import LabelledData
+from dbl.data.module import Split
+from dbl.data.spec import VectorSpec
+from dbl.data.vectors.vector_set import VectorBatches, VectorSet, measure_vectors
+from dbl.utils.errors import UserError
+
+
+class VectorData(LabelledData[VectorSet]):
+    """Labelled vectors in three disjoint splits. A new data set is a subclass with the method `load`.
+
+    Networks see each feature with the mean and standard deviation of its training values taken away.
+
+    Args:
+        batch_size: number of training vectors in a batch of one device.
+        eval_batch_size: number of vectors in a batch of one device in validation and test.
+        validation_share: share of each class that is cut from the training vectors where the data set has no validation
+            split, in [0, 1); 0 means no validation.
+        split_seed: random seed of that cut, apart from `seed`, so that runs of several seeds have the same splits.
+        num_workers: number of processes that prepare batches; 0 prepares them in the main process.
+        seed: random seed of the order of the training vectors.
+
+    Example:
+        >>> import dbl, torch
+        >>> class Halves(dbl.VectorData):
+        ...     def load(self, split):
+        ...         if split == "validation":
+        ...             return None  # a tenth of the training vectors takes its place
+        ...         vectors = torch.randn(100, 5)
+        ...         return dbl.VectorSet(vectors, (vectors[:, 0] > 0).long())
+        >>> data = Halves(batch_size=10, eval_batch_size=50)
+        >>> data.spec.num_features, data.spec.num_classes
+        (5, 2)
+    """
+
+    noun = "vectors"
+
+    @abstractmethod
+    @override
+    def load(self, split: Split) -> VectorSet | None:
+        """Read one split; return None for "validation" if it is to be cut from the training vectors."""
+
+    @cached_property
+    @override
+    def spec(self) -> VectorSpec:
+        return measure_vectors(self.name, self.split("train"))
+
+    @override
+    def batches(self, name: Split, training: bool) -> VectorBatches:
+        return VectorBatches(self.split(name))
+
+    @override
+    def check_kind(self, split: Split, samples: VectorSet, train: VectorSet) -> None:
+        found, wanted = samples.vectors.shape[1], train.vectors.shape[1]
+        if found != wanted:
+            raise UserError(
+                f"data: the {split} vectors of {self.name} have {found} features, but its training vectors {wanted}"
+            )
