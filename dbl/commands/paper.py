@@ -1,0 +1,157 @@
+"""The paper's own training as a rival: one training of all blocks, assembled and evaluated as a run of blocks is."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+from dbl.commands.derived_runs import derived_plain, total_passes
+from dbl.commands.evaluate import evaluate_stack
+from dbl.commands.fit import fit_and_free
+from dbl.commands.run_config import RunConfig, write_config
+from dbl.denoising.targets import ClassTarget
+from dbl.diffusion.noise import LogNormalNoise
+from dbl.evaluation.report import Arm
+from dbl.run.assembly import PartCheckpoint, assemble, read_part
+from dbl.run.contract import Contract
+from dbl.run.folder import RunFolder
+from dbl.run.model_config import Weights
+from dbl.run.model_folder import load_into
+from dbl.training.baselines.paper import PaperTraining
+from dbl.training.history import read_history
+from dbl.training.memory.stored import read_memory
+from dbl.utils.files import write_tensors
+from dbl.utils.serialization import to_plain
+
+PART = PaperTraining.part_name
+_TABLE = "table"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A training of all blocks together that differs from the paper's in some choices.
+
+    Args:
+        options: arguments of `PaperTraining`.
+        own_noise: whether the noise distribution is that of the run, not the paper's.
+        own_target: whether readout and loss weight are those of the run, not the paper's.
+        own_start: whether the sampler starts where that of the run does, not at noise.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    own_noise: bool = False
+    own_target: bool = False
+    own_start: bool = False
+
+
+PAPER = Variant()
+
+
+def train_paper(
+    config: RunConfig, run: RunFolder, steps: list[int], from_scratch: bool, variant: Variant = PAPER
+) -> Arm:
+    """Train all blocks of a run together, in this process, with the compute of the whole run, and evaluate them.
+
+    Each block has, on average, the run's number of steps in its warm-up, and the run's horizon of the moving average: a
+    step of this training is a step of one of B blocks.
+
+    Args:
+        config: config of the run.
+        run: folder of the training, inside that of the run; the assembled network is in the run folder `blocks` there.
+        steps: numbers of sampler steps with which to measure the quality as well.
+        from_scratch: train anew what is trained already.
+        variant: choices that differ from the paper's.
+    """
+    plain = _plain(config, run, variant)
+    of_training = deepcopy(plain)
+    del of_training["model"]["block"]
+    of_training["model"] |= variant.options
+    write_config(run.config, of_training)
+    training = RunConfig.load(run.config, PaperTraining)
+    print(f"{run.name}:", flush=True)
+    fit_and_free(training, from_scratch)
+    part = training.build().model
+    checkpoint = load_training(part, run)
+    stack = _assembled(part, checkpoint, run, plain)
+    arm = evaluate_stack(stack, PART, steps)
+    own, trained = config.contract_config, part.contract.config
+    if (own.noise, own.target) != (trained.noise, trained.target):
+        arm.test.pop("test/loss", None)  # of other levels, with another weight
+    return _as_one_training(arm, part, run)
+
+
+def _plain(config: RunConfig, run: RunFolder, variant: Variant) -> dict[str, Any]:
+    """The plain values of a config for the network that is trained, as one of ordinary blocks."""
+    chosen = config.contract_config
+    num_blocks, layers = chosen.partition.num_blocks, chosen.partition.split(chosen.network.num_layers)
+    passes = sum(map(chosen.network.layer_passes, layers)) / num_blocks
+    plain = derived_plain(config, run, max(1, round(total_passes(config) / passes)))
+    contract, recipe = plain["contract"], plain["model"]["recipe"] or {}
+    plain["model"]["recipe"] = recipe | {"warmup_steps": num_blocks * config.recipe.warmup_steps}
+    plain["ema"]["decay"] **= 1 / num_blocks
+    if not variant.own_noise:
+        contract["noise"] = to_plain(LogNormalNoise())  # EDM's, with the paper's cuts and overlap
+        contract["partition"] |= {"scheme": "equal_probability", "boundaries": None, "overlap": 0.05}
+    if not variant.own_target:
+        read_by = {"kind": "linear"} if isinstance(chosen.target, ClassTarget) else {}
+        contract["target"]["init_args"] |= {"sigma_data": 0.5, "weight": "edm", **read_by}
+    if not variant.own_start:
+        plain["inference"]["sampler"] |= {"temperature": 1.0}
+    return plain
+
+
+def load_training(part: PaperTraining, run: RunFolder, weights: Weights = "ema") -> PartCheckpoint:
+    """Load a trained network into its module, copies of shared parts averaged. Raises UserError if it is not there.
+
+    Args:
+        part: module of this training.
+        run: its run folder.
+        weights: averaged (`ema`) or live weights.
+    """
+    path = run.checkpoint(PART)
+    checkpoint = read_part(path, PART, part.contract, "network.", weights)
+    load_into(part.network, checkpoint.weights, path)
+    part.network.synchronise()
+    return checkpoint
+
+
+def _assembled(part: PaperTraining, checkpoint: PartCheckpoint, run: RunFolder, plain: dict[str, Any]) -> RunFolder:
+    """Write the trained blocks as the assembled network of a run of its own, which `dbl test` and others take."""
+    stack, plain = RunFolder("blocks", str(run.path)), deepcopy(plain)
+    plain["run"] = {"name": stack.name, "root": stack.root}
+    rows = part.network.rows()
+    if rows is not None:
+        table = run.part(PART) / "table.safetensors"
+        write_tensors(table, {_TABLE: rows.detach()})
+        plain["contract"]["target"]["init_args"] |= {"table_file": str(table), "table_name": _TABLE}
+    write_config(stack.config, plain)
+    trained, chosen = part.contract, RunConfig.load(stack.config).contract_config
+    # Not built anew: levels that were fitted to the first table are those of the training.
+    table_now = trained.table if rows is None else rows.detach()
+    stack.write_contract(Contract(chosen, trained.data, trained.noise, trained.partition, table_now))
+    numbers = [0] * trained.partition.num_blocks
+    for step in range(checkpoint.step):
+        numbers[part.block_of(step)] += 1
+
+    def read(_run: RunFolder, _contract: Contract, block: int, _weights: Weights) -> PartCheckpoint:
+        share = numbers[block] / checkpoint.step
+        return PartCheckpoint(
+            step=numbers[block],
+            max_steps=numbers[block] if checkpoint.complete else checkpoint.max_steps,
+            samples=round(share * checkpoint.samples),
+            layer_passes=checkpoint.layer_passes,
+            seconds=share * checkpoint.seconds,
+            weights=part.network.denoisers[block].state_dict(),
+        )
+
+    assemble(stack, read=read)
+    return stack
+
+
+def _as_one_training(arm: Arm, part: PaperTraining, run: RunFolder) -> Arm:
+    """The arm with the parameters and the memory of all blocks at once, and the speed and losses of their training."""
+    at_once = {"parameters": sum(parameter.numel() for parameter in part.network.parameters())}
+    history = read_history(run.metrics(PART))
+    arm.parts = [facts | at_once | history | {"part": f"{PART}/{facts['part']}"} for facts in arm.parts]
+    arm.memory = [read_memory(run.memory(PART))] * len(arm.parts)
+    return arm
