@@ -2,21 +2,24 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from dbl.commands.derived_runs import derived_plain, total_passes
 from dbl.commands.evaluate import evaluate_stack
 from dbl.commands.fit import fit_and_free
 from dbl.commands.run_config import RunConfig, write_config
+from dbl.denoising.sampling import Sampler
 from dbl.denoising.targets import ClassTarget
+from dbl.denoising.targets.gaussian import GaussianTarget
 from dbl.diffusion.noise import LogNormalNoise
 from dbl.evaluation.report import Arm
 from dbl.run.assembly import PartCheckpoint, assemble, read_part
-from dbl.run.contract import Contract
+from dbl.run.contract import Contract, ContractConfig
 from dbl.run.folder import RunFolder
 from dbl.run.model_config import Weights
 from dbl.run.model_folder import load_into
+from dbl.run.start import RandomStart
 from dbl.training.baselines.paper import PaperTraining
 from dbl.training.history import read_history
 from dbl.training.memory.stored import read_memory
@@ -33,7 +36,7 @@ class Variant:
 
     Args:
         options: arguments of `PaperTraining`.
-        own_noise: whether the noise distribution is that of the run, not the paper's.
+        own_noise: whether noise distribution, cuts and overlap are those of the run, not the paper's.
         own_target: whether readout and loss weight are those of the run, not the paper's.
         own_start: whether the sampler starts where that of the run does, not at noise.
     """
@@ -42,6 +45,21 @@ class Variant:
     own_noise: bool = False
     own_target: bool = False
     own_start: bool = False
+
+    def contract(self, chosen: ContractConfig) -> ContractConfig:
+        """What the blocks agree on, from what those of the run do."""
+        noise, partition, target = chosen.noise, chosen.partition, chosen.target
+        if not self.own_noise:  # that of EDM; the paper's cuts and overlap (Sec. 3.3 and App. C)
+            partition = replace(partition, scheme="equal_probability", boundaries=None, overlap=0.05)
+            noise = LogNormalNoise(sigma_min=0.002, sigma_max=80.0, p_mean=-1.2, p_std=1.2)
+        if not self.own_target and isinstance(target, GaussianTarget):
+            read_by = {"kind": "linear"} if isinstance(target, ClassTarget) else {}
+            target = replace(target, sigma_data=0.5, weight="edm", **read_by)
+        return replace(chosen, noise=noise, partition=partition, target=target, start=RandomStart())
+
+    def sampler(self, chosen: Sampler) -> Sampler:
+        """The sampler, from that of the run; it has its steps."""
+        return chosen if self.own_start else replace(chosen, temperature=1.0)
 
 
 PAPER = Variant()
@@ -71,8 +89,7 @@ def train_paper(
     print(f"{run.name}:", flush=True)
     fit_and_free(training, from_scratch)
     part = training.build().model
-    checkpoint = load_training(part, run)
-    stack = _assembled(part, checkpoint, run, plain)
+    stack = _assembled(part, load_training(part, run), run, plain)
     arm = evaluate_stack(stack, PART, steps)
     own, trained = config.contract_config, part.contract.config
     if (own.noise, own.target) != (trained.noise, trained.target):
@@ -82,21 +99,16 @@ def train_paper(
 
 def _plain(config: RunConfig, run: RunFolder, variant: Variant) -> dict[str, Any]:
     """The plain values of a config for the network that is trained, as one of ordinary blocks."""
-    chosen = config.contract_config
-    num_blocks, layers = chosen.partition.num_blocks, chosen.partition.split(chosen.network.num_layers)
-    passes = sum(map(chosen.network.layer_passes, layers)) / num_blocks
+    contract = variant.contract(config.contract_config)
+    num_blocks, layers = contract.partition.num_blocks, contract.partition.split(contract.network.num_layers)
+    passes = sum(map(contract.network.layer_passes, layers)) / num_blocks
     plain = derived_plain(config, run, max(1, round(total_passes(config) / passes)))
-    contract, recipe = plain["contract"], plain["model"]["recipe"] or {}
-    plain["model"]["recipe"] = recipe | {"warmup_steps": num_blocks * config.recipe.warmup_steps}
+    plain["contract"] |= {"noise": to_plain(contract.noise), "target": to_plain(contract.target)}
+    plain["contract"]["partition"] = asdict(contract.partition)
+    plain["inference"]["sampler"] = asdict(variant.sampler(config.inference.sampler))
+    warmup = {"warmup_steps": num_blocks * config.recipe.warmup_steps}
+    plain["model"]["recipe"] = (plain["model"]["recipe"] or {}) | warmup
     plain["ema"]["decay"] **= 1 / num_blocks
-    if not variant.own_noise:
-        contract["noise"] = to_plain(LogNormalNoise())  # EDM's, with the paper's cuts and overlap
-        contract["partition"] |= {"scheme": "equal_probability", "boundaries": None, "overlap": 0.05}
-    if not variant.own_target:
-        read_by = {"kind": "linear"} if isinstance(chosen.target, ClassTarget) else {}
-        contract["target"]["init_args"] |= {"sigma_data": 0.5, "weight": "edm", **read_by}
-    if not variant.own_start:
-        plain["inference"]["sampler"] |= {"temperature": 1.0}
     return plain
 
 

@@ -80,7 +80,7 @@ def rivals_to_train(chosen: str | list[str] | None, config: RunConfig) -> Rivals
         if name == PAPER:
             return PaperTraining.refusal(contract)
         if name.removeprefix(IN_BLOCKS) in (PAPER, *RIVALS):
-            return "it has no blocks" if name.removeprefix(IN_BLOCKS) in RIVALS else "it is no recipe"
+            return "it has no blocks of its own"
         recipe = RECIPES[name.removeprefix(IN_BLOCKS)]
         return recipe.only_planned or recipe.missing() or planner.refusal(name.removeprefix(IN_BLOCKS))
 
