@@ -14,7 +14,7 @@ from dbl.denoising.targets import ClassTarget
 from dbl.denoising.targets.gaussian import GaussianTarget
 from dbl.diffusion.noise import LogNormalNoise
 from dbl.evaluation.report import Arm
-from dbl.run.assembly import PartCheckpoint, assemble, read_part
+from dbl.run.assembly import BlockReader, PartCheckpoint, assemble, read_part
 from dbl.run.contract import Contract, ContractConfig
 from dbl.run.folder import RunFolder
 from dbl.run.model_config import Weights
@@ -129,19 +129,24 @@ def load_training(part: PaperTraining, run: RunFolder, weights: Weights = "ema")
 
 def _assembled(part: PaperTraining, checkpoint: PartCheckpoint, run: RunFolder, plain: dict[str, Any]) -> RunFolder:
     """Write the trained blocks as the assembled network of a run of its own, which `dbl test` and others take."""
-    stack, plain = RunFolder("blocks", str(run.path)), deepcopy(plain)
+    stack, plain, table = RunFolder("blocks", str(run.path)), deepcopy(plain), part.contract.table
     plain["run"] = {"name": stack.name, "root": stack.root}
     rows = part.network.rows()
     if rows is not None:
-        table = run.part(PART) / "table.safetensors"
-        write_tensors(table, {_TABLE: rows.detach()})
-        plain["contract"]["target"]["init_args"] |= {"table_file": str(table), "table_name": _TABLE}
+        table, path = rows.detach(), run.part(PART) / "table.safetensors"
+        write_tensors(path, {_TABLE: table})
+        plain["contract"]["target"]["init_args"] |= {"table_file": str(path), "table_name": _TABLE}
     write_config(stack.config, plain)
     trained, chosen = part.contract, RunConfig.load(stack.config).contract_config
     # Not built anew: levels that were fitted to the first table are those of the training.
-    table_now = trained.table if rows is None else rows.detach()
-    stack.write_contract(Contract(chosen, trained.data, trained.noise, trained.partition, table_now))
-    numbers = [0] * trained.partition.num_blocks
+    stack.write_contract(Contract(chosen, trained.data, trained.noise, trained.partition, table))
+    assemble(stack, read=_reader(part, checkpoint))
+    return stack
+
+
+def _reader(part: PaperTraining, checkpoint: PartCheckpoint) -> BlockReader:
+    """What `assemble` reads of each block: its weights, and the share of the training in which it learned."""
+    numbers = [0] * part.contract.partition.num_blocks
     for step in range(checkpoint.step):
         numbers[part.block_of(step)] += 1
 
@@ -156,8 +161,7 @@ def _assembled(part: PaperTraining, checkpoint: PartCheckpoint, run: RunFolder, 
             weights=part.network.denoisers[block].state_dict(),
         )
 
-    assemble(stack, read=read)
-    return stack
+    return read
 
 
 def _as_one_training(arm: Arm, part: PaperTraining, run: RunFolder) -> Arm:
