@@ -226,6 +226,15 @@ def test_a_killed_training_resumes_bit_for_bit(options: dict[str, Any], vit_cont
         assert_equal_states(whole[key], resumed[key])
 
 
+def test_the_layers_of_all_blocks_are_recomputed(vit_contract: Contract, stripes: Stripes) -> None:
+    """Catches activation checkpointing that reaches one block alone, or changes the loss."""
+    recomputed = PaperTraining(vit_contract, recipe(activation_checkpointing=True)).eval()
+    recomputed.prepare_network()
+    assert sum("forward" in vars(layer) for layer in recomputed.network.layers) == 3
+    losses = [part.losses(_batch(stripes)).per_sample for part in (recomputed, PaperTraining(vit_contract).eval())]
+    assert torch.equal(*losses)
+
+
 def test_it_learns(dit_contract: Contract, tmp_path: Path) -> None:
     """Catches blocks that disturb each other so that nothing is learned."""
     part = PaperTraining(dit_contract, recipe())
