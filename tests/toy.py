@@ -1,6 +1,7 @@
 """A tiny data set, tiny networks and a short training, so that a test takes a second."""
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -64,6 +65,17 @@ def fit(part: TrainingModule, folder: Path, steps: int = 6, resume: bool = False
 def recipe(**changes: object) -> TrainingConfig:
     """A recipe with a learning rate that moves tiny networks."""
     return TrainingConfig(optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-2), **changes)  # type: ignore[arg-type]
+
+
+class Kill(L.Callback):
+    """Break off the training after some steps, without any clean-up."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            raise RuntimeError("killed")
 
 
 def checkpoint(folder: Path, part: str) -> dict[str, object]:

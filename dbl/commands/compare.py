@@ -10,6 +10,7 @@ from dbl.commands.derived_runs import one_block_of, train_ancestors
 from dbl.commands.evaluate import evaluate_stack
 from dbl.commands.launch.launcher import Launch, add_launch_options
 from dbl.commands.memory_plan import memory_plan_of
+from dbl.commands.paper import PART as PAPER
 from dbl.commands.parsing import parse
 from dbl.commands.rivals import check_learning_rates, rivals_to_train, train_rivals
 from dbl.commands.run_config import RunConfig, write_config
@@ -41,8 +42,9 @@ def build_parser() -> LightningArgumentParser:
         "--rivals",
         type=list[str] | str | None,
         default=None,
-        help="Further rivals: all, or some of " + ", ".join([*RECIPES, *RIVALS]) + "; windows for a ViT and causal "
-        "text, those from forward_forward on for classifiers; blocks+NAME trains the blocks with the recipe NAME.",
+        help="Further rivals: all, or some of " + ", ".join([*RECIPES, PAPER, *RIVALS]) + "; paper, the paper's own "
+        "training, is for images and classes, windows for a ViT and causal text, those from forward_forward on for "
+        "classes; blocks+NAME trains the blocks with the recipe NAME.",
     )
     parser.add_argument(
         "--rival_lr",

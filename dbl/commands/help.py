@@ -84,7 +84,7 @@ HELP = {
         _CONFIG
         | {
             "--seeds 0,1,2": "seeds of training; by default contract.seed alone",
-            "--rivals all": "further rivals: recipes that need less memory, windows of layers, other methods",
+            "--rivals all": "recipes of less memory, the paper's training, windows, other methods",
             "--rival_lr RATES": "their learning rates, such as --rival_lr.muon=1e-3",
         }
         | _LAUNCH,

@@ -8,11 +8,12 @@ from dbl.commands.derived_runs import derived_plain, total_passes, train_ancesto
 from dbl.commands.evaluate import evaluate_baseline, evaluate_stack
 from dbl.commands.fit import fit_and_free
 from dbl.commands.launch.launcher import Launch
+from dbl.commands.paper import PART as PAPER, train_paper
 from dbl.commands.run_config import RunConfig, write_config
 from dbl.commands.whole_network import steps_of_whole_network, train_whole_network
 from dbl.evaluation.report import Arm
 from dbl.run.assembly import assemble
-from dbl.training.baselines import RIVALS, rival_of
+from dbl.training.baselines import RIVALS, PaperTraining, rival_of
 from dbl.training.memory.planner import Planner
 from dbl.training.recipes import RECIPES
 from dbl.utils.checks import Number
@@ -76,12 +77,14 @@ def rivals_to_train(chosen: str | list[str] | None, config: RunConfig) -> Rivals
         if name in RIVALS:
             network = contract.config.network
             return None if rival_of(name, network) else _unsuited(network)
-        if name.removeprefix(IN_BLOCKS) in RIVALS:
-            return "it has no blocks"
+        if name == PAPER:
+            return PaperTraining.refusal(contract)
+        if name.removeprefix(IN_BLOCKS) in (PAPER, *RIVALS):
+            return "it has no blocks of its own"
         recipe = RECIPES[name.removeprefix(IN_BLOCKS)]
         return recipe.only_planned or recipe.missing() or planner.refusal(name.removeprefix(IN_BLOCKS))
 
-    return choose_rivals(chosen, [*RIVALS, *RECIPES], against)
+    return choose_rivals(chosen, [PAPER, *RIVALS, *RECIPES], against)
 
 
 def rivals_to_plan(chosen: str | list[str] | None, planner: Planner) -> Rivals:
@@ -133,6 +136,9 @@ def train_rivals(
     for name in names:
         if name in RIVALS:
             arms.append(_train_method(config, name, from_scratch))
+            continue
+        if name == PAPER:
+            arms.append(train_paper(config, config.run.rival(name), steps, from_scratch))
             continue
         recipe = _changes(config, name, rates)
         print(f"{name}: {_described(config, recipe)}", flush=True)

@@ -1,5 +1,6 @@
 """Assembly: from the checkpoints of separately trained blocks to one checked model folder (see `model_folder`)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,9 @@ def read_block(run: RunFolder, contract: Contract, block: int, weights: Weights 
     return read_part(run.checkpoint(part), part, contract, "denoiser.", weights)
 
 
+BlockReader = Callable[[RunFolder, Contract, int, Weights], PartCheckpoint]  # such as `read_block`
+
+
 def unfinished_blocks(run: RunFolder, contract: Contract) -> list[int]:
     """List the blocks of a run without a checkpoint of their last step."""
     return [
@@ -105,7 +109,11 @@ def unfinished_blocks(run: RunFolder, contract: Contract) -> list[int]:
 
 
 def assemble(
-    run: RunFolder, weights: Weights = "ema", allow_partial: bool = False, inference: InferenceConfig | None = None
+    run: RunFolder,
+    weights: Weights = "ema",
+    allow_partial: bool = False,
+    inference: InferenceConfig | None = None,
+    read: BlockReader = read_block,
 ) -> Path:
     """Check the blocks of a run and write its model folder; an older one is replaced only by a complete new one.
 
@@ -119,6 +127,7 @@ def assemble(
         allow_partial: leave out unfinished blocks; at least one must be finished.
         inference: default settings of its use; None: as the config of the run says, or, without a config,
             `default_inference`.
+        read: function that reads the checkpoint of a block; another one for blocks that have no checkpoint each.
 
     Returns:
         The model folder: `block_<b>.safetensors`, `table.safetensors` if there is a table, `tokenizer.json` for text,
@@ -135,7 +144,7 @@ def assemble(
         remove_unfinished(target.parent)
         # Built beside the model folder, so that a failure leaves the old model as it was.
         with temporary_folder(target) as temporary:
-            _write_model(run, contract, inference, weights, allow_partial, temporary)
+            _write_model(run, contract, inference, weights, allow_partial, temporary, read)
             lock.check()
             replace_folder(target, temporary)
     return run.model
@@ -173,10 +182,11 @@ def _write_model(
     weights: Weights,
     allow_partial: bool,
     folder: Path,
+    read: BlockReader,
 ) -> None:
     """Write the files of a model into an empty folder, `config.json` with their hashes last."""
     blocks = [
-        _store_block(run, contract, block, weights, folder, allow_partial)
+        _store_block(run, contract, block, weights, folder, allow_partial, read)
         for block in range(contract.partition.num_blocks)
     ]
     if not any(blocks):
@@ -198,13 +208,19 @@ def _write_model(
 
 
 def _store_block(
-    run: RunFolder, contract: Contract, block: int, weights: Weights, folder: Path, allow_partial: bool
+    run: RunFolder,
+    contract: Contract,
+    block: int,
+    weights: Weights,
+    folder: Path,
+    allow_partial: bool,
+    read: BlockReader,
 ) -> dict[str, Any] | None:
     """Write the weights of one block. Returns its summary, or None if it is unfinished and may be left out."""
     path = run.checkpoint(f"block_{block}")
     if allow_partial and not path.is_file():
         return None
-    checkpoint = read_block(run, contract, block, weights)
+    checkpoint = read(run, contract, block, weights)
     if allow_partial and not checkpoint.complete:
         return None
     if not checkpoint.complete:

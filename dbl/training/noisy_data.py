@@ -10,7 +10,8 @@ from typing_extensions import override
 
 from dbl.data.module import ResumableDataModule
 from dbl.denoising.targets import Batch
-from dbl.diffusion.noise import even_fractions
+from dbl.diffusion.noise import Interval, even_fractions
+from dbl.run.contract import Contract
 from dbl.training.block import DiffusionBlock, NoisyBatch
 from dbl.utils.seeding import SampleDraws, generator_for
 
@@ -75,28 +76,50 @@ class NoisyData(L.LightningDataModule):
         """Draw noise levels and noise for a batch that is on the device, and corrupt it."""
         clean = self.block.space.encode(batch)
         assert self.trainer is not None
-        like = clean.clean.new_empty(clean.clean.shape, dtype=torch.float32)
-        draw = self._random_draws if self.trainer.training else self._fixed_draws
-        sigma, noise = draw(batch, like)
-        sigma = sigma.float()
-        if like.device.type == "cuda":
-            sigma = sigma.pin_memory()  # else the host would wait for the copy
-        sigma = sigma.to(like.device, non_blocking=True)
+        contract, interval, stream = self.block.contract, self.block.interval, self.block.stream
+        if self.trainer.training:
+            counters = stream, int(batch["position"]), self.trainer.global_rank
+            sigma, noise = random_draws(contract, interval, clean.clean, *counters)
+        else:
+            sigma, noise = fixed_draws(contract, interval, clean.clean, batch["index"], stream)
         return NoisyBatch(clean, self.block.space.corrupt(clean.clean, noise, sigma), sigma)
 
-    def _random_draws(self, batch: Batch, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise levels [N], and unit noise with the shape and device of `like`, for this position and rank."""
-        assert self.trainer is not None
-        purpose = ("noise", self.block.stream, int(batch["position"]), self.trainer.global_rank)
-        # Drawn on the CPU in float64, so that every device trains the same levels.
-        levels = generator_for(self.block.seed, "levels", *purpose)
-        sigma = self.block.contract.noise.sample(self.block.interval, len(like), levels)
-        generator = generator_for(self.block.seed, *purpose, device=like.device)
-        return sigma, torch.randn(like.shape, generator=generator, device=like.device)
 
-    def _fixed_draws(self, batch: Batch, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The same draws for a sample each time, however samples are spread over batches and ranks."""
-        index = batch["index"].cpu()
-        sigma = self.block.contract.noise.quantile_within(self.block.interval, even_fractions(index))
-        draws = SampleDraws(self.block.seed, ("validation noise", self.block.stream), index)
-        return sigma, draws.normal(like)
+def random_draws(contract: Contract, interval: Interval, clean: Tensor, *counters: str | int) -> tuple[Tensor, Tensor]:
+    """Noise levels [N] in an interval, and unit noise like clean [N, ...], as a function of the seed and counters."""
+    like, purpose = _float32_like(clean), ("noise", *counters)
+    # Drawn on the CPU in float64, so that every device trains the same levels.
+    levels = generator_for(contract.config.seed, "levels", *purpose)
+    sigma = contract.noise.sample(interval, len(like), levels)
+    generator = generator_for(contract.config.seed, *purpose, device=like.device)
+    return _moved(sigma, like.device), torch.randn(like.shape, generator=generator, device=like.device)
+
+
+def fixed_draws(
+    contract: Contract, interval: Interval, clean: Tensor, indices: Tensor, stream: int
+) -> tuple[Tensor, Tensor]:
+    """The same draws for a sample each time, however samples are spread over batches and ranks.
+
+    Args:
+        contract: contract of the run.
+        interval: levels to spread them over.
+        clean: [N, ...] targets, whose shape and device the noise has.
+        indices: [N] indices of the samples in their split.
+        stream: number of the random stream of what is validated.
+    """
+    like, index = _float32_like(clean), indices.cpu()
+    sigma = contract.noise.quantile_within(interval, even_fractions(index))
+    draws = SampleDraws(contract.config.seed, ("validation noise", stream), index)
+    return _moved(sigma, like.device), draws.normal(like)
+
+
+def _float32_like(clean: Tensor) -> Tensor:
+    return clean.new_empty(clean.shape, dtype=torch.float32)
+
+
+def _moved(sigma: Tensor, device: torch.device) -> Tensor:
+    """Levels in float32 on a device."""
+    sigma = sigma.float()
+    if device.type == "cuda":
+        sigma = sigma.pin_memory()  # else the host would wait for the copy
+    return sigma.to(device, non_blocking=True)

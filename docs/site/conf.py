@@ -22,6 +22,7 @@ _CONTENTS = {
         "docs/configuration",
         "docs/python",
         "docs/api",
+        "docs/own_data",
         "docs/extending",
         "docs/converting",
         "docs/machines",

@@ -31,13 +31,14 @@ def test_all_rivals_are_trained_with_the_same_compute(
     arms = {arm["name"]: arm for arm in _report()["sides"]}
     assert list(arms)[:3] == ["blocks", "end_to_end", "one_block"]
     trained = {name for name, recipe in RECIPES.items() if not recipe.only_planned and not recipe.missing()}
-    assert set(arms) == {"blocks", "end_to_end", "one_block", *RIVALS, *trained}
+    assert set(arms) == {"blocks", "end_to_end", "one_block", "paper", *RIVALS, *trained}
     assert len({arm["layer_passes"] for arm in arms.values()}) == 1
-    assert all(0 <= arms[name]["quality"]["accuracy"]["mean"] <= 1 for name in RIVALS)
+    assert all(0 <= arms[name]["quality"]["accuracy"]["mean"] <= 1 for name in ("paper", *RIVALS))
     text = (RUN / "report" / "report.md").read_text()
     assert "contrastive Forward-Forward" in text
+    assert "the paper's training" in text
     assert "NoProp-DT" in text
-    assert all((RUN / "rivals" / name / name / "checkpoints" / "last.ckpt").is_file() for name in RIVALS)
+    assert all((RUN / "rivals" / name / name / "checkpoints" / "last.ckpt").is_file() for name in ("paper", *RIVALS))
 
 
 def test_what_is_trained_is_left_alone(dbl: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,6 +70,24 @@ def test_rivals_that_cannot_be(
     assert reason in error
     assert error.count("\n") == 1
     assert not (Path("runs") / config / "block_0").exists()
+
+
+@pytest.mark.parametrize(
+    ("rivals", "options", "reason"),
+    [
+        ("paper", ["--contract.partition.num_blocks=1"], "contract.partition.num_blocks (1) must be at least 2"),
+        ("blocks+paper", [], "--rivals blocks+paper: it has no blocks of its own"),
+    ],
+)
+def test_the_papers_training_needs_blocks_to_share(
+    dbl: Run, capsys: pytest.CaptureFixture[str], rivals: str, options: list[str], reason: str
+) -> None:
+    """Catches a failure after the blocks were trained."""
+    assert dbl("compare", "digits_dit", f"--rivals={rivals}", *options) == 2
+    error = capsys.readouterr().err
+    assert reason in error
+    assert error.count("\n") == 1
+    assert not Path("runs/digits_dit/block_0").exists()
 
 
 def test_the_network_of_noprop_in_blocks(dbl: Run) -> None:

@@ -7,23 +7,12 @@ from typing import Any
 
 import lightning as L
 import pytest
-from toy import assert_equal_states, checkpoint, fit, recipe
+from toy import Kill, assert_equal_states, checkpoint, fit, recipe
 
 from dbl.run.contract import Contract
 from dbl.training.baselines import EndToEndClassifier
 from dbl.training.block import DiffusionBlock
 from dbl.utils.errors import Interrupted, UserError
-
-
-class Kill(L.Callback):
-    """Break off the training after some steps, without any clean-up."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        if trainer.global_step == self.step:
-            raise RuntimeError("killed")
 
 
 class Press(L.Callback):

@@ -17,8 +17,8 @@ class Arm:
     """Blocks, or a rival, trained with one seed; values as in `report.json`.
 
     Args:
-        name: `blocks`, `end_to_end`, or `one_block`: one network of the size of a block for all levels.
-        parts: parts trained one after another.
+        name: `blocks`, `end_to_end`, `one_block`: one network of the size of a block for all levels, or a rival.
+        parts: parts trained one after another; of the rival `paper`, the blocks of one training.
         calls: network calls of each part for one sample.
         test: metrics on the test split.
         memory: `memory.json` of each part; None where memory was not measured.

@@ -7,6 +7,7 @@ from dbl.training.baselines.contrastive_forward_forward import ContrastiveForwar
 from dbl.training.baselines.forward_forward import ForwardForwardViT
 from dbl.training.baselines.noprop import NoPropDT
 from dbl.training.baselines.noprop_continuous import NoPropCT, NoPropFM
+from dbl.training.baselines.paper import PaperTraining as PaperTraining
 from dbl.training.baselines.recurrent_lm import EndToEndRecurrentLM as EndToEndRecurrentLM
 from dbl.training.baselines.windows import WindowedCausalLM, WindowedClassifier
 from dbl.training.module import TrainingModule

@@ -71,7 +71,7 @@ class Classifier(TrainingModule):
 class EndToEndClassifier(Classifier):
     """The layers of all blocks as one classifier, trained with cross-entropy; arguments as in `EndToEndText`."""
 
-    serves = (ViT, LabelCNN, ResidualMLP)
+    serves: ClassVar[tuple[type[Architecture], ...]] = (ViT, LabelCNN, ResidualMLP)
 
     def __init__(self, contract: Contract, recipe: TrainingConfig | None = None) -> None:
         super().__init__("end_to_end", contract, recipe, lambda sizes: sizes.build_classifier(contract.data))
