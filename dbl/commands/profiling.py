@@ -1,4 +1,4 @@
-"""Where the report of a profiler goes: into the folder of the part, not into a log of Lightning that mixes all parts."""
+"""Where the report of a profiler goes: into the folder of the part, not into a log that mixes all parts."""
 
 from pathlib import Path
 

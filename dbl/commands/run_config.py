@@ -92,6 +92,8 @@ class RunConfig:
         """The values without loggers, which are built for the part that they log alone, by its name."""
         values = self.values.clone()
         values.trainer.logger = None
+        if isinstance(values.trainer.callbacks, Namespace):  # one, without the brackets of a list
+            values.trainer.callbacks = [values.trainer.callbacks]
         return values
 
     @property

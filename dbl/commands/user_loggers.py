@@ -20,6 +20,7 @@ from dbl.commands.log_names import LogName, stored_id
 from dbl.training.event_log import Choice
 from dbl.training.loggers import continue_rows
 from dbl.utils.errors import Interrupted, UserError, as_known_error, how_to_install, reason_of
+from dbl.utils.locks import Lock
 
 # Name of a logger's class -> its package, and how to install it.
 _PACKAGES = {
@@ -29,6 +30,7 @@ _PACKAGES = {
     "NeptuneLogger": ("neptune", "pip install neptune"),
 }
 _ID_TAG = "dbl.id"
+_WAIT_S = 300.0  # for another worker that creates a database or asks a server
 
 
 def check_loggers(chosen: Any) -> None:
@@ -116,15 +118,29 @@ def _opened(chosen: Namespace, logged: Logged) -> Logger:
     """The logger, which writes to the run of this part; its server is asked now, before the first step."""
     kind = chosen.class_path.rpartition(".")[2]
     try:
-        # The experiment of another rank than the first is a stand-in.
-        logger = _prepared(chosen, logged)
-        getattr(logger, "experiment", None)
+        if issubclass(_class_of(chosen), MLFlowLogger) and logged.rank == 0:
+            # Two workers at once would both create the database, or the experiment.
+            with Lock(logged.folder.parent / ".loggers.lock", "its log", "created").acquire(_WAIT_S):
+                return _with_experiment(_prepared(chosen, logged))
+        return _with_experiment(_prepared(chosen, logged))
     except (Exception, SystemExit) as error:
         known = as_known_error(error)
         if isinstance(known, UserError | Interrupted):
             raise known from error
-        raise UserError(f"trainer.logger: {kind} could not start: {reason_of(error, 120)}") from error
+        raise UserError(f"trainer.logger: {kind} could not start: {reason_of(_first_cause(error), 120)}") from error
+
+
+def _with_experiment(logger: Logger) -> Logger:
+    """The logger, which has created its run; that of another rank than the first is a stand-in."""
+    getattr(logger, "experiment", None)
     return logger
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What was raised before the parser wrapped it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _prepared(chosen: Namespace, logged: Logged) -> Logger:
@@ -140,7 +156,7 @@ def _prepared(chosen: Namespace, logged: Logged) -> Logger:
 
 
 def _with_choices(logger: Logger, logged: Logged) -> Logger:
-    logger.log_hyperparams({**logged.choices})  # type: ignore[arg-type]
+    logger.log_hyperparams({**logged.choices})
     return logger
 
 
