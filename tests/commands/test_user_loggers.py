@@ -216,6 +216,12 @@ def test_a_bar_of_the_user_takes_the_place_of_ours() -> None:
     assert not has_progress_bar(None)
 
 
+def test_a_callback_that_needs_automatic_optimization_is_refused(dbl: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a traceback of Lightning in the middle of a training."""
+    assert dbl("fit", "digits_dit", "--trainer.callbacks+=BatchSizeFinder") == 2
+    assert "BatchSizeFinder needs automatic optimization" in capsys.readouterr().err
+
+
 def test_a_run_is_logged_part_by_part(dbl: Any, tmp_path: Path) -> None:
     """Catches a command that does not hand the loggers on: blocks, report, ours beside them, and a resumed block."""
     logger = ("--trainer.logger=CSVLogger", "--trainer.logger.save_dir=logs", "--trainer.callbacks=RichProgressBar")
