@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -162,6 +163,17 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
         with done.trainer.precision_plugin.test_step_context(), progress_shown(with_bar):
             arm.quality_by_steps = quality_by_steps(stack, groups.data, groups.image_quality, steps)
     return arm
+
+
+def validation_metrics(run: RunFolder) -> dict[str, float]:
+    """Metrics of the assembled network of a run on the validation split (`dbl validate`), without the stage in front.
+
+    Of a classifier the mean accuracy of all draws comes first.
+    """
+    done = evaluate(_on_one_device(RunConfig.load(run.config)), "validate", verbose=False)
+    named = {name.removeprefix("val/"): value for name, value in done.metrics.items()}
+    draws = [value for name, value in named.items() if name.startswith("accuracy_draw_")]
+    return ({"accuracy": fmean(draws)} if draws else {}) | named
 
 
 def _on_one_device(config: RunConfig) -> RunConfig:

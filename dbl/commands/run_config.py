@@ -96,6 +96,11 @@ class RunConfig:
             values.trainer.callbacks = [values.trainer.callbacks]
         return values
 
+    def release(self) -> None:
+        """Forget what was built, such as data and tables, before others train; it is built again when it is used."""
+        for name in ("groups", "contract", "recipe"):
+            self.__dict__.pop(name, None)
+
     @property
     def logger(self) -> Any:
         """Parsed value of `trainer.logger`; UserError if a package is missing."""
