@@ -66,10 +66,11 @@ def main(arguments: list[str]) -> None:
     if (folder.path / "contract.json").exists():
         raise UserError(f"{folder.path} is the folder of a run: give the sweep another --name")
     metric = options.metric or ("accuracy" if config.contract_config.target.generates == "classes" else "loss")
+    sweep = Sweep(config, launch, folder, swept, metric)
+    sweep.check(options.study is not None)
     with Lock(folder.launcher_lock, f"the sweep in {folder.path}").acquire():
-        sweep = Sweep(config, launch, folder, swept, metric)
         failed = sweep.run_study(options.study) if options.study else sweep.run_grid()
-        print(sweep.file.summary())
+        print(sweep.summary())
     if failed:
         again = "the same command tries them again" if not options.study else "a study goes on without them"
         raise TrainingFailed(f"{len(failed)} runs failed ({', '.join(failed)}): {again}")
@@ -85,25 +86,35 @@ class Sweep:
         swept: keys, and what is tried for them.
         metric: name of the validation metric that chooses.
 
-    Raises UserError if the folder holds a sweep of another config.
+    Its methods raise UserError if the folder holds a sweep of another config.
     """
 
     def __init__(
         self, config: RunConfig, launch: Launch, folder: RunFolder, swept: Sequence[Swept], metric: str
     ) -> None:
         self._config, self._launch, self._folder, self._swept, self._metric = config, launch, folder, swept, metric
-        self.file = SweepFile(folder.path, [one.key for one in swept], metric)
+
+    def check(self, study: bool) -> None:
+        """Raise UserError if a combination, or an end of a range, cannot be trained; nothing is written."""
+        for choices in _ends(self._swept) if study else grid(self._swept):
+            self._check(choices)
+
+    def _begin(self, ranges: dict[str, str], cells: dict[str, dict[str, str]]) -> None:
+        self._file = SweepFile(self._folder.path, [one.key for one in self._swept], self._metric)
+        self._file.begin(self._config.plain(), ranges, cells)
+        write_config(self._folder.config, self._config.plain())
+
+    def summary(self) -> str:
+        """The end of the command."""
+        return self._file.summary()
 
     def run_grid(self) -> list[str]:
-        """Run all combinations, each of which is checked before the first is trained; names of those that failed."""
+        """Run all combinations; names of those that failed."""
         cells = {name_of(choices): choices for choices in grid(self._swept)}
-        for choices in cells.values():
-            self._check(choices)
-        self.file.begin(self._config.plain(), {}, cells)
-        write_config(self._folder.config, self._config.plain())
+        self._begin({}, cells)
         failed = []
         for number, (name, choices) in enumerate(cells.items(), 1):
-            if self.file.is_finished(name):
+            if self._file.is_finished(name):
                 print(f"run {number} of {len(cells)}: {name} is finished")
                 continue
             print(f"\nrun {number} of {len(cells)}: {name}", flush=True)
@@ -113,19 +124,16 @@ class Sweep:
 
     def run_study(self, number: int) -> list[str]:
         """Run trials until there are that many, those of earlier calls included; names of those that failed now."""
-        for choices in _ends(self._swept):
-            self._check(choices)
-        self.file.begin(self._config.plain(), {one.key: one.text for one in self._swept}, {})
+        self._begin({one.key: one.text for one in self._swept}, {})
         seed, higher = self._config.contract_config.seed, higher_is_better(self._metric)
         study = Study(self._folder.path / "study.log", self._swept, seed, higher)
-        write_config(self._folder.config, self._config.plain())
         failed = []
         while study.num_ended < number:
             trial = study.next()
             name = f"trial_{trial.number}_{name_of(trial.choices)}"
             print(f"\ntrial {trial.number} of {number}: {name}", flush=True)
             # A trial that was stopped between its result and the study's has its result in the file.
-            value = self.file.value_of(name) if self.file.is_finished(name) else self._run(name, trial.choices)
+            value = self._file.value_of(name) if self._file.is_finished(name) else self._run(name, trial.choices)
             if value is None:
                 failed.append(name)
             study.tell(trial.number, value)
@@ -165,10 +173,10 @@ class Sweep:
             if isinstance(error, UnknownMetric):
                 raise
             print(f"{name} failed: {one_line(error)}", flush=True)
-            self.file.add(name, choices, {"state": "failed", "reason": one_line(error)})
+            self._file.add(name, choices, {"state": "failed", "reason": one_line(error)})
             return None
-        self.file.add(name, choices, {"state": "finished", **result})
-        return self.file.value_of(name)
+        self._file.add(name, choices, {"state": "finished", **result})
+        return self._file.value_of(name)
 
 
 def _require_key(values: Namespace, key: str) -> None:

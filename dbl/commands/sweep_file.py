@@ -34,7 +34,7 @@ class SweepFile:
         self._stored: dict[str, Any] = {}
         if self._path.is_file():
             stored = read_json(self._path)
-            if not isinstance(stored, dict) or not {"config", "ranges", "runs", "keys"} <= stored.keys():
+            if not isinstance(stored, dict) or not {"config", "ranges", "runs", "keys", "metric"} <= stored.keys():
                 raise UserError(f"{self._path} is damaged: give another --name, or remove it to collect results anew")
             self._stored = stored
         self._keys, self._metric = short_keys(keys), metric
@@ -70,7 +70,8 @@ class SweepFile:
     def _check_same(self, shared: dict[str, Any], ranges: dict[str, str]) -> None:
         difference = first_difference(shared, self._stored["config"])
         if difference is None and (ranges or self._stored["ranges"]):
-            difference = first_difference({"--set": ranges}, {"--set": self._stored["ranges"]})
+            stored = {"--set": self._stored["ranges"], "--metric": self._stored["metric"]}
+            difference = first_difference({"--set": ranges, "--metric": self._metric}, stored)
         if difference is not None:
             key, ours, theirs = (str(part)[:40] for part in difference)
             raise UserError(

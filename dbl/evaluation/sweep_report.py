@@ -62,7 +62,7 @@ def _reason(row: Row) -> str:
 
 
 def _verdict(best: Row, metric: str, number: int) -> str:
-    of = f"best of {number}" if number > 1 else "the only one"
+    of = f"the best of {number} runs" if number > 1 else "the only one"
     return (
         f"{best['name']} is {of} on the validation split: {metric} {best['validation'][metric]:.4g}. Figures of the "
         "test split stand beside it and chose nothing; of many runs the best validation figure is a little too good."
@@ -104,7 +104,7 @@ def sweep_figure(sweep: Mapping[str, Any]) -> "Figure":
     figure = Figure(figsize=(max(5, 3.6 * len(keys)), 3.4), layout="constrained")
     panels = figure.subplots(1, len(keys), squeeze=False, sharey=True).flatten()
     for panel, (key, name) in zip(panels, keys.items(), strict=True):
-        places = _places(panel, [row["choices"][key] for row in rows])
+        places = _places(panel, [row["choices"][key] for row in rows], sweep["ranges"].get(key))
         others = [other for other in keys if other != key]
         lines = others[0] if len(others) == 1 and not sweep["study"] else None
         _draw(panel, rows, key, lines, metric, places, keys)
@@ -150,7 +150,7 @@ def _number(value: str | None) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _places(panel: "Axes", values: Sequence[str]) -> dict[str, float]:
+def _places(panel: "Axes", values: Sequence[str], drawn_from: str | None) -> dict[str, float]:
     """Value -> place on the horizontal axis: the number itself, or one place after the other for what is no number."""
     distinct = sorted(dict.fromkeys(values), key=_order)
     numbers = [_number(value) for value in distinct]
@@ -158,8 +158,8 @@ def _places(panel: "Axes", values: Sequence[str]) -> dict[str, float]:
     if len(found) < len(distinct):
         panel.set_xticks(range(len(distinct)), labels=distinct, fontsize=7)
         return {value: float(place) for place, value in enumerate(distinct)}
-    if min(found) > 0 and max(found) >= 20 * min(found):
+    if min(found) > 0 and (max(found) >= 20 * min(found) or (drawn_from or "").startswith("log:")):
         panel.set_xscale("log")
-    elif len(found) <= 8:
+    elif len(found) <= 8 and not drawn_from:
         panel.set_xticks(found, labels=distinct)
     return dict(zip(distinct, found, strict=True))
