@@ -27,7 +27,7 @@ from .tiny import tiny
 # Commands that install or fetch are skipped; file commands are run unchanged.
 _FETCHING = ("git", "pip", "pip3", "uv")
 _ON_FILES = ("cp", "mv", "mkdir", "ls", "cat")
-_TRAINING = ("fit", "train", "compare")
+_TRAINING = ("fit", "train", "compare", "sweep")
 _ON_A_MODEL = ("validate", "test", "predict")
 # Overrides the length and devices that a page asks for: the last value of an option counts.
 _CUT = ["--trainer.max_steps=2", "--trainer.devices=1", "--trainer.strategy=auto", "--trainer.accelerator=cpu"]
