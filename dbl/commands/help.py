@@ -96,7 +96,7 @@ HELP = {
         _CONFIG
         | {
             "--set KEY=1,2,3": "a key and its values; once for each key; all combinations are run",
-            "--study N": "let Optuna draw N trials; then --set takes ranges: KEY=0..0.2, KEY=log:1e-4..1e-2",
+            "--study N": "let Optuna draw N trials, also from ranges: KEY=0..0.2, KEY=log:1e-4..1e-2",
             "--metric NAME": "validation metric that chooses; by default accuracy, or else loss",
             "--name NAME": "folder of the sweep is runs/NAME; by default run.name and _sweep",
         }

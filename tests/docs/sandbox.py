@@ -14,10 +14,12 @@ import pytest
 import yaml
 from matplotlib.figure import Figure
 
+from dbl.commands import sweep
 from dbl.commands.launch.inline import InlineBackend
 from dbl.commands.launch.launcher import Launch
 from dbl.commands.main import main
 from dbl.commands.spelling import with_underscores
+from dbl.commands.sweep_values import grid
 from dbl.training.memory.planner import MakePart, Planner
 from docs.tables.parameters import parser_of
 
@@ -193,6 +195,11 @@ def _plan_one_row(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Planner, "largest_batch", lambda planner, make_part, limit_bytes, near: near)
 
 
+def _sweep_one_run(patch: pytest.MonkeyPatch) -> None:
+    """Let the first combination of a sweep stand for all."""
+    patch.setattr(sweep, "grid", lambda swept: grid(swept)[:1])
+
+
 class _HandedOver(Exception):
     """A command has reached the point where other processes or machines would train the blocks."""
 
@@ -211,6 +218,7 @@ def _main(arguments: list[str], place: Path) -> int:
         patch.setattr(sys, "argv", ["dbl"])
         patch.setattr(Figure, "draw", lambda *_: None)  # pictures stay empty: they take half of the time
         _plan_one_row(patch)
+        _sweep_one_run(patch)
         if "--dry_run" not in with_underscores(arguments):
             patch.setattr(Launch, "make_backend", _launch_inline)
         try:
