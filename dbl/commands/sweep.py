@@ -21,7 +21,7 @@ from dbl.commands.train import train_run
 from dbl.evaluation.sweep_report import higher_is_better
 from dbl.run.folder import RunFolder
 from dbl.utils.checks import check_number
-from dbl.utils.errors import TrainingFailed, UserError, one_line, suggestion
+from dbl.utils.errors import TrainingFailed, UserError, as_known_error, one_line, suggestion
 from dbl.utils.files import read_json
 from dbl.utils.locks import Lock
 
@@ -169,11 +169,12 @@ class Sweep:
             validation = validation_metrics(run)
             _require(self._metric, validation)
             result = _result(run, validation)
-        except (UserError, TrainingFailed) as error:
-            if isinstance(error, UnknownMetric):
+        except Exception as error:
+            reason = as_known_error(error)
+            if not isinstance(reason, UserError | TrainingFailed) or isinstance(reason, UnknownMetric):
                 raise
-            print(f"{name} failed: {one_line(error)}", flush=True)
-            self._file.add(name, choices, {"state": "failed", "reason": one_line(error)})
+            print(f"{name} failed: {one_line(reason)}", flush=True)
+            self._file.add(name, choices, {"state": "failed", "reason": one_line(reason)})
             return None
         self._file.add(name, choices, {"state": "finished", **result})
         return self._file.value_of(name)
