@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -11,8 +12,10 @@ import torch
 from jsonargparse import Namespace
 
 from dbl.commands.choices import run_choices
+from dbl.commands.log_names import LogName
 from dbl.commands.run_config import RunConfig, make_trainer
 from dbl.commands.schema import EVALUATION
+from dbl.commands.user_loggers import Logged, logging_to
 from dbl.diffusion.partition import Partition
 from dbl.evaluation.log import EvaluationLog
 from dbl.evaluation.quality_by_steps import quality_by_steps
@@ -25,7 +28,7 @@ from dbl.run.folder import RunFolder
 from dbl.run.model_folder import ModelFolder, load_into
 from dbl.training.baselines import baseline_of, rival_of
 from dbl.training.block import DiffusionBlock
-from dbl.training.callbacks.progress import EvaluationProgress
+from dbl.training.callbacks.progress import EvaluationProgress, has_progress_bar
 from dbl.training.history import read_history
 from dbl.training.memory.stored import read_memory
 from dbl.training.module import TrainingModule
@@ -56,6 +59,7 @@ def evaluate(config: RunConfig, command: str, checkpoint: str | None = None, ver
 
     Raises UserError if the network is not assembled, or lacks blocks, or is not that of this config.
     """
+    chosen = config.logger
     if issubclass(config.part, DiffusionBlock):
         groups, model = config.groups, _load_stack(config, command, checkpoint)
     else:
@@ -68,14 +72,21 @@ def evaluate(config: RunConfig, command: str, checkpoint: str | None = None, ver
         groups.text_quality.prepare(data)
     callbacks = [groups[name] for name in EVALUATION]
     with_bar = groups.trainer.enable_progress_bar is not False
+    own_bar = with_bar and not has_progress_bar(groups.trainer.callbacks)
     # Its bar closes before the callbacks that follow it measure.
-    trainer = make_trainer(groups, [*([EvaluationProgress()] if with_bar else []), *callbacks], training=False)
-    if groups.trainer.logger is None:
-        trainer.loggers = [EvaluationLog(run.report, command, run_choices(config))]
+    trainer = make_trainer(groups, [*([EvaluationProgress()] if own_bar else []), *callbacks], False, run.report)
+    choices = run_choices(config)
+    own = [] if chosen is False else [EvaluationLog(run.report, command, choices)]
+    logged = Logged(LogName.of(run, "report"), run.report, "evaluation", choices)
     options = {"datamodule": data, "ckpt_path": checkpoint, "weights_only": True}  # never run code of a checkpoint
     options |= {"return_predictions": True} if command == "predict" else {"verbose": verbose}
     try:
-        with refusing_what_does_not_fit(checkpoint), _ended_by_sigterm(), progress_shown(with_bar):
+        with (
+            logging_to(trainer, own, chosen if command != "predict" else None, logged),
+            refusing_what_does_not_fit(checkpoint),
+            _ended_by_sigterm(),
+            progress_shown(with_bar),
+        ):
             results = getattr(trainer, command)(model, **options) or []
     except OSError as error:
         error.filename = error.filename or str(run.report)  # TensorBoard's writer names no file
@@ -152,6 +163,17 @@ def evaluate_stack(run: RunFolder, name: str, steps: list[int] | None = None) ->
         with done.trainer.precision_plugin.test_step_context(), progress_shown(with_bar):
             arm.quality_by_steps = quality_by_steps(stack, groups.data, groups.image_quality, steps)
     return arm
+
+
+def validation_metrics(run: RunFolder) -> dict[str, float]:
+    """Metrics of the assembled network of a run on the validation split (`dbl validate`), without the stage in front.
+
+    Of a classifier the mean accuracy of all draws comes first.
+    """
+    done = evaluate(_on_one_device(RunConfig.load(run.config)), "validate", verbose=False)
+    named = {name.removeprefix("val/"): value for name, value in done.metrics.items()}
+    draws = [value for name, value in named.items() if name.startswith("accuracy_draw_")]
+    return ({"accuracy": fmean(draws)} if draws else {}) | named
 
 
 def _on_one_device(config: RunConfig) -> RunConfig:

@@ -14,9 +14,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from dbl.commands.choices import part_choices
 from dbl.commands.console import fit_summary
 from dbl.commands.evaluate import evaluate
+from dbl.commands.log_names import LogName
 from dbl.commands.parsing import parse
 from dbl.commands.run_config import RunConfig, dump, make_trainer, write_config
 from dbl.commands.schema import add_from_scratch, config_parser
+from dbl.commands.user_loggers import Logged, logging_to
 from dbl.data.text.module import TextData
 from dbl.run.checkpoints import CheckpointInfo, Checkpoints, already_trained, read_checkpoint_info
 from dbl.run.folder import RunFolder
@@ -24,7 +26,7 @@ from dbl.run.start import Pretrained
 from dbl.run.start_weights import source_network, start_weights
 from dbl.training.block import DiffusionBlock
 from dbl.training.callbacks.overview import Overview
-from dbl.training.callbacks.progress import StepProgress, Throughput
+from dbl.training.callbacks.progress import StepProgress, Throughput, has_progress_bar
 from dbl.training.callbacks.status import Status
 from dbl.training.guard import guard
 from dbl.training.loggers import part_loggers
@@ -67,7 +69,7 @@ def fit_part(config: RunConfig, from_scratch: bool = False, checkpoint: str | No
     Raises UserError if the training cannot start or go on because of the input, another process or the disk.
     """
     config.check_steps()
-    built = config.build()
+    chosen_loggers, built = config.logger, config.build()
     run, part, data, name = built.run, built.model, built.data, built.model.part
     part.recipe.make_optimizer(part)  # refuses its arguments before anything is written
     chosen = read_checkpoint_info(Path(checkpoint)) if checkpoint else None
@@ -76,7 +78,7 @@ def fit_part(config: RunConfig, from_scratch: bool = False, checkpoint: str | No
     status = Status(run.status(name), name)
     if isinstance(part, DiffusionBlock):
         built.trainer.max_steps = config.steps[part.index]
-    trainer = make_trainer(built, _callbacks(config, built, status), training=True)
+    trainer = make_trainer(built, _callbacks(config, built, status), training=True, folder=run.part(name))
     with guard(run, name, trainer, status):
         run.write_contract(part.contract)
         if isinstance(data, TextData):
@@ -93,13 +95,16 @@ def fit_part(config: RunConfig, from_scratch: bool = False, checkpoint: str | No
         write_config(run.part(name) / "config.yaml", plain)
         if not run.config.is_file():
             write_config(run.config, plain)
-        if built.trainer.logger is None:
-            trainer.loggers = part_loggers(run.part(name), step, trainer.global_rank)
         if isinstance(part, DiffusionBlock):
             _start(part, run, resumed is None)
         batches = NoisyData(data, part) if isinstance(part, DiffusionBlock) else data
         path = resumed.path if resumed else None
-        with refusing_what_does_not_fit(path):
+        own = part_loggers(run.part(name), step, trainer.global_rank) if chosen_loggers is not False else []
+        logged = Logged(
+            *(LogName.of(run, name), run.part(name), "training", part_choices(config, part)),
+            *(step, trainer.global_rank, from_scratch),
+        )
+        with logging_to(trainer, own, chosen_loggers, logged), refusing_what_does_not_fit(path):
             trainer.fit(part, datamodule=batches, ckpt_path=path, weights_only=True)  # never run a checkpoint's code
 
 
@@ -135,7 +140,7 @@ def _callbacks(config: RunConfig, built: Namespace, status: Status) -> list[L.Ca
         *(overview, Throughput(), status),
         Timer(duration=built.trainer.max_time, verbose=False),
     ]
-    with_bar = built.trainer.enable_progress_bar is not False
+    with_bar = built.trainer.enable_progress_bar is not False and not has_progress_bar(built.trainer.callbacks)
     return [*callbacks, StepProgress()] if with_bar else callbacks
 
 

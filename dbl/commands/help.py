@@ -90,6 +90,19 @@ HELP = {
         | _LAUNCH,
         _TRAINING,
     ),
+    "sweep": Help(
+        "--config FILE --set KEY=VALUES [options]",
+        "Train for each combination of choices, or trials of a study; finished runs stay, stopped ones go on.",
+        _CONFIG
+        | {
+            "--set KEY=1,2,3": "a key and its values; once for each key; all combinations are run",
+            "--study N": "let Optuna draw N trials, also from ranges: KEY=0..0.2, KEY=log:1e-4..1e-2",
+            "--metric NAME": "validation metric that chooses; by default accuracy, or else loss",
+            "--name NAME": "folder of the sweep is runs/NAME; by default run.name and _sweep",
+        }
+        | {option: meaning for option, meaning in _LAUNCH.items() if option != "--from_scratch"},
+        _TRAINING,
+    ),
     "plan": Help(
         "--config FILE [options]",
         "Plan the memory of a training step by category, before any training and without allocating it.",

@@ -21,6 +21,7 @@ Train a network in independent blocks by diffusion, assemble it, evaluate it, sa
 
 whole runs
   train       train all blocks of a run, then assemble, evaluate and report
+  sweep       train for each combination of choices, or trials of a study; one table over all runs
   compare     the same beside the end-to-end network at equal compute, in one report
   plan        memory of a training step by category, before any training
   bench       time of a training step beside the whole network's, and its share of the device's peak
@@ -39,20 +40,12 @@ single parts, with every option of Lightning's Trainer
 """
 
 # Command -> module with its `build_parser()` and `main(arguments)`.
+_WHOLE_RUNS = (
+    *("train", "sweep", "compare", "plan", "bench", "assemble", "sample", "convert", "export"),
+    *("tokenizer", "completion"),
+)
 COMMANDS = dict.fromkeys(("fit", "validate", "test", "predict"), "dbl.commands.fit") | {
-    name: f"dbl.commands.{name}"
-    for name in (
-        "train",
-        "compare",
-        "plan",
-        "bench",
-        "assemble",
-        "sample",
-        "convert",
-        "export",
-        "tokenizer",
-        "completion",
-    )
+    name: f"dbl.commands.{name}" for name in _WHOLE_RUNS
 }
 
 _HELP_ALL = ("--help_all", "--help-all")

@@ -16,8 +16,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from dbl.commands.devices import check_devices, read_devices
 from dbl.commands.null_values import check_nulls
 from dbl.commands.parsing import parse
+from dbl.commands.profiling import profiler_of
 from dbl.commands.schema import config_parser, run_parser
 from dbl.commands.trainer_options import check_trainer_options
+from dbl.commands.user_loggers import check_loggers
 from dbl.data import ResumableDataModule
 from dbl.data.spec import ImageSpec, TextSpec, VectorSpec
 from dbl.run.contract import Contract, ContractConfig
@@ -91,11 +93,30 @@ class RunConfig:
     def groups(self) -> Namespace:
         """The groups that need nothing trained, built; `trainer` stays a group of arguments."""
         parser = run_parser()
-        return parser.instantiate(parser.parse_object(_only_keys_of(parser, self.values)))
+        return parser.instantiate(parser.parse_object(_only_keys_of(parser, self._without_loggers())))
 
     def build(self) -> Namespace:
         """All objects of the config, the part to train among them."""
-        return self._parser.instantiate(self.values)
+        return self._parser.instantiate(self._without_loggers())
+
+    def _without_loggers(self) -> Namespace:
+        """The values without loggers, which are built for the part that they log alone, by its name."""
+        values = self.values.clone()
+        values.trainer.logger = None
+        if isinstance(values.trainer.callbacks, Namespace):  # one, without the brackets of a list
+            values.trainer.callbacks = [values.trainer.callbacks]
+        return values
+
+    def release(self) -> None:
+        """Forget what was built, such as data and tables, before others train; it is built again when it is used."""
+        for name in ("groups", "contract", "recipe"):
+            self.__dict__.pop(name, None)
+
+    @property
+    def logger(self) -> Any:
+        """Parsed value of `trainer.logger`; UserError if a package is missing."""
+        check_loggers(self.values.trainer.logger)
+        return self.values.trainer.logger
 
     @property
     def run(self) -> RunFolder:
@@ -171,6 +192,7 @@ class RunConfig:
         """
         self.check_task()
         self.check_steps()
+        check_loggers(self.values.trainer.logger)
         limit = self.values.trainer.limit_test_batches
         if limit is not None and not (isinstance(limit, float) and limit == 1):  # the number 1 is one batch
             message = "trainer.limit_test_batches would leave test samples out of the report: use it with dbl test"
@@ -228,15 +250,17 @@ def check_root(root: str) -> None:
         raise UserError(f"run.root ({root}) must be a folder, and {nearest} is a file: give another one")
 
 
-def make_trainer(groups: Namespace, callbacks: Sequence[L.Callback], training: bool) -> L.Trainer:
-    """The Trainer that the built groups of a config describe; the given callbacks come before those of the config.
+def make_trainer(groups: Namespace, callbacks: Sequence[L.Callback], training: bool, folder: Path) -> L.Trainer:
+    """The Trainer that the built groups of a config describe, as yet without loggers.
 
-    On CUDA it also sets the process's precision of float32 matrix products.
+    The given callbacks come before those of the config; `folder` is that of a part or a report, for a profiler. On CUDA
+    it also sets the process's precision of float32 matrix products.
     """
     options = dict(groups.trainer)
     options["callbacks"] = [*callbacks, *(options["callbacks"] or [])]
     options["max_time"] = None  # a training has a Timer of its own, which prints nothing
-    options["logger"] = False if options["logger"] is None else options["logger"]
+    options["logger"] = False  # see `logging_to`
+    options["profiler"] = profiler_of(options["profiler"], folder)
     options["default_root_dir"] = options["default_root_dir"] or str(groups.run.path)
     check_strategy(options["strategy"], training=training)
     check_devices(options)

@@ -39,21 +39,33 @@ def build_parser() -> LightningArgumentParser:
 def main(arguments: list[str]) -> None:
     """Train; blocks that are trained already are left alone, those that were stopped are resumed."""
     options = parse(build_parser(), arguments[1:])
-    config = RunConfig(options)
-    run, launch = config.run, Launch.from_options(options)
+    config, launch = RunConfig(options), Launch.from_options(options)
     launch.settle_devices(config.values.trainer)
+    train_run(config, launch, options.from_scratch, options.blocks)
+
+
+def train_run(config: RunConfig, launch: Launch, from_scratch: bool = False, chosen: str | list[int] = "all") -> None:
+    """Train the blocks of a run; once all are trained, assemble, evaluate and report.
+
+    Args:
+        config: config of the run; what it has built is released before the training.
+        launch: place where blocks are trained.
+        from_scratch: train anew what is trained already.
+        chosen: value of `--blocks`.
+    """
+    run = config.run
     with Lock(run.launcher_lock, f"the run in {run.path}").acquire():
         config.check()
         if not launch.dry_run:  # which prints a script
             print(header(config, launch.backend), flush=True)
-        if not train_ancestors(config, launch, options.from_scratch):
+        if not train_ancestors(config, launch, from_scratch):
             print("the scripts of the blocks follow from the ancestor: submit this one first")
             return
         config.write()
-        blocks, steps = _chosen_blocks(options.blocks, config.contract), config.steps
-        del config
+        blocks, steps = _chosen_blocks(chosen, config.contract), config.steps
+        config.release()
         gc.collect()  # data and tables: the workers have them, the launcher does not need them while it waits
-        launch.train(run, blocks, steps, options.from_scratch)
+        launch.train(run, blocks, steps, from_scratch)
         if not launch.dry_run:
             _finish(RunConfig.load(run.config))
 

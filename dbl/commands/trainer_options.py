@@ -103,6 +103,13 @@ _RULES: dict[str, tuple[Allows, str]] = {
     ),
 }
 
+# Callback that needs automatic optimization -> what there is instead.
+_AUTOMATIC = {
+    "LearningRateFinder": "try several values of the learning rate",
+    "BatchSizeFinder": "dbl plan --fit finds the largest batch",
+    "GradientAccumulationScheduler": "set model.recipe.accumulate",
+}
+
 
 def check_trainer_options(options: Mapping[str, Any]) -> None:
     """Raise UserError if an option of the Trainer has a value that no command supports on any machine.
@@ -116,6 +123,7 @@ def check_trainer_options(options: Mapping[str, Any]) -> None:
     if isinstance(options.get("strategy"), str):
         check_strategy(options["strategy"])
     _check_interval_with_epochs(options)
+    _check_callbacks(options.get("callbacks"))
     read_devices(options.get("devices", 1))
 
 
@@ -126,6 +134,15 @@ def _check_interval_with_epochs(options: Mapping[str, Any]) -> None:
             f"trainer.val_check_interval ({interval}) counts batches: give a whole number, or set "
             "trainer.check_val_every_n_epoch for a share of the epoch"
         )
+
+
+def _check_callbacks(chosen: Any) -> None:
+    """Refuse callbacks that change what a manual optimization does itself."""
+    for callback in chosen if isinstance(chosen, list) else [chosen]:
+        name = str(getattr(callback, "class_path", "")).rpartition(".")[2]
+        if name in _AUTOMATIC:
+            needs = f"trainer.callbacks: {name} needs automatic optimization, which blocks do not use"
+            raise UserError(f"{needs}: leave it out; {_AUTOMATIC[name]}")
 
 
 def _shown(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 runs/<name>/  config.yaml  contract.json  table.safetensors  tokenizer.json
 block_<b>/   checkpoints/{last,previous,replaced}.ckpt  config.yaml  memory.json  metrics.csv  events…
-             status.json  train.log  lock
+             status.json  train.log  lock  loggers.json
 model/       config.json  block_<b>.safetensors  table.safetensors  tokenizer.json
 export/      manifest.json  block_<b>.pt2  chain.pt2
 report/      report.md  report.html  report.json  samples.png

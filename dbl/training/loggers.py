@@ -22,7 +22,9 @@ def part_loggers(folder: Path, step: int, rank: int) -> list[Logger]:
     if step == 0 and rank == 0:
         remove_events(folder)
     events = Curves(str(folder), name="", version="", purge_step=step + 1 if step else None)
-    return [events, _metrics_file(folder, step, rank)]
+    rows = CSVLogger(str(folder), name="", version="")
+    continue_rows(rows, step, rank)
+    return [events, rows]
 
 
 class Curves(TensorBoardLogger):
@@ -35,17 +37,22 @@ class Curves(TensorBoardLogger):
         super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
 
-def _metrics_file(folder: Path, step: int, rank: int) -> CSVLogger:
-    logger = CSVLogger(str(folder), name="", version="")
+def continue_rows(logger: CSVLogger, step: int, rank: int) -> None:
+    """Let a logger go on in the `metrics.csv` of its folder, whose later rows are dropped; Lightning would begin anew.
+
+    Args:
+        logger: a new logger.
+        step: step at which a training starts or resumes.
+        rank: rank of this process; only the first one writes.
+    """
     if rank:
-        return logger  # only the first rank writes
-    earlier = _rows_until(folder / "metrics.csv", step)
+        return
+    earlier = _rows_until(Path(logger.log_dir) / "metrics.csv", step)
     with warnings.catch_warnings():
         # Lightning warns that it deletes the earlier file; its rows are written back at once.
         warnings.filterwarnings("ignore", message="Experiment logs directory")
         logger.experiment.metrics.extend(earlier)
     logger.save()
-    return logger
 
 
 def _rows_until(path: Path, step: int) -> list[dict[str, float]]:

@@ -34,6 +34,8 @@ _CONTENTS = {
         "docs/results",
         "docs/report",
         "docs/tensorboard",
+        "docs/loggers",
+        "docs/sweeps",
         "docs/memory",
         "docs/speed",
         "docs/experiments",

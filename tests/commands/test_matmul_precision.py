@@ -25,7 +25,7 @@ def test_a_trainer_on_cuda_sets_it(
     monkeypatch.setattr(run_config, "_uses_cuda", lambda accelerator: True)
     arguments = ["--config", str(CONFIG), *TINY, f"--run.root={tmp_path}", *options]
     config = RunConfig(parse(config_parser(), arguments))
-    make_trainer(config.build() if training else config.groups, [], training)
+    make_trainer(config.build() if training else config.groups, [], training, tmp_path)
     assert values == [expected]
     assert config.plain()["float32_matmul_precision"] == expected
 
@@ -35,4 +35,4 @@ def test_a_cpu_ignores_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda value: pytest.fail(f"set to {value}"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     config = RunConfig(parse(config_parser(), ["--config", str(CONFIG), *TINY, f"--run.root={tmp_path}"]))
-    make_trainer(config.groups, [], training=False)
+    make_trainer(config.groups, [], False, tmp_path)

@@ -15,10 +15,12 @@ import yaml
 from matplotlib.figure import Figure
 from own_data import write_images, write_rows, write_texts
 
+from dbl.commands import sweep
 from dbl.commands.launch.inline import InlineBackend
 from dbl.commands.launch.launcher import Launch
 from dbl.commands.main import main
 from dbl.commands.spelling import with_underscores
+from dbl.commands.sweep_values import grid
 from dbl.training.memory.planner import MakePart, Planner
 from docs.tables.parameters import parser_of
 
@@ -28,7 +30,7 @@ from .tiny import tiny
 # Commands that install or fetch are skipped; file commands are run unchanged.
 _FETCHING = ("git", "pip", "pip3", "uv")
 _ON_FILES = ("cp", "mv", "mkdir", "ls", "cat")
-_TRAINING = ("fit", "train", "compare")
+_TRAINING = ("fit", "train", "compare", "sweep")
 _MAKING_RUNS = (*_TRAINING, "convert")
 _ON_A_MODEL = ("validate", "test", "predict")
 # Overrides the length and devices that a page asks for: the last value of an option counts.
@@ -202,6 +204,11 @@ def _plan_one_row(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Planner, "largest_batch", lambda planner, make_part, limit_bytes, near: near)
 
 
+def _sweep_one_run(patch: pytest.MonkeyPatch) -> None:
+    """Let the first combination of a sweep stand for all."""
+    patch.setattr(sweep, "grid", lambda swept: grid(swept)[:1])
+
+
 class _HandedOver(Exception):
     """A command has reached the point where other processes or machines would train the blocks."""
 
@@ -220,6 +227,7 @@ def _main(arguments: list[str], place: Path) -> int:
         patch.setattr(sys, "argv", ["dbl"])
         patch.setattr(Figure, "draw", lambda *_: None)  # pictures stay empty: they take half of the time
         _plan_one_row(patch)
+        _sweep_one_run(patch)
         if "--dry_run" not in with_underscores(arguments):
             patch.setattr(Launch, "make_backend", _launch_inline)
         try:

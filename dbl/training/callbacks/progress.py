@@ -1,6 +1,7 @@
 """Progress: a bar of optimizer steps, a bar of the batches of an evaluation, and the training speed."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -38,6 +39,11 @@ class _Bar(ProgressBar):
             self._bar = None
 
     on_exception = _close  # so that the message starts on a new line
+
+
+def has_progress_bar(callbacks: Sequence[L.Callback] | None) -> bool:
+    """Whether the user's callbacks have a bar, which takes the place of ours: Lightning allows one."""
+    return any(isinstance(callback, ProgressBar) for callback in callbacks or [])
 
 
 class StepProgress(_Bar):
