@@ -12,7 +12,7 @@ from rich.table import Table
 
 from dbl.commands.outputs import check_output
 from dbl.commands.parsing import parse
-from dbl.commands.rivals import rivals_to_plan
+from dbl.commands.arms.rivals import rivals_to_plan
 from dbl.commands.run_config import RunConfig
 from dbl.commands.schema import config_parser
 from dbl.commands.spelling import whole_numbers

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dbl.commands.derived_runs import one_block_of
+from dbl.commands.arms.derived_runs import one_block_of
 from dbl.commands.main import main
 from dbl.commands.run_config import RunConfig
 from dbl.networks import DiT

@@ -9,7 +9,7 @@ from tiny_run import TINY
 from toy import fit, recipe
 
 from benchmarks.timing import config_of
-from dbl.commands.paper import PAPER, Variant, _assembled, _plain, load_training
+from dbl.commands.arms.paper import PAPER, Variant, _assembled, _plain, load_training
 from dbl.denoising.targets import ClassTarget, PixelTarget
 from dbl.diffusion.noise import LogNormalNoise
 from dbl.run.contract import Contract

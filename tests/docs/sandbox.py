@@ -20,7 +20,7 @@ from dbl.commands.launch.inline import InlineBackend
 from dbl.commands.launch.launcher import Launch
 from dbl.commands.main import main
 from dbl.commands.spelling import with_underscores
-from dbl.commands.sweep_values import grid
+from dbl.commands.sweeping.values import grid
 from dbl.training.memory.planner import MakePart, Planner
 from docs.tables.parameters import parser_of
 

@@ -16,7 +16,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from dbl.commands.log_names import LogName, stored_id
+from dbl.commands.logs.names import LogName, stored_id
 from dbl.training.event_log import Choice
 from dbl.training.loggers import continue_rows
 from dbl.utils.errors import Interrupted, UserError, as_known_error, how_to_install, reason_of

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dbl.commands.derived_runs import derived_plain, total_passes
+from dbl.commands.arms.derived_runs import derived_plain, total_passes
 from dbl.commands.evaluate import evaluate_baseline, evaluate_stack
 from dbl.commands.fit import fit_and_free
 from dbl.commands.run_config import RunConfig, write_config

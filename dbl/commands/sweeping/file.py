@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dbl.commands.sweep_values import short_keys
+from dbl.commands.sweeping.values import short_keys
 from dbl.evaluation.sweep_report import ranked, sweep_figure, sweep_markdown
 from dbl.utils.errors import UserError
 from dbl.utils.files import read_json, write_json, write_text

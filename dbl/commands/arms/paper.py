@@ -5,7 +5,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from dbl.commands.derived_runs import derived_plain, total_passes
+from dbl.commands.arms.derived_runs import derived_plain, total_passes
 from dbl.commands.evaluate import evaluate_stack
 from dbl.commands.fit import fit_and_free
 from dbl.commands.run_config import RunConfig, write_config

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dbl.commands.sweep_values import Swept
+from dbl.commands.sweeping.values import Swept
 from dbl.utils.errors import UserError, optional_package, reason_of
 from dbl.utils.seeding import derive_seed
 

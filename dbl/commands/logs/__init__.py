@@ -1,0 +1,1 @@
+"""Where a training or evaluation is logged: loggers of the user, and reports of a profiler."""
