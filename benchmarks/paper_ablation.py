@@ -21,8 +21,8 @@ from typing import Any
 
 from benchmarks.starts import figures
 from benchmarks.timing import RANDOM_START
-from dbl.commands.main import main as dbl
 from dbl.commands.arms.paper import Variant, train_paper
+from dbl.commands.main import main as dbl
 from dbl.commands.parsing import parse
 from dbl.commands.run_config import RunConfig, write_config
 from dbl.commands.schema import config_parser

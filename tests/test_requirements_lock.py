@@ -25,7 +25,7 @@ def asked(name: str) -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lines = project["optional-dependencies"][name] if name else project["dependencies"]
     listed = [Requirement(line) for line in lines]
-    included = [each for requirement in listed if requirement.name == "dbl" for each in requirement.extras]
+    included = [each for requirement in listed if requirement.name == "dbl" for each in sorted(requirement.extras)]
     return [each for each in listed if each.name != "dbl"] + [each for name in included for each in asked(name)]
 
 

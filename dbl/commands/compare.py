@@ -5,18 +5,18 @@ import shutil
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from dbl.commands.console import compare_summary, header
 from dbl.commands.arms.derived_runs import one_block_of, train_ancestors
+from dbl.commands.arms.paper import PART as PAPER
+from dbl.commands.arms.rivals import check_learning_rates, rivals_to_train, train_rivals
+from dbl.commands.arms.whole_network import train_whole_network, trained_stack
+from dbl.commands.console import compare_summary, header
 from dbl.commands.evaluate import evaluate_stack
 from dbl.commands.launch.launcher import Launch, add_launch_options
 from dbl.commands.memory_plan import memory_plan_of
-from dbl.commands.arms.paper import PART as PAPER
 from dbl.commands.parsing import parse
-from dbl.commands.arms.rivals import check_learning_rates, rivals_to_train, train_rivals
 from dbl.commands.run_config import RunConfig, write_config
 from dbl.commands.schema import add_from_scratch, config_parser
 from dbl.commands.spelling import whole_numbers
-from dbl.commands.arms.whole_network import train_whole_network, trained_stack
 from dbl.evaluation.quality_by_steps import step_numbers
 from dbl.evaluation.report import Arm, write_report
 from dbl.run.assembly import assemble

@@ -13,9 +13,9 @@ from jsonargparse import Namespace
 
 from dbl.commands.choices import run_choices
 from dbl.commands.logs.names import LogName
+from dbl.commands.logs.user_loggers import Logged, logging_to
 from dbl.commands.run_config import RunConfig, make_trainer
 from dbl.commands.schema import EVALUATION
-from dbl.commands.logs.user_loggers import Logged, logging_to
 from dbl.diffusion.partition import Partition
 from dbl.evaluation.log import EvaluationLog
 from dbl.evaluation.quality_by_steps import quality_by_steps

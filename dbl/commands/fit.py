@@ -15,10 +15,10 @@ from dbl.commands.choices import part_choices
 from dbl.commands.console import fit_summary
 from dbl.commands.evaluate import evaluate
 from dbl.commands.logs.names import LogName
+from dbl.commands.logs.user_loggers import Logged, logging_to
 from dbl.commands.parsing import parse
 from dbl.commands.run_config import RunConfig, dump, make_trainer, write_config
 from dbl.commands.schema import add_from_scratch, config_parser
-from dbl.commands.logs.user_loggers import Logged, logging_to
 from dbl.data.text.module import TextData
 from dbl.run.checkpoints import CheckpointInfo, Checkpoints, already_trained, read_checkpoint_info
 from dbl.run.folder import RunFolder

@@ -10,9 +10,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 from rich.table import Table
 
+from dbl.commands.arms.rivals import rivals_to_plan
 from dbl.commands.outputs import check_output
 from dbl.commands.parsing import parse
-from dbl.commands.arms.rivals import rivals_to_plan
 from dbl.commands.run_config import RunConfig
 from dbl.commands.schema import config_parser
 from dbl.commands.spelling import whole_numbers

@@ -14,12 +14,12 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from dbl.commands.devices import check_devices, read_devices
+from dbl.commands.logs.profiling import profiler_of
+from dbl.commands.logs.user_loggers import check_loggers
 from dbl.commands.null_values import check_nulls
 from dbl.commands.parsing import parse
-from dbl.commands.logs.profiling import profiler_of
 from dbl.commands.schema import config_parser, run_parser
 from dbl.commands.trainer_options import check_trainer_options
-from dbl.commands.logs.user_loggers import check_loggers
 from dbl.data import ResumableDataModule
 from dbl.data.spec import ImageSpec, TextSpec, VectorSpec
 from dbl.run.contract import Contract, ContractConfig

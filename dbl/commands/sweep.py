@@ -14,8 +14,8 @@ from dbl.commands.launch.launcher import Launch, add_launch_options
 from dbl.commands.parsing import parse
 from dbl.commands.run_config import RunConfig, check_run_name, write_config
 from dbl.commands.schema import config_parser
-from dbl.commands.sweeping.study import Study
 from dbl.commands.sweeping.file import SweepFile
+from dbl.commands.sweeping.study import Study
 from dbl.commands.sweeping.values import Swept, grid, name_of, read_swept
 from dbl.commands.train import train_run
 from dbl.evaluation.sweep_report import higher_is_better

@@ -4,8 +4,8 @@ import gc
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from dbl.commands.console import header, train_summary
 from dbl.commands.arms.derived_runs import train_ancestors
+from dbl.commands.console import header, train_summary
 from dbl.commands.evaluate import evaluate_stack
 from dbl.commands.launch.launcher import Launch, add_launch_options
 from dbl.commands.memory_plan import memory_plan_or_none

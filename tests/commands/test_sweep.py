@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from dbl.commands import sweep as module
-from dbl.commands.sweeping.study import Study
 from dbl.commands.sweeping.file import SweepFile
+from dbl.commands.sweeping.study import Study
 from dbl.commands.sweeping.values import Swept, grid, name_of, read_swept, short_keys
 from dbl.evaluation.sweep_report import ranked, sweep_figure, sweep_markdown
 from dbl.utils.errors import UserError

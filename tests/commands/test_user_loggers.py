@@ -14,10 +14,10 @@ from tiny_run import TINY
 
 from dbl.commands import user_loggers
 from dbl.commands.logs.names import LogName, stored_id
-from dbl.commands.parsing import parse
 from dbl.commands.logs.profiling import profiler_of
-from dbl.commands.schema import config_parser
 from dbl.commands.logs.user_loggers import Logged, check_loggers, logging_to
+from dbl.commands.parsing import parse
+from dbl.commands.schema import config_parser
 from dbl.run.folder import RunFolder
 from dbl.training.callbacks.progress import has_progress_bar
 from dbl.utils.errors import UserError

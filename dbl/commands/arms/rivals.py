@@ -5,12 +5,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from dbl.commands.arms.derived_runs import derived_plain, total_passes, train_ancestors
+from dbl.commands.arms.paper import PART as PAPER, train_paper
+from dbl.commands.arms.whole_network import steps_of_whole_network, train_whole_network
 from dbl.commands.evaluate import evaluate_baseline, evaluate_stack
 from dbl.commands.fit import fit_and_free
 from dbl.commands.launch.launcher import Launch
-from dbl.commands.arms.paper import PART as PAPER, train_paper
 from dbl.commands.run_config import RunConfig, write_config
-from dbl.commands.arms.whole_network import steps_of_whole_network, train_whole_network
 from dbl.evaluation.report import Arm
 from dbl.run.assembly import assemble
 from dbl.training.baselines import RIVALS, PaperTraining, rival_of
