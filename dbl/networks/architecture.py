@@ -66,6 +66,17 @@ class Architecture(ABC):
             for masked text). Activation checkpointing needs its residual layers in an `nn.ModuleList` named `layers`.
         """
 
+    def build_classifier(self, data: DataSpec) -> nn.Module | None:
+        """Build the whole network as a plain classifier, which `dbl compare` trains end to end beside the blocks.
+
+        Args:
+            data: shape of the inputs and number of classes C.
+
+        Returns:
+            A module that maps standardised inputs [N, ...] to logits [N, C]; None if the network has no such form.
+        """
+        return None
+
     @property
     def reads_context_alone(self) -> bool:
         """Whether the output depends on the condition alone, not on the noisy target or its level."""

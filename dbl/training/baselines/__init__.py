@@ -1,6 +1,6 @@
 """Rivals of the blocks: whole networks, end to end or in windows; classifiers without a gradient between layers."""
 
-from dbl.networks import Architecture, CausalLM, LabelCNN, RecurrentLM, ResidualMLP, ViT
+from dbl.networks import Architecture, CausalLM, RecurrentLM
 from dbl.training.baselines.causal_lm import EndToEndCausalLM as EndToEndCausalLM
 from dbl.training.baselines.classifier import Classifier as Classifier, EndToEndClassifier as EndToEndClassifier
 from dbl.training.baselines.contrastive_forward_forward import ContrastiveForwardForwardViT
@@ -12,12 +12,9 @@ from dbl.training.baselines.recurrent_lm import EndToEndRecurrentLM as EndToEndR
 from dbl.training.baselines.windows import WindowedCausalLM, WindowedClassifier
 from dbl.training.module import TrainingModule
 
-_BASELINES: dict[type[Architecture], type[TrainingModule]] = {
+_OF_TEXT: dict[type[Architecture], type[TrainingModule]] = {
     CausalLM: EndToEndCausalLM,
-    LabelCNN: EndToEndClassifier,
     RecurrentLM: EndToEndRecurrentLM,
-    ResidualMLP: EndToEndClassifier,
-    ViT: EndToEndClassifier,
 }
 
 # Further rivals that `dbl compare --rivals` can train, by the name of their part: a class for each kind of network.
@@ -32,8 +29,19 @@ RIVALS: dict[str, tuple[type[TrainingModule], ...]] = {
 
 
 def baseline_of(network: Architecture) -> type[TrainingModule] | None:
-    """Find the baseline of an architecture; None if it is the denoiser as one block (B = 1)."""
-    return _BASELINES.get(type(network))
+    """Find the baseline of an architecture; None if it is the denoiser as one block (B = 1).
+
+    Classifiers are compared with what their `build_classifier` builds, also those of users.
+    """
+    return EndToEndClassifier if _has_own_classifier(type(network)) else _OF_TEXT.get(type(network))
+
+
+def _has_own_classifier(kind: type[Architecture]) -> bool:
+    """Whether the classifier is that of its blocks: a subclass with other blocks must have its own."""
+    builds_blocks, builds_classifier = (
+        next(cls for cls in kind.__mro__ if name in vars(cls)) for name in ("build", "build_classifier")
+    )
+    return builds_classifier is not Architecture and issubclass(builds_classifier, builds_blocks)
 
 
 def rival_of(name: str, network: Architecture) -> type[TrainingModule] | None:

@@ -11,7 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
 from dbl.denoising.targets import Batch
-from dbl.networks import Architecture, LabelCNN, ResidualMLP, ViT
+from dbl.networks import Architecture, LabelCNN, ViT
 from dbl.run.contract import Contract
 from dbl.training.config import TrainingConfig
 from dbl.training.module import Losses, TrainingModule
@@ -42,6 +42,8 @@ class Classifier(TrainingModule):
             raise UserError(f"{type(self).__name__} needs contract.network {names}, not {type(sizes).__name__}")
         with seeded(contract.config.seed, "weights", part):
             self.network = make(sizes)
+        if self.network is None:
+            raise UserError(f"contract.network {type(sizes).__name__} has no plain form: give it a build_classifier")
         self.space = contract.space()
         self.accuracy = MulticlassAccuracy(contract.data.num_classes, average="micro")
 
@@ -71,7 +73,7 @@ class Classifier(TrainingModule):
 class EndToEndClassifier(Classifier):
     """The layers of all blocks as one classifier, trained with cross-entropy; arguments as in `EndToEndText`."""
 
-    serves: ClassVar[tuple[type[Architecture], ...]] = (ViT, LabelCNN, ResidualMLP)
+    serves = (Architecture,)
 
     def __init__(self, contract: Contract, recipe: TrainingConfig | None = None) -> None:
         super().__init__("end_to_end", contract, recipe, lambda sizes: sizes.build_classifier(contract.data))
