@@ -1,6 +1,6 @@
 """`dbl convert`: blocks that start from the layers of a network which was trained whole."""
 
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,6 @@ from dbl.run.model_folder import ModelFolder
 CONFIGS = Path(__file__).parents[2] / "configs"
 ONE_BLOCK = ["--contract.partition.num_blocks=1", "--contract.partition.overlap=0"]
 NOTHING_MORE = ["--diagnostics.num_samples=0", "--model.recipe.optimizer.lr=0", "--ema.decay=0"]
-Command = Callable[..., None]
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +87,21 @@ def test_other_weights_in_the_place_of_the_network_are_refused(folder: Path) -> 
     refused = run_dbl(folder, *fit, "--model.block=1")
     assert refused.problem() is None
     assert "is not the one on which the blocks of this run agreed" in refused.errors
+
+
+def test_the_config_of_a_source_is_data(folder: Path) -> None:
+    """Catches a downloaded run whose config runs code of its choice when it is converted."""
+    shutil.copytree(folder / "runs/whole", folder / "runs/foreign")
+    (folder / "trap.py").write_text("from pathlib import Path\nPath('sprung').touch()\n")
+    config = folder / "runs/foreign/config.yaml"
+    config.write_text(config.read_text().replace("dbl.Digits", "trap.Digits"))
+    made = run_dbl(folder, "convert", "runs/foreign", "--num_blocks=3", "--run.name=from_foreign")
+    assert made.code == 0, made
+    config.write_text("data: !!python/object/apply:pathlib.Path.touch [sprung]\n")
+    refused = run_dbl(folder, "convert", "runs/foreign", "--num_blocks=3", "--run.name=refused")
+    assert refused.problem() is None
+    assert "config.yaml" in refused.errors
+    assert not (folder / "sprung").exists()
 
 
 ERRORS = {
