@@ -80,16 +80,14 @@ def results(runs: Path, config: str, metric: str, best_step: bool) -> Iterator[R
         for arm in read_json(report)["sides"]:
             share = float(named[2])
             name = f"ancestor, share {share:g}" if arm["name"] == "blocks" and share else _NAMES[arm["name"]]
-            value = _best(arm, report.parent, metric) if best_step else arm["quality"][metric]["mean"]
+            value = _best(arm, metric) if best_step else arm["quality"][metric]["mean"]
             yield Result(name, int(named[1]), int(named[3]), value, arm["layer_passes"], _in_sequence(arm))
 
 
-def _best(arm: dict[str, Any], folder: Path, metric: str) -> float:
+def _best(arm: dict[str, Any], metric: str) -> float:
     """The best value over numbers of sampler steps; that of an arm without a sampler is its only one."""
-    apart = folder / "quality_by_steps.json"  # of earlier versions, whose `dbl train` did not measure it
-    rows = arm["quality_by_steps"] or (read_json(apart) if arm["name"] == "blocks" and apart.is_file() else [])
-    values = [row["metrics"][metric] for row in rows] or [arm["quality"][metric]]
-    means = [value["mean"] if isinstance(value, dict) else value for value in values]
+    values = [row["metrics"][metric] for row in arm["quality_by_steps"]] or [arm["quality"][metric]]
+    means = [value["mean"] for value in values]
     return max(means) if metric in _HIGHER_IS_BETTER else min(means)
 
 

@@ -24,16 +24,12 @@ def _arm(name: str, values: dict[int, float], passes: tuple[float, ...], ancesto
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """Two seeds without an ancestor, kept as a report alone, and a run with one, whose steps are in a file beside."""
+    """Two seeds without an ancestor, kept as a report alone, and a run with one."""
     for seed, worse in ((0, 0.0), (1, 0.2)):
         arms = [_arm("blocks", {12: 1.0 + worse, 50: 3.0}, (20, 20)), _arm("end_to_end", {12: 2.0, 50: 1.5}, (40,))]
         _write(tmp_path / f"toy_10_share_0_seed_{seed}", arms)
     blocks = _arm("blocks", {12: 0.5, 50: 2.0}, (10, 10), ancestor=20)
-    apart = blocks.pop("quality_by_steps")
-    folder = tmp_path / "toy_10_share_0.5_seed_0" / "report"
-    _write(folder, [blocks | {"quality_by_steps": []}])
-    by_steps = [row | {"metrics": {"fid": row["metrics"]["fid"]["mean"]}} for row in apart]
-    (folder / "quality_by_steps.json").write_text(json.dumps(by_steps))
+    _write(tmp_path / "toy_10_share_0.5_seed_0" / "report", [blocks])
     _write(tmp_path / "toys_10_share_0_seed_0", [])  # another config
     return tmp_path
 
