@@ -49,6 +49,11 @@ def main(arguments: list[str]) -> None:
     check_run_name(run.name)
     if run.path.exists() or run.path.is_symlink():
         raise UserError(f"{run.path} exists already: give another --run.name, or remove it")
+    if source.part("end_to_end").is_dir() and not source.model.exists():
+        raise UserError(
+            f"{source.path} is a plain network, which knows no noise level: train one for all levels as a run of its "
+            "own, with --contract.partition.num_blocks 1"
+        )
     import_trusted(source, trusted_packages(options.trust))
     model = ModelFolder(find_model(source.path))
     partition, start = PartitionConfig(num_blocks=options.num_blocks), Pretrained(options.cut)

@@ -107,6 +107,7 @@ def _new_parser(command: str) -> LightningArgumentParser:
         parser_mode="omegaconf+",
         exit_on_error=False,
         dump_header=header,
+        allow_abbrev=False,  # a misspelt key is no abbreviation
     )
     help_text = "Path to a configuration file in json or yaml format."
     parser.add_argument("-c", "--config", action=ActionConfigFile, help=help_text)

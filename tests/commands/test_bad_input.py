@@ -10,6 +10,7 @@ from dbl.commands.main import main
 from .conftest import Run
 
 CASES = {
+    "misspelt option": ("fit", ["--trainer.max_step=3"], "did you mean --trainer.max_steps?"),
     "unknown key": ("fit", ["--modle.block=1"], "--modle.block=1"),
     "unknown nested key": ("fit", ["--contract.network.init_args.wdth=8"], "wdth"),
     "not a number": ("train", ["--contract.partition.num_blocks=three"], "contract.partition.num_blocks"),
@@ -36,7 +37,7 @@ CASES = {
     "several devices": ("train", ["--trainer.devices=2"], "trainer.devices=2"),
     "no such class": ("fit", ["--contract.network=dbl.networks.Nope"], "contract.network"),
     "class of another kind": ("fit", ["--contract.network=dbl.PixelTarget"], "one of dbl.CausalLM, dbl.DiT"),
-    "misspelt option": ("fit", ["--trainer.max_step=x"], "trainer.max_steps (x) must be a whole number"),
+    "a length of letters": ("fit", ["--trainer.max_steps=x"], "trainer.max_steps (x) must be a whole number"),
     "misspelt argument": ("fit", ["--contract.network.init_args.num_heds=2"], "did you mean num_heads?"),
     "text for a number": ("fit", ["--contract.network.init_args.width=wide"], "init_args.width (wide) must be a whole"),
     "text for a learning rate": (

@@ -89,6 +89,15 @@ def test_other_weights_in_the_place_of_the_network_are_refused(folder: Path) -> 
     assert "is not the one on which the blocks of this run agreed" in refused.errors
 
 
+def test_a_plain_network_is_not_converted(folder: Path) -> None:
+    """Catches a message that sends in a circle: a classifier trained end to end has no block to assemble."""
+    shutil.copytree(folder / "runs/whole", folder / "runs/classifier", ignore=shutil.ignore_patterns("model", "block_0"))
+    (folder / "runs/classifier/end_to_end").mkdir()
+    refused = run_dbl(folder, "convert", "runs/classifier", "--num_blocks=3", "--run.name=refused")
+    assert refused.problem() is None
+    assert "is a plain network, which knows no noise level" in refused.errors
+
+
 def test_the_config_of_a_source_is_data(folder: Path) -> None:
     """Catches a downloaded run whose config runs code of its choice when it is converted."""
     shutil.copytree(folder / "runs/whole", folder / "runs/foreign")

@@ -101,7 +101,7 @@ def test_compare_over_seeds_is_one_report(dbl: Run) -> None:
         assert Path("runs/digits_vit/report", report["pictures"][picture]).is_file()
     text = Path("runs/digits_vit/report/report.md").read_text()
     page = Path("runs/digits_vit/report/report.html").read_text()
-    assert page.count('src="data:image/png;base64,') == text.count("![") == 4
+    assert page.count('src="data:image/png;base64,') == text.count("![") == 5
     assert "training seeds 1, 2" in text
     assert "nats by block" in text
 

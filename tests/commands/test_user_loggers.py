@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.profilers import SimpleProfiler
 from tiny_run import TINY
 
-from dbl.commands import user_loggers
+from dbl.commands.logs import user_loggers
 from dbl.commands.logs.names import LogName, stored_id
 from dbl.commands.logs.profiling import profiler_of
 from dbl.commands.logs.user_loggers import Logged, check_loggers, logging_to

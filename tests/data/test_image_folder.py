@@ -123,7 +123,7 @@ def _twice(photos: Path) -> None:
         (lambda photos: None, r"folder: there is no folder photos$"),
         (_without_images, r"folder: photos/cats has no images \(\.png"),
         (_flat, r"folder: photos has no subfolders; each class needs one"),
-        (_flat_splits, r"folder: photos/test has no subfolders"),
+        (_flat_splits, r"folder: photos/train has no subfolders"),
         (_unlike, r"folder: photos/test has a class 'birds', but photos/train has not$"),
         (_missing, r"folder: photos/train has a class 'dogs', but photos/test has not$"),
         (_damaged, r"folder: there is no readable image in photos/dogs/007\.jpg \(it is damaged"),
@@ -140,3 +140,10 @@ def test_a_folder_that_cannot_be_meant_is_refused(make: Any, tmp_path: Path, pre
     assert str(caught.value).startswith("data.init_args.")
     assert len(str(caught.value)) <= 200
     assert "\n" not in str(caught.value)
+
+
+def test_unlike_classes_are_found_before_any_training(make: Any, tmp_path: Path) -> None:
+    """Catches a test that turns out to be impossible once all blocks are trained."""
+    _unlike(tmp_path / "photos")
+    with pytest.raises(UserError, match="birds"):
+        make().split("train")

@@ -151,3 +151,11 @@ def test_facts_must_fit_together() -> None:
     """Catches a scale that is broadcast over the features."""
     with pytest.raises(UserError, match="one value for each of 2 features"):
         VectorSpec("toy", "toy-1", 2, (0.5, 0.5), num_features=2, mean=(0.0,), std=(1.0,))
+
+
+def test_a_test_with_another_class_is_found_before_any_training(make: Any, tmp_path: Path) -> None:
+    """Catches a test that turns out to be impossible once all blocks are trained."""
+    (tmp_path / "trees.csv").write_text(CSV)
+    (tmp_path / "other.csv").write_text("height,width,kind\n1,2,e\n")
+    with pytest.raises(UserError, match="a class 'e' that no training row has"):
+        make(test="other.csv").split("train")

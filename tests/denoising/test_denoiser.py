@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dbl.data.spec import ImageSpec
 from dbl.denoising.denoiser import GaussianDenoiser
 from dbl.denoising.targets import ClassTarget, Clean, PixelTarget
+from dbl.utils.errors import UserError
 
 SIGMAS = [0.05, 0.6, 9.0]
 
@@ -44,6 +45,16 @@ def test_a_silent_network_leaves_c_skip_times_the_input(images: Iterator[Tensor]
     denoised = pixel_denoiser(Recorded(torch.zeros_like(noisy)), sigma_data=0.3)(noisy, torch.tensor(SIGMAS), None)
     for n, s in enumerate(SIGMAS):
         torch.testing.assert_close(denoised[n], 0.3**2 / (s**2 + 0.3**2) * noisy[n])
+
+
+def test_an_answer_of_another_shape_is_not_trained(images: Iterator[Tensor]) -> None:
+    """Catches a network of one channel whose loss is broadcast over three, in silence."""
+    noisy, clean = next(images), next(images)
+    batch = Clean(clean, torch.arange(3), torch.arange(3))
+    with pytest.raises(
+        UserError, match=r"blocks return \[3, 1, 8, 6\] for targets \[3, 3, 8, 6\]"
+    ):
+        pixel_denoiser(Recorded(noisy[:, :1])).loss(batch, noisy, torch.tensor(SIGMAS))
 
 
 def test_the_answer_of_the_network_is_scaled_by_c_out(images: Iterator[Tensor]) -> None:

@@ -91,8 +91,9 @@ class ImageFolder(ImageData):
     def load(self, split: Split) -> ImageSet | None:
         if split == "validation" and split not in self._folders:
             return None
+        for other in self._folders:  # all of them before any training
+            self._check_classes(other)
         if split == "validation" or "test" in self._folders:
-            self._check_classes(split)
             return self._read(self._folders[split])
         train, test = self._cut
         return train if split == "train" else test

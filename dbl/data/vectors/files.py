@@ -83,9 +83,10 @@ class VectorFiles(VectorData):
     def load(self, split: Split) -> VectorSet | None:
         if split == "validation" and split not in self._patterns:
             return None
+        read = {one: self._read(one) for one in self._patterns}  # what is wrong in any is found before any training
         if split == "validation" or "test" in self._patterns:
-            return self._read(split)
-        rows = self._read("train")
+            return read[split]
+        rows = read["train"]
         kept, held_out = cut_test(rows.labels, self.test_share)
         return rows.select(kept if split == "train" else held_out)
 
