@@ -91,7 +91,9 @@ def test_other_weights_in_the_place_of_the_network_are_refused(folder: Path) -> 
 
 def test_a_plain_network_is_not_converted(folder: Path) -> None:
     """Catches a message that sends in a circle: a classifier trained end to end has no block to assemble."""
-    shutil.copytree(folder / "runs/whole", folder / "runs/classifier", ignore=shutil.ignore_patterns("model", "block_0"))
+    shutil.copytree(
+        folder / "runs/whole", folder / "runs/classifier", ignore=shutil.ignore_patterns("model", "block_0")
+    )
     (folder / "runs/classifier/end_to_end").mkdir()
     refused = run_dbl(folder, "convert", "runs/classifier", "--num_blocks=3", "--run.name=refused")
     assert refused.problem() is None

@@ -51,9 +51,7 @@ def test_an_answer_of_another_shape_is_not_trained(images: Iterator[Tensor]) -> 
     """Catches a network of one channel whose loss is broadcast over three, in silence."""
     noisy, clean = next(images), next(images)
     batch = Clean(clean, torch.arange(3), torch.arange(3))
-    with pytest.raises(
-        UserError, match=r"blocks return \[3, 1, 8, 6\] for targets \[3, 3, 8, 6\]"
-    ):
+    with pytest.raises(UserError, match=r"blocks return \[3, 1, 8, 6\] for targets \[3, 3, 8, 6\]"):
         pixel_denoiser(Recorded(noisy[:, :1])).loss(batch, noisy, torch.tensor(SIGMAS))
 
 
