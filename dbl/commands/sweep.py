@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from dbl.commands.evaluate import validation_metrics
@@ -21,7 +20,7 @@ from dbl.commands.train import train_run
 from dbl.evaluation.sweep_report import higher_is_better
 from dbl.run.folder import RunFolder
 from dbl.utils.checks import check_number
-from dbl.utils.errors import TrainingFailed, UserError, as_known_error, one_line, suggestion
+from dbl.utils.errors import TrainingFailed, UserError, as_known_error, one_line
 from dbl.utils.files import read_json
 from dbl.utils.locks import Lock
 
@@ -155,10 +154,7 @@ class Sweep:
             write_config(shared, self._config.plain())
             words = [f"--{key}={value}" for key, value in choices.items()]
             place = [f"--run.name={name}", f"--run.root={sweep.path}"]
-            config = RunConfig(parse(config_parser("sweep"), ["--config", str(shared), *words, *place]))
-        for key in choices:
-            _require_key(config.values, key)
-        return config
+            return RunConfig(parse(config_parser("sweep"), ["--config", str(shared), *words, *place]))
 
     def _run(self, name: str, choices: dict[str, str]) -> float | None:
         """Train and evaluate one run; its validation metric, or None if it failed."""
@@ -178,19 +174,6 @@ class Sweep:
             return None
         self._file.add(name, choices, {"state": "finished", **result})
         return self._file.value_of(name)
-
-
-def _require_key(values: Namespace, key: str) -> None:
-    """Raise UserError if a config has no such key: the parser takes the beginning of a name for the name."""
-    place = values
-    for number, name in enumerate(parts := key.split(".")):
-        if isinstance(place, Namespace) and name not in place and isinstance(place.get("init_args"), Namespace):
-            place = place.init_args
-        if not isinstance(place, Namespace | dict) or name not in place:
-            before = "".join(f"{part}." for part in parts[:number])
-            known = [f"{before}{other}" for other in vars(place)] if isinstance(place, Namespace) else []
-            raise UserError(f"--set {key} is not known{suggestion(key, known)}")
-        place = place[name]
 
 
 class UnknownMetric(UserError):

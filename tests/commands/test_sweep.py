@@ -151,7 +151,7 @@ def test_a_study_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
         (f"--set={OVERLAP}=0,x", "contract.partition.overlap (x) must be a number"),
         (
             "--set=contract.partition.num_block=1,2",
-            "num_block is not known; did you mean contract.partition.num_blocks?",
+            "num_block=1 is not known; did you mean --contract.partition.num_blocks?",
         ),
         ("--set=nothing.like=1", "--set nothing.like=1: --nothing.like=1 is not known"),
         ("--study=0", "--study (0) must be"),
