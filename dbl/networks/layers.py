@@ -182,7 +182,9 @@ def unpatchify(tokens: Tensor, shape: tuple[int, int, int], patch_size: int) -> 
 
 def sincos_positions(rows: int, columns: int, width: int) -> Tensor:
     """Fixed two-dimensional sine-cosine positions [rows * columns, width]; width is a multiple of 4."""
-    frequencies = 10000 ** -torch.linspace(0, 1, width // 4 + 1)[:-1]
+    # By name: after transformers 5 has loaded a model, `linspace` may no longer follow the device of a context.
+    fractions = torch.linspace(0, 1, width // 4 + 1, device=torch.get_default_device())[:-1]
+    frequencies = 10000**-fractions
     row_angles = torch.arange(rows).repeat_interleave(columns).unsqueeze(1) * frequencies
     column_angles = torch.arange(columns).repeat(rows).unsqueeze(1) * frequencies
     return torch.cat([f(angles) for angles in (row_angles, column_angles) for f in (torch.sin, torch.cos)], dim=1)

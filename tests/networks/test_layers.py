@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils import _device as device
 
 from dbl.networks.layers import (
     Attention,
@@ -214,3 +215,15 @@ def test_the_first_tokens_alone_are_those_of_the_whole_layer(modulated: bool) ->
     for output in (whole, first):
         output.square().sum().backward()
     torch.testing.assert_close(both[1].grad, both[0].grad, rtol=1e-8, atol=1e-10)
+
+
+def test_positions_are_on_the_device_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches positions on the CPU of a network without memory, in a process that has loaded a model of transformers.
+
+    While it loads, transformers 5 puts a function of its own in the place of `torch.linspace`; if torch lists the
+    functions that make tensors at that moment, the real one is not among them for the rest of the process.
+    """
+    listed = device._device_constructors() - {torch.linspace}
+    monkeypatch.setattr(device, "_device_constructors", lambda: listed)
+    with torch.device("meta"):
+        assert sincos_positions(2, 2, 8).device.type == "meta"
