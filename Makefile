@@ -31,7 +31,7 @@ endif
 
 lock: $(READY) ## write requirements.lock anew after a change of pyproject.toml  [ARGS=--upgrade for newer versions]
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --quiet \
-	  --no-config --default-index https://pypi.org/simple --no-emit-index-url --exclude-newer "1 week" \
+	  --no-config --no-emit-index-url --exclude-newer "1 week" \
 	  --custom-compile-command "make lock" --output-file requirements.lock $(ARGS)
 
 train: $(READY) ## train all blocks, assemble, evaluate, report   [CONFIG=configs/... ARGS="--trainer.max_steps 400"]

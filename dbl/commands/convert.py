@@ -19,7 +19,7 @@ from dbl.run.folder import RunFolder
 from dbl.run.hub import find_model
 from dbl.run.model_folder import ModelFolder, load_denoiser
 from dbl.run.start import Cut, Pretrained
-from dbl.run.start_weights import weights_of_layers
+from dbl.run.start_weights import weights_of
 from dbl.utils.errors import UserError
 from dbl.utils.files import temporary_folder
 from dbl.utils.serialization import to_plain
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> None:
         _copy(model, folder / start.folder / "model")
         write_config(folder / run.config.name, plain)
         folder.rename(run.path)
-    print(_summary(source, run, contract))
+    print(_summary(source, run, contract, start))
 
 
 def _converted(model: ModelFolder, partition: PartitionConfig, start: Pretrained) -> Contract:
@@ -80,8 +80,8 @@ def _converted(model: ModelFolder, partition: PartitionConfig, start: Pretrained
     contract = replace(own.config, partition=partition, start=start).build(own.data, model.block_hashes)
     weights = model.denoiser(0).state_dict()
     for block in range(partition.num_blocks):
-        layers = start.layers(block, contract.partition)
-        load_denoiser(contract, block, weights_of_layers(weights, layers), model.path)  # refuses unlike layers
+        chosen = weights_of(weights, start.origin(block, contract.partition))
+        load_denoiser(contract, block, chosen, model.path)  # refuses unlike layers
     return contract
 
 
@@ -105,10 +105,10 @@ def _copy(model: ModelFolder, folder: Path) -> None:
     ModelFolder(folder)  # raises
 
 
-def _summary(source: RunFolder, run: RunFolder, contract: Contract) -> str:
+def _summary(source: RunFolder, run: RunFolder, contract: Contract, start: Pretrained) -> str:
     partition = contract.partition
     lines = [f"{run.path}: {partition.num_blocks} blocks from the {sum(partition.layers)} layers of {source.path}"]
     for block in range(partition.num_blocks):
-        layers = contract.config.start.layers(block, partition)
+        layers = start.origin(block, partition).layers
         lines.append(f"  block {block}: layers {', '.join(map(str, layers or []))}")
     return "\n".join([*lines, f"next: dbl train --config {run.config} --trainer.max_steps N"])

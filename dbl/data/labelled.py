@@ -44,7 +44,7 @@ class LabelledData(ResumableDataModule, Generic[Samples]):
         seed: random seed of the order of the training samples.
 
     Attributes:
-        noun: what messages call the samples.
+        noun: word for the samples in messages.
     """
 
     noun: ClassVar[str] = "samples"

@@ -147,12 +147,14 @@ class GaussianDenoiser(Denoiser):
 
     def _preconditioned(self, noisy: Tensor, level: Level, cond: Any) -> tuple[Tensor, Tensor]:
         """`c_skip z + c_out F(c_in z, c_noise)` (EDM, Eq. 7) in float32, and F itself in the network's precision."""
-        output: Tensor = self.network(self.scaled(noisy, level), level.noise, cond)
-        return self._estimate(noisy, level, output), output
-
-    def _estimate(self, noisy: Tensor, level: Level, output: Tensor) -> Tensor:
         c_skip, c_out = (append_axes(scale, noisy) for scale in (level.scalings.c_skip, level.scalings.c_out))
-        return c_skip * noisy + c_out * output.float()
+        output: Tensor = self.network(self.scaled(noisy, level), level.noise, cond)
+        if output.shape != noisy.shape:  # it could be broadcast, and trained in silence
+            raise UserError(
+                f"contract.network: its blocks return {list(output.shape)} for targets {list(noisy.shape)}: make the "
+                "shapes equal"
+            )
+        return c_skip * noisy + c_out * output.float(), output
 
     def scaled(self, noisy: Tensor, level: Level) -> Tensor:
         """`c_in z`, the first input of the network, from noisy targets [N, *target_shape]."""
@@ -186,13 +188,7 @@ class GaussianDenoiser(Denoiser):
     @override
     def unweighted_loss(self, clean: Clean, noisy: Tensor, sigma: Tensor) -> Tensor:
         noisy, level = noisy.float(), self._level(sigma)
-        output: Tensor = self.network(self.scaled(noisy, level), level.noise, clean.cond)
-        if output.shape != noisy.shape:  # it could be broadcast, and trained in silence
-            raise UserError(
-                f"contract.network: its blocks return {list(output.shape)} for targets {list(noisy.shape)}: make the "
-                "shapes equal"
-            )
-        estimate = self._estimate(noisy, level, output)
+        estimate, output = self._preconditioned(noisy, level, clean.cond)
         with without_autocast(noisy):
             return self.readout.unweighted_loss(estimate, output, noisy, level.sigma, clean)
 

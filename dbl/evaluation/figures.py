@@ -211,7 +211,7 @@ def memory_quality_figure(
     """One point for each way to train; a step line joins those that nothing beats with as little memory.
 
     Args:
-        points: `peak_bytes` of a step, `seconds` of the training, and `mean`, `min` and `max` of the metric, by name.
+        points: name -> `peak_bytes` of a step, `seconds` of the training, and `mean`, `min` and `max` of the metric.
         unbeaten: names of the points that are joined, by rising memory.
         metric: name of the metric, for the axis.
         lower_is_better: whether lower values of the metric are better.

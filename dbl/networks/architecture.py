@@ -99,6 +99,13 @@ class Architecture(ABC):
         """The same for the end-to-end network."""
         return float(self.num_layers)
 
+    def label_width(self, target_shape: tuple[int, ...]) -> int:
+        """Width of a label vector, the target of a classifier. Raises UserError if the target is something else."""
+        if len(target_shape) != 1:
+            name = type(self).__name__
+            raise UserError(f"network {name} denoises label vectors: use it with the target dbl.ClassTarget")
+        return target_shape[0]
+
     def require(self, data: DataSpec, kind: type[Spec]) -> Spec:
         """Return the data if they are of the kind that this network needs. Raises UserError otherwise."""
         if not isinstance(data, kind):

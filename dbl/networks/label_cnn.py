@@ -50,9 +50,8 @@ class LabelCNN(Architecture):
         self, data: DataSpec, target_shape: tuple[int, ...], num_layers: int, table: Tensor | None = None
     ) -> "LabelCNNNetwork":
         """Build one block; cond is an image [N, channels, height, width]."""
-        if len(target_shape) != 1:
-            raise UserError("network LabelCNN denoises label vectors: use it with the target dbl.ClassTarget")
-        return LabelCNNNetwork(self, self.require(data, ImageSpec), target_shape[0], num_layers)
+        dim = self.label_width(target_shape)
+        return LabelCNNNetwork(self, self.require(data, ImageSpec), dim, num_layers)
 
     def build_classifier(self, data: DataSpec) -> "LabelCNNClassifier":
         """Build the end-to-end baseline: a classifier with all the layers."""

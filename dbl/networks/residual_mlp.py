@@ -13,7 +13,6 @@ from dbl.data.spec import DataSpec, VectorSpec
 from dbl.networks.architecture import NETWORK, Architecture, check_sizes
 from dbl.networks.layers import ModulatedHead, Modulation, NoiseEmbedding, feed_forward, initialise, modulate
 from dbl.utils.checks import Number, check_numbers
-from dbl.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,8 @@ class ResidualMLP(Architecture):
         self, data: DataSpec, target_shape: tuple[int, ...], num_layers: int, table: Tensor | None = None
     ) -> "MLPNetwork":
         """Build one block; cond is a vector [N, features]."""
-        if len(target_shape) != 1:
-            raise UserError("network ResidualMLP denoises label vectors: use it with the target dbl.ClassTarget")
-        return MLPNetwork(self, self.require(data, VectorSpec), target_shape[0], num_layers)
+        dim = self.label_width(target_shape)
+        return MLPNetwork(self, self.require(data, VectorSpec), dim, num_layers)
 
     def build_classifier(self, data: DataSpec) -> "MLPClassifier":
         """Build the end-to-end baseline: a classifier with all the layers."""

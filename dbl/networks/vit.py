@@ -12,7 +12,6 @@ from dbl.data.spec import DataSpec, ImageSpec
 from dbl.networks.architecture import NETWORK, Architecture, check_heads, check_sizes, count_patches
 from dbl.networks.layers import Gelu, Layer, ModulatedHead, NoiseEmbedding, PatchEmbedding, initialise
 from dbl.utils.checks import Number, check_choice, check_numbers
-from dbl.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,8 @@ class ViT(Architecture):
         self, data: DataSpec, target_shape: tuple[int, ...], num_layers: int, table: Tensor | None = None
     ) -> "ViTNetwork":
         """Build one block; cond is an image [N, channels, height, width]."""
-        if len(target_shape) != 1:
-            raise UserError("network ViT denoises label vectors: use it with the target dbl.ClassTarget")
-        return ViTNetwork(self, self.require(data, ImageSpec), target_shape[0], num_layers)
+        dim = self.label_width(target_shape)
+        return ViTNetwork(self, self.require(data, ImageSpec), dim, num_layers)
 
     def build_classifier(self, data: DataSpec) -> "ViTClassifier":
         """Build the end-to-end baseline: a classifier with all the layers."""

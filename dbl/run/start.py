@@ -1,7 +1,7 @@
 """Where the weights of a block come from before its first step: a seed, an ancestor, or a network trained elsewhere."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 from typing_extensions import override
 
@@ -13,6 +13,18 @@ from dbl.utils.errors import UserError
 START = "contract.start.init_args"
 
 
+class Origin(NamedTuple):
+    """What a block starts from.
+
+    Attributes:
+        block: index of the block of the model that was trained before.
+        layers: indices of its layers, in the order in which they run in the new block; None for all of them.
+    """
+
+    block: int
+    layers: list[int] | None = None
+
+
 class Start:
     """Where the weights of a block come from before its first step.
 
@@ -22,7 +34,7 @@ class Start:
         share: share of the compute of the whole run that is spent before the blocks' own first step.
         num_blocks: number of blocks of the model from which they start; 0 if there is none.
         folder: folder of that model in the run folder; it holds a folder `model`.
-        remedy: what to do if it is not there.
+        remedy: advice if it is not there.
     """
 
     share: float = 0.0
@@ -38,12 +50,8 @@ class Start:
     def check(self, network: Architecture, partition: Partition) -> None:
         """Raise UserError if the blocks of this network and partition cannot start so."""
 
-    def source(self, block: int, partition: Partition) -> int:
-        """The block of the model from which block `block` starts."""
-        raise NotImplementedError
-
-    def layers(self, block: int, partition: Partition) -> list[int] | None:
-        """Which of the layers of that block it takes, in its own order; None for all."""
+    def origin(self, block: int, partition: Partition) -> Origin | None:
+        """What block `block` starts from; None if its weights are random."""
         return None
 
 
@@ -82,7 +90,7 @@ class Ancestor(Start):
         >>> tree.num_parts  # two blocks, and the one before them
         3
         >>> four = dbl.Partition(boundaries=(16.0, 8.0, 4.0, 2.0, 1.0), layers=(3, 3, 3, 3))
-        >>> [tree.source(block, four) for block in range(4)]
+        >>> [tree.origin(block, four).block for block in range(4)]
         [0, 0, 1, 1]
     """
 
@@ -105,9 +113,9 @@ class Ancestor(Start):
         return self.num_blocks + self.start.num_parts
 
     @override
-    def source(self, block: int, partition: Partition) -> int:
+    def origin(self, block: int, partition: Partition) -> Origin:
         """The block of the ancestor that owns the levels of block `block`."""
-        return block * self.num_blocks // partition.num_blocks
+        return Origin(block * self.num_blocks // partition.num_blocks)
 
     @override
     def check(self, network: Architecture, partition: Partition) -> None:
@@ -136,14 +144,14 @@ class Pretrained(Start):
     says why.
 
     Args:
-        cut: which layers. interleaved: b, b + B, b + 2 B, ... for block b of B, so that each block has layers from all
-            depths; contiguous: those that the partition gives to the block; or a list of layers for each block,
-            disjoint, in the order in which they run.
+        cut: layers of each block. interleaved: b, b + B, b + 2 B, ... for block b of B, so that each block has layers
+            from all depths; contiguous: those that the partition gives to the block; or a list of layers for each
+            block, disjoint, in the order in which they run.
 
     Example:
         >>> import dbl
         >>> three = dbl.Partition(boundaries=(8.0, 4.0, 2.0, 1.0), layers=(2, 2, 2))
-        >>> [dbl.Pretrained().layers(block, three) for block in range(3)]
+        >>> [dbl.Pretrained().origin(block, three).layers for block in range(3)]
         [[0, 3], [1, 4], [2, 5]]
     """
 
@@ -165,11 +173,11 @@ class Pretrained(Start):
             check_items(f"{START}.cut", layers, whole(0, 10_000))
 
     @override
-    def source(self, block: int, partition: Partition) -> int:
-        return 0
+    def origin(self, block: int, partition: Partition) -> Origin:
+        """Its layers of the whole network."""
+        return Origin(0, self._layers(block, partition))
 
-    @override
-    def layers(self, block: int, partition: Partition) -> list[int]:
+    def _layers(self, block: int, partition: Partition) -> list[int]:
         if self.cut == "contiguous":
             return list(partition.layer_range(block))
         if self.cut == "interleaved":
@@ -186,7 +194,7 @@ class Pretrained(Start):
             )
         if not isinstance(self.cut, str) and len(self.cut) != partition.num_blocks:
             raise UserError(f"{START}.cut must have a list for each of {partition.num_blocks} blocks")
-        cut = [self.layers(block, partition) for block in range(partition.num_blocks)]
+        cut = [self._layers(block, partition) for block in range(partition.num_blocks)]
         sizes, chosen = [len(layers) for layers in cut], [layer for layers in cut for layer in layers]
         if sizes != list(partition.layers):
             raise UserError(

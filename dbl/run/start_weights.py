@@ -11,6 +11,7 @@ from dbl.denoising.denoiser import Denoiser
 from dbl.run.contract import Contract
 from dbl.run.folder import RunFolder
 from dbl.run.model_folder import ModelFolder, file_hash
+from dbl.run.start import Origin
 from dbl.utils.errors import UserError
 from dbl.utils.files import read_tensors
 
@@ -29,18 +30,17 @@ def start_weights(run: RunFolder, contract: Contract, block: int) -> StartWeight
 
     Raises UserError if their file is absent, damaged, or not the one on which the contract agreed.
     """
-    start, partition = contract.config.start, contract.partition
-    if start.num_blocks == 0:
+    start = contract.config.start
+    origin = start.origin(block, contract.partition)
+    if origin is None:
         return None
-    source = start.source(block, partition)
-    path = run.start_model(start) / f"block_{source}.safetensors"
+    path = run.start_model(start) / f"block_{origin.block}.safetensors"
     if not path.is_file():
         raise UserError(f"{path} does not exist, from which block {block} starts: {start.remedy}")
     weights = read_tensors(path)
-    if file_hash(path) != contract.start_sha256[source]:
+    if file_hash(path) != contract.start_sha256[origin.block]:
         raise _another(path)
-    layers = start.layers(block, partition)
-    return StartWeights(weights if layers is None else weights_of_layers(weights, layers), path)
+    return StartWeights(weights_of(weights, origin), path)
 
 
 def source_network(run: RunFolder, contract: Contract) -> Denoiser:
@@ -57,9 +57,11 @@ def _another(path: Path) -> UserError:
     )
 
 
-def weights_of_layers(weights: Mapping[str, Tensor], layers: list[int]) -> dict[str, Tensor]:
-    """Weights of a denoiser with some of its layers, in the order given; what is in no layer stays."""
-    place = {layer: number for number, layer in enumerate(layers)}
+def weights_of(weights: Mapping[str, Tensor], origin: Origin) -> dict[str, Tensor]:
+    """Weights of a denoiser with the layers of an origin, in their order there; what is in no layer stays."""
+    if origin.layers is None:
+        return dict(weights)
+    place = {layer: number for number, layer in enumerate(origin.layers)}
     chosen = {}
     for name, tensor in weights.items():
         found = _OF_LAYER.match(name)

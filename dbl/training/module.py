@@ -97,6 +97,11 @@ class TrainingModule(L.LightningModule, ABC):
         return self.batches_seen % self.recipe.accumulate != 0
 
     @property
+    def steps_done(self) -> int:
+        """Number of optimizer steps of which all batches were consumed."""
+        return self.batches_seen // self.recipe.accumulate
+
+    @property
     def schedule_steps(self) -> int:
         """Number of optimizer steps of the learning-rate schedule."""
         return self.trainer.max_steps

@@ -38,7 +38,7 @@ def test_a_tree_halves_the_levels_at_each_branching(data_spec: ImageSpec) -> Non
     own, others = CONFIG.build(data_spec).partition, parents.build(data_spec).partition
     for block in range(4):
         low, high = own.interval(block)
-        parent = others.interval(tree.source(block, own))
+        parent = others.interval(tree.origin(block, own).block)
         assert parent.low <= low < high <= parent.high
 
 
@@ -149,10 +149,9 @@ def test_random_weights_need_nothing() -> None:
 
 
 def _cut(cut: Cut | list[list[int]], spec: ImageSpec, layers: list[int] | None = None) -> list[list[int] | None]:
-    contract = replace(CONFIG, partition=PartitionConfig(num_blocks=2, layers=layers), start=Pretrained(cut)).build(
-        spec
-    )
-    return [contract.config.start.layers(block, contract.partition) for block in range(2)]
+    start = Pretrained(cut)
+    contract = replace(CONFIG, partition=PartitionConfig(num_blocks=2, layers=layers), start=start).build(spec)
+    return [start.origin(block, contract.partition).layers for block in range(2)]
 
 
 def test_cuts_of_a_trained_network(data_spec: ImageSpec) -> None:

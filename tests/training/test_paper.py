@@ -83,7 +83,7 @@ def test_blocks_are_drawn_evenly_or_in_turn(dit_contract: Contract) -> None:
 def test_the_block_stays_while_gradients_accumulate(dit_contract: Contract) -> None:
     """Catches an optimizer step that mixes the gradients of several blocks."""
     part = PaperTraining(dit_contract, recipe(accumulate=2), order="in_turn")
-    assert [part._steps_done for part.batches_seen in range(6)] == [0, 0, 1, 1, 2, 2]
+    assert [part.steps_done for part.batches_seen in range(6)] == [0, 0, 1, 1, 2, 2]
 
 
 def test_with_all_private_it_is_the_training_of_blocks(dit_contract: Contract, stripes: Stripes) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from toy import assert_equal_states, checkpoint, fit, recipe
+from toy import Kill, assert_equal_states, checkpoint, fit, recipe
 from toy_text import ChainText, fit_text, text_contract
 
 from dbl.denoising.targets import TokenTarget
@@ -24,17 +24,6 @@ from dbl.utils.files import read_json
 
 KINDS = ["text", "images"]
 STEPS = 8  # the second of two windows begins after 4
-
-
-class Kill(L.Callback):
-    """Break off the training before a step, without any clean-up."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        if trainer.global_step == self.step:
-            raise RuntimeError("killed")
 
 
 class Watch(L.Callback):

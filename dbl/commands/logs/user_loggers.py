@@ -52,7 +52,7 @@ class Logged:
     """What a training or an evaluation logs.
 
     Args:
-        name: what it is called in every logger.
+        name: name in every logger.
         folder: folder of its files in the run folder.
         job: `training` or `evaluation`.
         choices: choices of the run, by name.
@@ -83,7 +83,7 @@ def logging_to(trainer: L.Trainer, own: Sequence[Logger], chosen: Any, logged: L
         trainer: trainer of a part or an evaluation.
         own: loggers of `dbl`.
         chosen: parsed value of `trainer.logger`: null, loggers that join these, or false, which turns all off.
-        logged: what is logged.
+        logged: the training or evaluation.
 
     Raises UserError if a logger cannot be built, or its server refuses.
     """

@@ -44,7 +44,7 @@ class SweepFile:
 
         Args:
             config: plain config that all runs share.
-            ranges: what a study draws from, as text by key; empty for a grid.
+            ranges: ranges and choices from which a study draws, as text by key; empty for a grid.
             cells: choices of the runs of a grid, by name.
 
         Raises UserError if the earlier call had another config, or a study another search space.

@@ -83,12 +83,16 @@ class VectorFiles(VectorData):
     def load(self, split: Split) -> VectorSet | None:
         if split == "validation" and split not in self._patterns:
             return None
-        read = {one: self._read(one) for one in self._patterns}  # what is wrong in any is found before any training
         if split == "validation" or "test" in self._patterns:
-            return read[split]
-        rows = read["train"]
+            return self._sets[split]
+        rows = self._sets["train"]
         kept, held_out = cut_test(rows.labels, self.test_share)
         return rows.select(kept if split == "train" else held_out)
+
+    @cached_property
+    def _sets(self) -> dict[str, VectorSet]:
+        """All files at once, so that what is wrong in one is found before any training."""
+        return {split: self._read(split) for split in self._patterns}
 
     @cached_property
     def _tables(self) -> dict[str, list["_Table"]]:

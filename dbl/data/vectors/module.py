@@ -15,16 +15,8 @@ from dbl.utils.errors import UserError
 class VectorData(LabelledData[VectorSet]):
     """Labelled vectors in three disjoint splits. A new data set is a subclass with the method `load`.
 
-    Networks see each feature with the mean and standard deviation of its training values taken away.
-
-    Args:
-        batch_size: number of training vectors in a batch of one device.
-        eval_batch_size: number of vectors in a batch of one device in validation and test.
-        validation_share: share of each class that is cut from the training vectors where the data set has no validation
-            split, in [0, 1); 0 means no validation.
-        split_seed: random seed of that cut, apart from `seed`, so that runs of several seeds have the same splits.
-        num_workers: number of processes that prepare batches; 0 prepares them in the main process.
-        seed: random seed of the order of the training vectors.
+    Arguments as in `LabelledData`. Networks see each feature with the mean and standard deviation of its training
+    values taken away.
 
     Example:
         >>> import dbl, torch

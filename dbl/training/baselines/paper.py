@@ -189,17 +189,13 @@ class PaperTraining(TrainingModule):
         """Whether each block has now had, on average, `sync_every` further steps."""
         if self.accumulating or self.sync_every is None:
             return False
-        return self._steps_done % (self.sync_every * len(self.network.denoisers)) == 0
-
-    @property
-    def _steps_done(self) -> int:
-        return self.batches_seen // self.recipe.accumulate
+        return self.steps_done % (self.sync_every * len(self.network.denoisers)) == 0
 
     @override
     def losses(self, batch: Batch) -> Losses:
         """Weighted denoising loss (paper, Eq. 5) of this step's block; in validation the mean over all blocks."""
         if self.training:
-            return Losses(*self._losses_of(self.block_of(self._steps_done), batch))
+            return Losses(*self._losses_of(self.block_of(self.steps_done), batch))
         blocks = range(len(self.network.denoisers))
         return Losses(torch.stack([self._losses_of(block, batch)[0] for block in blocks]).mean(dim=0))
 

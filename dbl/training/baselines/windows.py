@@ -92,6 +92,12 @@ class InWindows(TrainingModule):
     At the border between two windows the weights become their moving average, if there is one (`EMA`), which begins
     anew, as do the optimizer and the schedule of the learning rate. Frozen parts are in evaluation mode.
 
+    Args:
+        contract: contract of the run that it is compared with; gives network sizes, data and seed.
+        recipe: training configuration.
+        width: number of layers of a window; null: those of the largest block.
+        shift: number of layers by which the window moves; null: half of its width, at least 1.
+
     Attributes:
         windows: windows of the layers of `backbone`.
         after_layers: names of the submodules behind the last layer, trained with each window.
@@ -102,8 +108,15 @@ class InWindows(TrainingModule):
     _number = 0  # of the window in training
     _entered: int | None = None  # the one that this process has entered
 
-    def cut(self, windows: Windows) -> None:
-        """Train in these windows: the end of the constructor."""
+    def __init__(
+        self,
+        contract: Contract,
+        recipe: TrainingConfig | None = None,
+        width: int | None = None,
+        shift: int | None = None,
+    ) -> None:
+        windows = Windows.of(contract, width, shift)
+        super().__init__(contract, recipe)  # type: ignore[call-arg, arg-type]  # of the class into which this is mixed
         self.part = "windows"
         self.windows = windows
         self.layer_passes *= windows.width / windows.num_layers
@@ -132,7 +145,7 @@ class InWindows(TrainingModule):
                 f"{self.part} was trained for {before} steps in all, which cannot become {now}, since each window has "
                 "had its share: remove its run folder, or use --from_scratch"
             )
-        self._number = self.windows.number_at(max(self._steps_done - 1, 0), now)
+        self._number = self.windows.number_at(max(self.steps_done - 1, 0), now)
 
     @override
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
@@ -158,7 +171,7 @@ class InWindows(TrainingModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Begin the next window if it is time."""
         super().on_train_batch_start(batch, batch_idx)
-        number = self.windows.number_at(self._steps_done, self.trainer.max_steps)
+        number = self.windows.number_at(self.steps_done, self.trainer.max_steps)
         if number == self._entered:
             return
         averages = [callback for callback in self.trainer.callbacks if isinstance(callback, EMA)]  # type: ignore[attr-defined]
@@ -175,10 +188,6 @@ class InWindows(TrainingModule):
 
     def _trained_parameters(self) -> list[nn.Parameter]:
         return [parameter for part, is_trained in self._parts.items() if is_trained for parameter in part.parameters()]
-
-    @property
-    def _steps_done(self) -> int:
-        return self.batches_seen // self.recipe.accumulate
 
     @override
     def losses(self, batch: Any) -> Losses:
@@ -197,43 +206,14 @@ class InWindows(TrainingModule):
 
 
 class WindowedCausalLM(InWindows, EndToEndCausalLM):
-    """The causal language model in windows of its layers.
-
-    Args:
-        contract: contract of the run that it is compared with; gives network sizes, data and seed.
-        recipe: training configuration.
-        width: number of layers of a window; null: those of the largest block.
-        shift: number of layers by which the window moves; null: half of its width, at least 1.
-    """
+    """The causal language model in windows of its layers; arguments as in `InWindows`."""
 
     serves = (CausalLM,)
     after_layers = ("network.body.head", "network.head")
 
-    def __init__(
-        self,
-        contract: Contract,
-        recipe: TrainingConfig | None = None,
-        width: int | None = None,
-        shift: int | None = None,
-    ) -> None:
-        windows = Windows.of(contract, width, shift)
-        super().__init__(contract, recipe)
-        self.cut(windows)
-
 
 class WindowedClassifier(InWindows, EndToEndClassifier):
-    """The classifier in windows of its layers; arguments as in `WindowedCausalLM`."""
+    """The classifier in windows of its layers; arguments as in `InWindows`."""
 
     serves = (ViT,)
     after_layers = ("network.norm", "network.head")
-
-    def __init__(
-        self,
-        contract: Contract,
-        recipe: TrainingConfig | None = None,
-        width: int | None = None,
-        shift: int | None = None,
-    ) -> None:
-        windows = Windows.of(contract, width, shift)
-        super().__init__(contract, recipe)
-        self.cut(windows)
