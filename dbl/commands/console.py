@@ -153,7 +153,7 @@ def _peak(arm: Mapping[str, Any]) -> str:
 def _size(num_bytes: float) -> str:
     """Bytes with three digits."""
     size, unit = readable_bytes(num_bytes).split()
-    return f"{float(size):.3g} {unit}" if float(size) < 1000 else f"{float(size):.0f} {unit}"
+    return f"{float(size):.3g} {unit}" if float(size) < 999.5 else f"{float(size):.0f} {unit}"
 
 
 def _files(report: Report, run: RunFolder) -> list[str]:

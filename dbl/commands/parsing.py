@@ -148,10 +148,21 @@ def _wrong_class(key: str, message: str, value: str) -> str | None:
     if "Not a valid subclass" not in message and not given and "iterable" not in message and "hashable" not in message:
         return None
     name = given[-1] if given else value
+    if failed := _failed_import(name, within):
+        return f"{key}.class_path ({name[:40]}) could not be imported: {failed}"
     if key in _BASES:
         return f"{key}.class_path ({name[:40]}) must be one of {', '.join(_public_classes(*_BASES[key]))}"
     example = ", such as torch.optim.AdamW" if "optimizer" in key else ""
     return f"{key} ({name[:40]}) must be a group of keys, or class_path of a class that can be imported{example}"
+
+
+def _failed_import(name: str, message: str) -> str | None:
+    """Why the import of a class of the user's own failed within its module; None if there is no such class."""
+    found = re.search(r"Problem with given class_path '[^']*':\s+(?P<reason>.*(?:No module|cannot import).*)", message)
+    absent = re.search(r"No module named '([^']+)'", found["reason"]) if found else None
+    if found is None or (absent and name.startswith(f"{absent[1]}.")):
+        return None
+    return found["reason"]
 
 
 def files_of(arguments: Iterable[str]) -> list[str]:

@@ -48,7 +48,7 @@ def from_plain(plain: Any, base: type[T], trusted: Collection[str] = (), key: st
 
 def _arguments(cls: type, stored: Any, trusted: Collection[str], key: str) -> dict[str, Any]:
     if not is_dataclass(cls):
-        raise UserError(f"class_path {class_path(cls)!r} is not a dataclass, so it cannot be stored")
+        raise UserError(f"class_path {class_path(cls)!r} cannot be stored: make it a @dataclass(frozen=True)")
     known = {field.name: field for field in fields(cls) if field.init}
     required = {name for name, field in known.items() if field.default is field.default_factory is MISSING}
     if not isinstance(stored, Mapping):

@@ -85,6 +85,26 @@ def test_an_error_is_one_line_and_exit_code_2(case: str, dbl: Run, capsys: pytes
     assert named in line
 
 
+BROKEN = {
+    "a package that is absent": ("import a_package_that_is_absent", "No module named 'a_package_that_is_absent'"),
+    "a name that is absent": ("from dbl import Nonsense", "cannot import name 'Nonsense'"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_an_import_that_fails_within_a_module_of_the_user_is_told(
+    case: str, dbl: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a message that says only which classes dbl has, though the user's own module was found."""
+    line, reason = BROKEN[case]
+    Path("my_broken_network.py").write_text(f"{line}\nclass Net: ...\n")
+    monkeypatch.syspath_prepend(Path.cwd())
+    assert dbl("plan", "digits_dit", "--contract.network=my_broken_network.Net") == 2
+    refused = refusal(capsys)
+    assert "contract.network.class_path (my_broken_network.Net) could not be imported" in refused
+    assert reason in refused
+
+
 def refusal(capsys: pytest.CaptureFixture[str]) -> str:
     """The one short line that was printed on standard error."""
     lines = capsys.readouterr().err.splitlines()
