@@ -43,7 +43,7 @@ def build_parser() -> LightningArgumentParser:
         type=list[str] | str | None,
         default=None,
         help="Further rivals: all, or some of " + ", ".join([*RECIPES, PAPER, *RIVALS]) + "; paper, the paper's own "
-        "training, is for images and classes, windows for a ViT and causal text, those from forward_forward on for "
+        "training, is for images and classes, windows for all but recurrent depth, those from forward_forward on for "
         "classes; blocks+NAME trains the blocks with the recipe NAME.",
     )
     parser.add_argument(

@@ -52,13 +52,24 @@ def test_what_is_trained_is_left_alone(dbl: Run, capsys: pytest.CaptureFixture[s
     assert (RUN / "rivals/noprop_fm/noprop_fm/checkpoints/last.ckpt").read_bytes() == before
 
 
+def test_a_denoiser_in_windows_is_assembled_and_compared(dbl: Run) -> None:
+    """Catches windows of the whole network, other compute than that of the blocks, and a network that is not used."""
+    assert dbl("compare", "digits_dit", "--rivals=windows") == 0
+    arms = {arm["name"]: arm for arm in json.loads(Path("runs/digits_dit/report/report.json").read_text())["sides"]}
+    assert arms["windows"]["layer_passes"] == arms["blocks"]["layer_passes"]
+    losses = [arms[name]["quality"]["loss"]["mean"] for name in ("windows", "end_to_end", "one_block")]
+    assert len(set(losses)) == 3
+    steps = {name: arms[name]["parts"][0]["steps"] for name in ("windows", "end_to_end", "one_block")}
+    assert steps["windows"] == steps["one_block"] == 3 * steps["end_to_end"]
+    assert dbl("compare", "digits_dit", "--rivals=windows") == 0
+
+
 @pytest.mark.parametrize(
     ("config", "rivals", "reason"),
     [
         ("digits_vit", "foo", "there is no 'foo'"),
         ("digits_vit", "noprop_td", "did you mean noprop_dt?"),
         ("digits_dit", "noprop_dt", "cannot be made of contract.network DiT"),
-        ("digits_dit", "windows", "cannot be made of contract.network DiT"),
     ],
 )
 def test_rivals_that_cannot_be(

@@ -1,5 +1,6 @@
 """Whole networks trained in windows of their layers: what each window trains, and what it costs."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,29 @@ from dbl.diffusion.partition import PartitionConfig
 from dbl.networks import CausalLM
 from dbl.run.contract import Contract, ContractConfig
 from dbl.training.baselines import EndToEndCausalLM, EndToEndClassifier
-from dbl.training.baselines.windows import InWindows, Window, WindowedCausalLM, WindowedClassifier, Windows
+from dbl.training.baselines.windows import (
+    InWindows,
+    Window,
+    WindowedCausalLM,
+    WindowedClassifier,
+    WindowedDenoiser,
+    Windows,
+)
+from dbl.training.block import DiffusionBlock
 from dbl.training.callbacks.ema import EMA
 from dbl.training.callbacks.memory import Memory
 from dbl.training.module import TrainingModule
 from dbl.utils.errors import UserError
 from dbl.utils.files import read_json
 
-KINDS = ["text", "images"]
+KINDS = ["text", "images", "masked"]
+# Names of what is before the first layer, and of what is behind the last.
+PARTS = {
+    "text": ({"embedding"}, {"head"}),
+    "images": ({"class_token", "tokens"}, {"norm", "head"}),
+    "masked": ({"embedding", "noise_embedding"}, {"head"}),
+}
+HEADS = {"text": "network.head.weight", "images": "network.head.weight", "masked": "head.project.weight"}
 STEPS = 8  # the second of two windows begins after 4
 
 
@@ -45,11 +61,21 @@ class Watch(L.Callback):
 def make(kind: str, vit: Contract, **options: Any) -> InWindows:
     """A part of 3 layers in 2 windows of 2 layers."""
     chosen: dict[str, Any] = {"recipe": recipe(warmup_steps=1), "width": 2, "shift": 1, **options}
-    return WindowedClassifier(vit, **chosen) if kind == "images" else WindowedCausalLM(text_contract("clean"), **chosen)
+    if kind == "images":
+        return WindowedClassifier(vit, **chosen)
+    if kind == "masked":
+        return WindowedDenoiser(uncut(), **chosen)
+    return WindowedCausalLM(text_contract("clean"), **chosen)
+
+
+def uncut() -> Contract:
+    """The contract of masked text as one block."""
+    config = replace(text_contract("masked").config, partition=PartitionConfig(1, overlap=0.0))
+    return config.build(ChainText().spec)
 
 
 def train(part: TrainingModule, folder: Path, resume: bool = False, *callbacks: L.Callback, steps: int = STEPS) -> None:
-    if isinstance(part, EndToEndCausalLM):
+    if isinstance(part, EndToEndCausalLM | DiffusionBlock):
         fit_text(part, folder, steps, resume, *callbacks)
     else:
         fit(part, folder, steps, resume, callbacks=[*callbacks])
@@ -58,7 +84,7 @@ def train(part: TrainingModule, folder: Path, resume: bool = False, *callbacks: 
 def changed(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> set[str]:
     """Names of the parts whose weights differ: layers by number, all else by name."""
     names = [name for name in first if not torch.equal(first[name], second[name])]
-    parts = [name.removeprefix("network.").removeprefix("body.").split(".") for name in names]
+    parts = [name.removeprefix("denoiser.").removeprefix("network.").removeprefix("body.").split(".") for name in names]
     return {part[1] if part[0] == "layers" else part[0] for part in parts}
 
 
@@ -88,13 +114,12 @@ def test_a_window_is_a_block_by_default(layers: tuple[int, ...], expected: tuple
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_window_changes_its_own_layers_alone(kind: str, vit_contract: Contract, tmp_path: Path) -> None:
     """Catches gradients that reach frozen layers or what is before them, and layers above that are trained."""
-    watch = Watch()
-    train(make(kind, vit_contract), tmp_path, False, watch)
-    before = {"embedding"} if kind == "text" else {"class_token", "tokens"}
-    after = {"head"} if kind == "text" else {"norm", "head"}
+    watch, part = Watch(), make(kind, vit_contract)
+    train(part, tmp_path, False, watch)
+    before, after = PARTS[kind]
     assert changed(watch.before[0], watch.before[3]) == {"0", "1", *before, *after}
     assert changed(watch.averages[4], watch.averages[7]) == {"1", "2", *after}
-    stored = checkpoint(tmp_path, "windows")
+    stored = checkpoint(tmp_path, part.part)
     averages = {name: weights for name, weights in stored["state_dict"].items() if name in watch.averages[7]}  # type: ignore[attr-defined]
     assert_equal_states(averages, watch.averages[7])
 
@@ -102,27 +127,29 @@ def test_a_window_changes_its_own_layers_alone(kind: str, vit_contract: Contract
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_average_is_handed_down_and_begins_anew(kind: str, vit_contract: Contract, tmp_path: Path) -> None:
     """Catches a second window on the live weights of the first, an old average, and an optimizer with old moments."""
-    watch = Watch()
-    train(make(kind, vit_contract), tmp_path, False, watch)
+    watch, part = Watch(), make(kind, vit_contract)
+    train(part, tmp_path, False, watch)
+    (head,) = (name for name in watch.before[0] if name.endswith(HEADS[kind]))
     first_average, live = watch.averages[3], watch.before[4]  # the callback sees the weights before they are replaced
     after_one, second = watch.averages[4], watch.before[5]
-    assert not torch.equal(*(weights["network.head.weight"] for weights in (first_average, live)))
-    assert torch.equal(after_one["network.head.weight"], second["network.head.weight"])
-    frozen = next(name for name in live if "layers.0" in name)
+    assert not torch.equal(*(weights[head] for weights in (first_average, live)))
+    assert torch.equal(after_one[head], second[head])
+    frozen = next(name for name in live if "layers.0" in name and name.endswith("weight"))
     assert torch.equal(first_average[frozen], watch.before[7][frozen])
     assert not torch.equal(first_average[frozen], live[frozen])
-    states = checkpoint(tmp_path, "windows")["optimizer_states"][0]["state"]  # type: ignore[index]
+    states = checkpoint(tmp_path, part.part)["optimizer_states"][0]["state"]  # type: ignore[index]
     assert {int(state["step"]) for state in states.values()} == {4}
 
 
-@pytest.mark.parametrize(("kind", "step"), [("text", 3), ("text", 4), ("text", 5), ("images", 4)])
+@pytest.mark.parametrize(("kind", "step"), [("text", 3), ("text", 4), ("text", 5), ("images", 4), ("masked", 4)])
 def test_a_killed_training_resumes_bit_for_bit(kind: str, step: int, vit_contract: Contract, tmp_path: Path) -> None:
     """Catches a window that is begun twice, or not, and an optimizer of another window; 4 is the border of two."""
-    train(make(kind, vit_contract), tmp_path / "whole")
+    part = make(kind, vit_contract)
+    train(part, tmp_path / "whole")
     with pytest.raises(RuntimeError, match="killed"):
         train(make(kind, vit_contract), tmp_path / "resumed", False, Kill(step))
     train(make(kind, vit_contract), tmp_path / "resumed", True)
-    whole, resumed = (checkpoint(tmp_path / name, "windows") for name in ("whole", "resumed"))
+    whole, resumed = (checkpoint(tmp_path / name, part.part) for name in ("whole", "resumed"))
     for key in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "global_step", "dbl"):
         assert_equal_states(whole[key], resumed[key])
 
@@ -130,12 +157,16 @@ def test_a_killed_training_resumes_bit_for_bit(kind: str, step: int, vit_contrac
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_window_of_all_layers_is_the_end_to_end_training(kind: str, vit_contract: Contract, tmp_path: Path) -> None:
     """Catches other start weights, data, schedule or average than those of the network it is compared with."""
-    whole: TrainingModule = EndToEndCausalLM(text_contract("clean"), recipe(warmup_steps=1))
-    if kind == "images":
-        whole = EndToEndClassifier(vit_contract, recipe(warmup_steps=1))
-    train(whole, tmp_path)
-    train(make(kind, vit_contract, width=3), tmp_path)
-    first, second = (checkpoint(tmp_path, name) for name in ("end_to_end", "windows"))
+    once = recipe(warmup_steps=1)
+    whole: dict[str, TrainingModule] = {
+        "text": EndToEndCausalLM(text_contract("clean"), once),
+        "images": EndToEndClassifier(vit_contract, once),
+        "masked": DiffusionBlock(uncut(), recipe=once),
+    }
+    part = make(kind, vit_contract, width=3)
+    train(whole[kind], tmp_path / "whole")
+    train(part, tmp_path / "windows")
+    first, second = checkpoint(tmp_path / "whole", whole[kind].part), checkpoint(tmp_path / "windows", part.part)
     assert_equal_states(first["state_dict"], second["state_dict"])
 
 

@@ -93,6 +93,11 @@ def derived_plain(config: RunConfig, run: RunFolder, max_steps: int) -> dict[str
     return plain
 
 
+def as_one_block(plain: dict[str, Any]) -> None:
+    """Make the config of a run that of its whole network as one denoiser for all levels."""
+    plain["contract"]["partition"] = {"num_blocks": 1, "overlap": 0.0}
+
+
 def _derived(config: RunConfig, run: RunFolder, contract: ContractConfig, max_steps: int) -> RunConfig:
     """The config of a run inside a run, which differs in contract and length."""
     plain = derived_plain(config, run, max_steps)

@@ -4,16 +4,18 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from dbl.commands.arms.derived_runs import derived_plain, total_passes, train_ancestors
+from dbl.commands.arms.derived_runs import as_one_block, derived_plain, total_passes, train_ancestors
 from dbl.commands.arms.paper import PART as PAPER, train_paper
-from dbl.commands.arms.whole_network import steps_of_whole_network, train_whole_network
+from dbl.commands.arms.whole_network import steps_of_whole_network, train_whole_network, trained_stack
 from dbl.commands.evaluate import evaluate_baseline, evaluate_stack
 from dbl.commands.fit import fit_and_free
 from dbl.commands.launch.launcher import Launch
 from dbl.commands.run_config import RunConfig, write_config
 from dbl.evaluation.report import Arm
 from dbl.run.assembly import assemble
+from dbl.run.folder import RunFolder
 from dbl.training.baselines import RIVALS, PaperTraining, rival_of
+from dbl.training.baselines.windows import WindowedDenoiser
 from dbl.training.memory.planner import Planner
 from dbl.training.recipes import RECIPES
 from dbl.utils.checks import Number
@@ -135,7 +137,7 @@ def train_rivals(
     arms = []
     for name in names:
         if name in RIVALS:
-            arms.append(_train_method(config, name, from_scratch))
+            arms.append(_train_method(config, name, steps, from_scratch))
             continue
         if name == PAPER:
             arms.append(train_paper(config, config.run.rival(name), steps, from_scratch))
@@ -184,10 +186,12 @@ def _described(config: RunConfig, changes: Mapping[str, Any]) -> str:
     return f"{kind}, learning rate {arguments['lr']:.3g} (the run's own: {own})"
 
 
-def _train_method(config: RunConfig, name: str, from_scratch: bool) -> Arm:
+def _train_method(config: RunConfig, name: str, steps: list[int], from_scratch: bool) -> Arm:
     """A network of another method."""
     run, kind = config.run.rival(name), rival_of(name, config.contract_config.network)
     assert kind is not None
+    if issubclass(kind, WindowedDenoiser):
+        return _train_windows(config, run, name, steps, from_scratch)
     passes = kind(config.contract).layer_passes  # type: ignore[call-arg, arg-type]
     plain = derived_plain(config, run, max(1, round(total_passes(config) / passes)))
     del plain["model"]["block"]
@@ -195,6 +199,19 @@ def _train_method(config: RunConfig, name: str, from_scratch: bool) -> Arm:
     print(f"{name}:", flush=True)
     fit_and_free(RunConfig.load(run.config, kind), from_scratch)
     return evaluate_baseline(run, name)
+
+
+def _train_windows(config: RunConfig, run: RunFolder, name: str, steps: list[int], from_scratch: bool) -> Arm:
+    """The whole network as one denoiser for all levels, in windows of the size of a block."""
+    width = max(config.contract.partition.layers)
+    passes = config.contract_config.network.layer_passes(width)
+    plain = derived_plain(config, run, max(1, round(total_passes(config) / passes)))
+    as_one_block(plain)
+    del plain["model"]["block"]
+    write_config(run.config, plain)
+    training = RunConfig.load(run.config, WindowedDenoiser)
+    training.values.model.width = width  # not in the file, which is that of a run of one block
+    return trained_stack(training, name, steps, from_scratch)
 
 
 def _train_blocks(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dbl.commands.arms.derived_runs import derived_plain, total_passes
+from dbl.commands.arms.derived_runs import as_one_block, derived_plain, total_passes
 from dbl.commands.evaluate import evaluate_baseline, evaluate_stack
 from dbl.commands.fit import fit_and_free
 from dbl.commands.run_config import RunConfig, write_config
@@ -34,7 +34,7 @@ def train_whole_network(
     plain["model"]["recipe"] = {**(plain["model"]["recipe"] or {}), **(recipe or {})}
     baseline = baseline_of(config.contract.config.network)
     if baseline is None:
-        plain["contract"]["partition"] = {"num_blocks": 1, "overlap": 0.0}
+        as_one_block(plain)
     else:
         del plain["model"]["block"]
     write_config(run.config, plain)

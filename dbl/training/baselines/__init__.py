@@ -9,7 +9,7 @@ from dbl.training.baselines.noprop import NoPropDT
 from dbl.training.baselines.noprop_continuous import NoPropCT, NoPropFM
 from dbl.training.baselines.paper import PaperTraining as PaperTraining
 from dbl.training.baselines.recurrent_lm import EndToEndRecurrentLM as EndToEndRecurrentLM
-from dbl.training.baselines.windows import WindowedCausalLM, WindowedClassifier
+from dbl.training.baselines.windows import WindowedCausalLM, WindowedClassifier, WindowedDenoiser
 from dbl.training.module import TrainingModule
 
 _OF_TEXT: dict[type[Architecture], type[TrainingModule]] = {
@@ -19,7 +19,7 @@ _OF_TEXT: dict[type[Architecture], type[TrainingModule]] = {
 
 # Further rivals that `dbl compare --rivals` can train, by the name of their part: a class for each kind of network.
 RIVALS: dict[str, tuple[type[TrainingModule], ...]] = {
-    "windows": (WindowedCausalLM, WindowedClassifier),
+    "windows": (WindowedCausalLM, WindowedClassifier, WindowedDenoiser),
     "forward_forward": (ForwardForwardViT,),
     "contrastive_forward_forward": (ContrastiveForwardForwardViT,),
     "noprop_dt": (NoPropDT,),

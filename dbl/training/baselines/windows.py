@@ -22,12 +22,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import override
 
-from dbl.networks import CausalLM, ViT
+from dbl.networks import CausalLM, DiT, MaskedLM, ViT
 from dbl.networks.layers import layers_of
 from dbl.run.checkpoints import Stamp
 from dbl.run.contract import Contract
 from dbl.training.baselines.causal_lm import EndToEndCausalLM
 from dbl.training.baselines.classifier import EndToEndClassifier
+from dbl.training.block import DiffusionBlock
 from dbl.training.callbacks.ema import EMA
 from dbl.training.config import TrainingConfig
 from dbl.training.module import Losses, TrainingModule
@@ -101,8 +102,10 @@ class InWindows(TrainingModule):
     Attributes:
         windows: windows of the layers of `backbone`.
         after_layers: names of the submodules behind the last layer, trained with each window.
+        part_name: name of the part; None: that of the class into which this is mixed.
     """
 
+    part_name: ClassVar[str | None] = "windows"
     windows: Windows
     after_layers: ClassVar[tuple[str, ...]]
     _number = 0  # of the window in training
@@ -116,8 +119,8 @@ class InWindows(TrainingModule):
         shift: int | None = None,
     ) -> None:
         windows = Windows.of(contract, width, shift)
-        super().__init__(contract, recipe)  # type: ignore[call-arg, arg-type]  # of the class into which this is mixed
-        self.part = "windows"
+        super().__init__(contract, recipe=recipe)  # type: ignore[call-arg, arg-type]  # of the class into which this is mixed
+        self.part = self.part_name or self.part
         self.windows = windows
         self.layer_passes *= windows.width / windows.num_layers
         self._present = [nn.ModuleList(self._layers[: window.end]) for window in windows.all]
@@ -217,3 +220,14 @@ class WindowedClassifier(InWindows, EndToEndClassifier):
 
     serves = (ViT,)
     after_layers = ("network.norm", "network.head")
+
+
+class WindowedDenoiser(InWindows, DiffusionBlock):
+    """A denoiser for all levels in windows of its layers: the block of a run with B = 1, which is assembled as such.
+
+    Arguments as in `InWindows`; by default the only window is the whole network.
+    """
+
+    serves = (DiT, MaskedLM)
+    after_layers = ("denoiser.network.head",)
+    part_name = None
