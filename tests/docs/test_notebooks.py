@@ -23,7 +23,7 @@ def _code(path: Path) -> list[dict[str, Any]]:
 
 def test_the_notebooks_of_the_readme_are_there() -> None:
     """Catches a notebook that was renamed, one that the README does not list, and one without its page or with two."""
-    names = ["01_idea", "02_your_network", "03_what_did_it_cost", "04_text", "05_your_run"]
+    names = ["01_idea", "02_your_network", "03_what_did_it_cost", "04_text", "05_your_run", "06_convert"]
     assert [path.stem for path in NOTEBOOKS] == names
     assert re.findall(r"^\| \[(\w+)\]", (ROOT / "notebooks" / "README.md").read_text(), re.MULTILINE) == names
     assert sorted(path.name for path in _PAGES.iterdir()) == sorted([*names, *(f"{name}.md" for name in names)])
