@@ -13,6 +13,7 @@ TINY = [
     "--trainer.val_check_interval=2",
     "--trainer.enable_progress_bar=false",
     "--checkpoint.every_n_steps=2",
+    "--previews.num_samples=0",
     "--inference.num_images=4",
     "--image_quality.features=none",
     "--likelihood.levels_per_block=2",

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -53,7 +53,7 @@ class RunConfig:
 
     def __init__(self, parsed: Namespace, part: type[TrainingModule] = DiffusionBlock) -> None:
         self.part = part
-        self._parser = config_parser(part=part)
+        self._parser = _parser_of(part)
         self.values = _only_keys_of(self._parser, parsed)  # the parsed keys
         self._check_values()
         seed = self.values.seed_everything
@@ -63,7 +63,7 @@ class RunConfig:
     @classmethod
     def load(cls, path: Path, part: type[TrainingModule] = DiffusionBlock) -> Self:
         """The config in a file that `write_config` wrote. Raises UserError if it is absent or damaged."""
-        return cls(parse(config_parser(part=part), ["--config", str(path)]), part)
+        return cls(parse(_parser_of(part), ["--config", str(path)]), part)
 
     def _check_values(self) -> None:
         for name, default in vars(self._parser.get_defaults(skip_validation=True)).items():
@@ -92,7 +92,7 @@ class RunConfig:
     @cached_property
     def groups(self) -> Namespace:
         """The groups that need nothing trained, built; `trainer` stays a group of arguments."""
-        parser = run_parser()
+        parser = _parser_of_groups()
         return parser.instantiate(parser.parse_object(_only_keys_of(parser, self._without_loggers())))
 
     def build(self) -> Namespace:
@@ -213,7 +213,17 @@ class RunConfig:
 
     def plain(self) -> dict[str, Any]:
         """The whole config as plain values, with all defaults."""
-        return cast(dict[str, Any], yaml.safe_load(self._parser.dump(self.values, skip_unset=False)))
+        text = self._parser.dump(self.values, skip_unset=False, skip_validation=True)  # they were checked when parsed
+        return cast(dict[str, Any], yaml.safe_load(text))
+
+
+# A whole run reads a dozen configs, and each of these takes as long to make as a config to read.
+_parser_of_groups = cache(run_parser)
+
+
+@cache
+def _parser_of(part: type[TrainingModule]) -> LightningArgumentParser:
+    return config_parser(part=part)
 
 
 def _one_layer() -> torch.nn.Module:
