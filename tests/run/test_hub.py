@@ -60,7 +60,9 @@ class Hub:
     def upload_file(self, *, path_or_fileobj: bytes, path_in_repo: str, repo_id: str) -> None:
         (self.folder(repo_id) / path_in_repo).write_bytes(path_or_fileobj)
 
-    def snapshot_download(self, repo_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+    def snapshot_download(
+        self, repo_id: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]
+    ) -> str:
         self.asked.append((repo_id, revision))
         snapshot = self.root / "snapshots" / repo_id
         snapshot.mkdir(parents=True)
