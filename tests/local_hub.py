@@ -27,13 +27,20 @@ class LocalHub:
 
     Attributes:
         user: account of who calls.
-        writers: owner of a repository -> accounts that may write to it, beside the owner.
+        writers: repository -> accounts that may write to it, beside its owner.
+        private: repository -> whether only its owner may read it.
+        tags: name of a revision -> its commit.
+        asked: repositories and revisions that were downloaded from.
+        downloads: files that were downloaded.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.user = "ada"
         self.writers: dict[str, set[str]] = {}
+        self.private: dict[str, bool] = {}
+        self.tags: dict[str, str] = {}
+        self.asked: list[tuple[str, str | None]] = []
         self.downloads: list[str] = []
 
     def _commits(self, repo_id: str) -> list[dict[str, Any]]:
@@ -45,7 +52,8 @@ class LocalHub:
 
     def folder(self, repo_id: str, revision: str | None = None) -> Path:
         """The files of a commit, the last by default."""
-        return self.root / repo_id / (revision or self._commits(repo_id)[-1]["id"])
+        commits = self._commits(repo_id)
+        return self.root / repo_id / (self.tags.get(revision, revision) if revision else commits[-1]["id"])
 
     def _may_write(self, repo_id: str) -> bool:
         return repo_id.partition("/")[0] == self.user or self.user in self.writers.get(repo_id, set())
@@ -55,12 +63,13 @@ class LocalHub:
         if not (self.root / repo_id).is_dir():
             if not self._may_write(repo_id):
                 raise _error(HfHubHTTPError, 403, "403 Forbidden: you don't have the rights to create a model")
+            self.private[repo_id] = private
             (self.root / repo_id).mkdir(parents=True)
             self._append(repo_id, "initial commit", [], {})
         return f"https://hub/{repo_id}"
 
     def model_info(self, repo_id: str) -> SimpleNamespace:
-        return SimpleNamespace(sha=self._commits(repo_id)[-1]["id"], private=False)
+        return SimpleNamespace(sha=self._commits(repo_id)[-1]["id"], private=self.private[repo_id])
 
     def list_repo_tree(self, repo_id: str, *, recursive: bool, revision: str | None) -> Iterable[SimpleNamespace]:
         assert recursive
@@ -105,6 +114,19 @@ class LocalHub:
         self._append(*self._waiting)
         return SimpleNamespace(pr_url=None, repo_url=f"https://hub/{repo_id}")
 
+    def upload_folder(
+        self, *, repo_id: str, folder_path: str, allow_patterns: list[str], delete_patterns: list[str]
+    ) -> None:
+        """A commit of the files of a folder; of those that are there, the ones to delete are left out."""
+        there, ours = (_files(one) for one in (self.folder(repo_id), Path(folder_path)))
+        removed = list(filter_repo_objects(there, allow_patterns=delete_patterns))
+        chosen = filter_repo_objects(ours, allow_patterns=allow_patterns)
+        files = {name: (Path(folder_path) / name).read_bytes() for name in chosen}
+        self._append(repo_id, "upload", [self.user], files, removed)
+
+    def upload_file(self, *, path_or_fileobj: bytes, path_in_repo: str, repo_id: str) -> None:
+        self._append(repo_id, "upload", [self.user], {path_in_repo: path_or_fileobj})
+
     def merge(self) -> None:
         """Accept the pull request."""
         self._append(*self._waiting)
@@ -113,12 +135,16 @@ class LocalHub:
         """Commit files past all checks, as anybody may do by other means than `dbl`."""
         self._append(repo_id, "by hand", [self.user], files)
 
-    def _append(self, repo_id: str, title: str, authors: list[str], files: dict[str, bytes]) -> None:
+    def _append(
+        self, repo_id: str, title: str, authors: list[str], files: dict[str, bytes], removed: Iterable[str] = ()
+    ) -> None:
         path = self.root / repo_id / "commits.json"
         commits = json.loads(path.read_text()) if path.is_file() else []
         number = sha1(f"{repo_id} {len(commits)}".encode()).hexdigest()
         folder = self.root / repo_id / number
         shutil.copytree(self.root / repo_id / commits[-1]["id"], folder) if commits else folder.mkdir()
+        for name in removed:
+            (folder / name).unlink()
         for name, content in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
@@ -134,11 +160,11 @@ class LocalHub:
         ignore_patterns: list[str] | None = None,
     ) -> str:
         """Links to blobs of the same repository, as in the cache of huggingface_hub."""
+        self.asked.append((repo_id, revision))
         source = self.folder(repo_id, revision)
         cache = self.root / "cache" / f"models--{repo_id.replace('/', '--')}"
         snapshot = cache / "snapshots" / source.name
-        names = [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()]
-        for name in filter_repo_objects(names, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns):
+        for name in filter_repo_objects(_files(source), allow_patterns=allow_patterns, ignore_patterns=ignore_patterns):
             self.downloads.append(name)
             blob = cache / "blobs" / sha1((source / name).read_bytes()).hexdigest()
             blob.parent.mkdir(parents=True, exist_ok=True)
@@ -147,6 +173,10 @@ class LocalHub:
             (snapshot / name).unlink(missing_ok=True)
             (snapshot / name).symlink_to(blob)
         return str(snapshot)
+
+
+def _files(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
 
 
 def install(hub: LocalHub, patch: pytest.MonkeyPatch) -> None:

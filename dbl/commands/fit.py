@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
 def _fit(arguments: list[str]) -> None:
     """Train a block of a run here, or of one on the hub."""
     there = run_on_hub(arguments)
-    with config_of(there) as words:
+    with config_of(there, arguments) as words:
         options = parse(build_parser("fit"), [*words, *arguments])
     config = RunConfig(options)
     prepare(there, options, config)

@@ -1,6 +1,7 @@
 """The options of `dbl fit` for a block of somebody else's run: its contract from the hub, and the block back to it."""
 
 import argparse
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from dbl.commands.trust import add_trust_option, trusted_in
 from dbl.run.folder import RunFolder
 from dbl.run.hub_push import check_absent, push_blocks
 from dbl.run.hub_run import HubRun
-from dbl.utils.errors import UserError
+from dbl.utils.errors import UserError, one_line
 
 
 def add_hub_options(parser: argparse.ArgumentParser) -> None:
@@ -45,11 +46,23 @@ def run_on_hub(arguments: list[str]) -> HubRun | None:
 
 
 @contextmanager
-def config_of(there: HubRun | None) -> Iterator[list[str]]:
-    """The words of a command line that give the config of a run on the hub; what follows them overrides it."""
+def config_of(there: HubRun | None, arguments: list[str]) -> Iterator[list[str]]:
+    """The words of a command line that give the config of a run on the hub; what follows them overrides it.
+
+    Raises UserError if the data are such that a run on the hub cannot name them, and the command line does not.
+
+    Args:
+        there: the run.
+        arguments: the command line.
+    """
     if there is None:
         yield []
         return
+    if there.training.data is None and not any(re.match(r"--data|--config|-c", word) for word in arguments):
+        raise UserError(
+            f"{there.repo_id} was trained on data that it cannot name ({one_line(there.contract.data.name, 40)}): give "
+            "them with --data and its arguments, or in a config with --config"
+        )
     with tempfile.TemporaryDirectory(prefix="dbl_from_hub_") as folder:
         path = Path(folder, "config.yaml")
         write_config(path, there.training.config(there.contract, there.repo_id.rpartition("/")[2]))
@@ -64,9 +77,7 @@ def prepare(there: HubRun | None, options: Namespace, config: RunConfig) -> None
     """
     if there is None:
         if options.push:
-            raise UserError(
-                "--push is for a run on the hub: give --from_hub owner/name, or use dbl push RUN owner/name"
-            )
+            raise UserError("--push needs --from_hub owner/name: give it, or use dbl push RUN owner/name")
     elif options.push:
         block = config.values.model.block
         there.contract.partition.check_block(block)
@@ -79,8 +90,10 @@ def prepare(there: HubRun | None, options: Namespace, config: RunConfig) -> None
     if not options.push and (options.create_pr or options.replace):
         raise UserError("--create_pr and --replace are for --push: give it too, or leave them out")
     if there is not None:
-        there.contract.partition.check_block(config.values.model.block)
+        block = config.values.model.block
+        there.contract.partition.check_block(block)
         there.settle(RunFolder(config.values.run.name, config.values.run.root))
+        rank_zero_only(print)(f"{there.repo_id}  block {block}: {there.training.describe(there.contract, block)}")
 
 
 @rank_zero_only

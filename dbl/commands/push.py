@@ -1,6 +1,5 @@
 """`dbl push`: a run on the hub, for others to train blocks of it."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +55,10 @@ def main(arguments: list[str]) -> None:
 
 def summary(pushed: Pushed) -> str:
     """What was uploaded, and where it is."""
-    blocks = f"blocks {_listed(pushed.blocks)}" if pushed.blocks else "no block"
     if not pushed.is_new and not pushed.blocks:
         return f"nothing to push: {pushed.address} has all finished blocks of this run"
-    return f"pushed: {'the run and ' if pushed.is_new else ''}{blocks} to {pushed.address}"
-
-
-def _listed(blocks: Sequence[int]) -> str:
-    return ", ".join(map(str, blocks))
+    parts = [*(["the run"] if pushed.is_new else []), *(f"block {block}" for block in pushed.blocks)]
+    return f"pushed: {', '.join(parts)} to {pushed.address}"
 
 
 def _training(run: RunFolder) -> SharedTraining:

@@ -138,7 +138,11 @@ def _commit(
 ) -> str:
     """Upload blocks and other contents by their names there, in one commit. Returns the address to look at."""
     library = hub_library()
-    denied = f"{repo_id} cannot be written to by this account: propose a block with --create_pr, or see `hf auth login`"
+    chosen = f" --blocks {','.join(map(str, blocks))}" if blocks else ""
+    denied = (
+        f"{repo_id} cannot be written to by this account: dbl push {run.path} {repo_id}{chosen} --create_pr proposes a "
+        "block, or see `hf auth login`"
+    )
     with tempfile.TemporaryDirectory(prefix="dbl_push_") as folder:
         files = dict(contents)
         for block in blocks:
@@ -168,7 +172,7 @@ own noise levels (DiffusionBlocks, arXiv 2506.14202), by whoever likes to train 
 - network: {type(contract.config.network).__name__}, {sum(partition.layers)} layers
 - data: {plain(contract.data.name)}
 - blocks: {partition.describe(range(partition.num_blocks))}
-- steps: {", ".join(map(str, training.steps(contract)))}
+- training of block 0: {plain(training.describe(contract, 0))}
 - contract: `{contract.hash}`
 
 ```bash

@@ -18,7 +18,7 @@ from dbl.data.text.tokenizer import Bytes, Characters, Tokenizer
 from dbl.run.contract import Contract
 from dbl.run.inference import InferenceConfig
 from dbl.utils.checks import Number, check_items, check_numbers, whole
-from dbl.utils.errors import UserError, suggestion
+from dbl.utils.errors import UserError, one_line, suggestion
 from dbl.utils.serialization import from_plain, to_plain
 from dbl.utils.stored_classes import class_path
 from dbl.utils.stored_values import brief, typed
@@ -71,6 +71,7 @@ class SharedTraining:
 
     Args:
         max_steps: mean number of optimizer steps of a block.
+        batch_size: samples in a batch; None if the data have no such argument.
         relative_steps: relative numbers of steps of the blocks; None: all alike.
         optimizer: class of `torch.optim`.
         arguments: its arguments.
@@ -87,6 +88,7 @@ class SharedTraining:
     """
 
     max_steps: int
+    batch_size: int | None = None
     relative_steps: tuple[float, ...] | None = None
     optimizer: OptimizerName = "AdamW"
     arguments: dict[str, Scalar | list[float]] = field(default_factory=dict)
@@ -106,6 +108,7 @@ class SharedTraining:
             "training",
             self,
             max_steps=whole(1, 10**12),
+            batch_size=whole(1, 10**6, optional=True),
             warmup_steps=whole(0, 10**9),
             clip_norm=Number(above=0, at_most=1e9, optional=True),
             accumulate=whole(1, 10**6),
@@ -156,6 +159,11 @@ class SharedTraining:
         """Number of optimizer steps of each block."""
         return steps_of_blocks(self.max_steps, contract.partition.num_blocks, self.relative_steps)
 
+    def describe(self, contract: Contract, block: int) -> str:
+        """Steps, batches, optimizer and data of the training of a block, in a line for a terminal."""
+        batches = "" if self.batch_size is None else f" of {self.batch_size} samples"
+        return f"{self.steps(contract)[block]} steps{batches}, {self.optimizer}, {one_line(contract.data.name, 60)}"
+
     def config(self, contract: Contract, name: str) -> dict[str, Any]:
         """Plain values of a config that trains a block so, for a run of this name; without `data` if that is None.
 
@@ -188,6 +196,7 @@ def _shared_values(config: Any) -> dict[str, Any]:
     inference["sampler"] = {"class_path": "dbl.Sampler", "init_args": inference["sampler"]}
     return {
         "max_steps": trainer["max_steps"],
+        "batch_size": config["data"].get("init_args", {}).get("batch_size"),
         "relative_steps": config["relative_steps"],
         "optimizer": path.rpartition(".")[2] if path.startswith("torch.optim.") else path,
         "arguments": dict(recipe["optimizer"].get("init_args") or {}),
