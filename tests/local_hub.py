@@ -69,7 +69,7 @@ class LocalHub:
         return f"https://hub/{repo_id}"
 
     def model_info(self, repo_id: str) -> SimpleNamespace:
-        return SimpleNamespace(sha=self._commits(repo_id)[-1]["id"], private=self.private[repo_id])
+        return SimpleNamespace(sha=self._commits(repo_id)[-1]["id"], private=self.private.get(repo_id, False))
 
     def list_repo_tree(self, repo_id: str, *, recursive: bool, revision: str | None) -> Iterable[SimpleNamespace]:
         assert recursive

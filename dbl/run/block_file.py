@@ -29,18 +29,14 @@ def write_block_file(path: Path, stored: StoredTraining) -> None:
     write_tensors(path, tensors, {"dbl": json.dumps(facts)})
 
 
-def read_block_file(path: Path, shown: Path) -> StoredTraining:
-    """Read what `write_block_file` wrote. Raises UserError if it is absent, damaged, or another structure.
-
-    Args:
-        path: the file.
-        shown: its name in messages.
-    """
-    facts = parse_json(read_metadata(path).get("dbl", "null"), shown)
+def read_block_file(path: Path) -> StoredTraining:
+    """Read what `write_block_file` wrote. Raises UserError if it is absent, damaged, or another structure."""
+    facts = parse_json(read_metadata(path).get("dbl", "null"), path)
     try:
-        return StoredTraining(_content(read_tensors(path)), *_training(facts))
+        stamp, step, seconds = _training(facts)
+        return StoredTraining(_content(read_tensors(path)), stamp, step, seconds)
     except ValueError as error:
-        raise UserError(f"{shown} is not a block that dbl push wrote ({error}): push it again") from None
+        raise UserError(f"{path} is not a block that dbl push wrote ({error}): push it again") from None
 
 
 def _training(facts: Any) -> tuple[Stamp, int, float]:

@@ -10,9 +10,12 @@ All of it is data from elsewhere: files of other names are not downloaded, and n
 import re
 import shutil
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from dbl.run.assembly import MissingBlock, PartCheckpoint, checked_part
 from dbl.run.block_file import read_block_file
@@ -61,9 +64,8 @@ class HubRun:
                 f"{repo_id} holds no run (no {RUN}/contract.json): put one there with dbl push RUN {repo_id}"
             )
         self.contract = self._read_contract()
-        self.training = SharedTraining.restore(
-            read_json(self._file("training.json")), self.contract, str(self.shown("training.json"))
-        )
+        with self._file("training.json") as path:
+            self.training = SharedTraining.restore(read_json(path), self.contract, str(path))
         self.steps = self.training.steps(self.contract)
 
     def shown(self, name: str) -> Path:
@@ -71,13 +73,18 @@ class HubRun:
         return Path(self.repo_id, RUN, name)
 
     def _read_contract(self) -> Contract:
-        plain, shown = read_json(self._file("contract.json")), str(self.shown("contract.json"))
-        needs_table = isinstance(plain, dict) and plain.get("table_sha256")
-        table = read_tensor(self._file("table.safetensors", _LARGEST_TABLE), "table") if needs_table else None
-        contract = Contract.from_plain(plain, table, shown, self._trusted)
-        if plain.get("sha256") != contract.hash:
-            raise UserError(f"{shown} was changed after it was written: its owner must push the run again")
+        with self._file("contract.json") as path:
+            plain = read_json(path)
+            contract = Contract.from_plain(plain, self._read_table(plain), str(path), self._trusted)
+            if plain.get("sha256") != contract.hash:
+                raise UserError(f"{path} was changed after it was written: its owner must push the run again")
         return contract
+
+    def _read_table(self, contract: Any) -> Tensor | None:
+        if not isinstance(contract, dict) or not contract.get("table_sha256"):
+            return None
+        with self._file("table.safetensors", _LARGEST_TABLE) as path:
+            return read_tensor(path, "table")
 
     @cached_property
     def blocks(self) -> list[int]:
@@ -114,8 +121,9 @@ class HubRun:
                 f"{self.repo_id} has no block {block} yet: dbl fit --from_hub {self.repo_id} --model.block {block} "
                 "--push, or leave it out with --allow_partial"
             )
-        path, shown = self._file(name, self._largest(block)), self.shown(name)
-        stored = read_block_file(path, shown)
+        shown = self.shown(name)
+        with self._file(name, self._largest(block)) as path:
+            stored = read_block_file(path)
         part = checked_part(stored, shown, f"block_{block}", contract, "denoiser.", weights)
         check_steps(part, block, self.steps, self.repo_id)
         return part
@@ -129,7 +137,8 @@ class HubRun:
             raise UserError(f"{run.path} holds another run than {self.repo_id}: give another --run.name, or remove it")
         self._copy_start(run)
         if "tokenizer.json" in self._sizes and not run.tokenizer.is_file():
-            tokenizer_in(self._file("tokenizer.json"), self.contract.data, self._trusted).save(run.tokenizer)
+            with self._file("tokenizer.json") as path:
+                tokenizer_in(path, self.contract.data, self._trusted).save(run.tokenizer)
         run.write_contract(self.contract)
         write_json(run.hub, {"repository": self.repo_id, "contract": self.contract.hash})
 
@@ -143,7 +152,8 @@ class HubRun:
         with temporary_folder(run.path / start.folder) as folder:
             (folder / "model").mkdir()
             for name in names:
-                shutil.copyfile(self._file(name, self._largest(None)), folder / name.removeprefix(f"{start.folder}/"))
+                with self._file(name, self._largest(None)) as path:
+                    shutil.copyfile(path, folder / name.removeprefix(f"{start.folder}/"))
             if "config.json" not in {path.name for path in (folder / "model").iterdir()}:
                 raise UserError(f"{self.shown(start.folder)} is missing, from which the blocks of this run start")
             model = ModelFolder(folder / "model", self._trusted)
@@ -159,8 +169,12 @@ class HubRun:
         sizes = {count: network_bytes(self.contract, layers.index(count), shown) for count in set(counts)}
         return 2 * sum(sizes[count] for count in counts) + _HEADER
 
-    def _file(self, name: str, largest: float = _LARGEST_TEXT) -> Path:
-        """Download a file. Raises UserError if it is not there, too large, or no regular file of the repository."""
+    @contextmanager
+    def _file(self, name: str, largest: float = _LARGEST_TEXT) -> Iterator[Path]:
+        """Download a file; errors while it is read name it as it is called on the hub.
+
+        Raises UserError if it is not there, too large, or no regular file of the repository.
+        """
         shown = self.shown(name)
         if name not in self._sizes:
             raise UserError(f"{shown} is missing on the hub: its owner must push the run again")
@@ -172,9 +186,12 @@ class HubRun:
                 self._library.snapshot_download(self.repo_id, revision=self.revision, allow_patterns=[path_in_repo])
             )
         path = snapshot / path_in_repo
-        check_inside(snapshot, path)
-        require_file(path, largest)
-        return path
+        try:
+            check_inside(snapshot, path)
+            require_file(path, largest)
+            yield path
+        except UserError as error:
+            raise UserError(str(error).replace(str(path), str(shown))) from None
 
 
 def check_steps(part: PartCheckpoint, block: int, steps: list[int], repo_id: str) -> None:

@@ -1,4 +1,4 @@
-"""Runs on the hub that were made to run code, read files or fill the machine of who trains a block or assembles them."""
+"""Runs on the hub that were made to run code, to read files or to fill the machine of whoever uses them."""
 
 import json
 import os
@@ -238,7 +238,7 @@ def _rewritten(change: Change) -> Callable[[Path], object]:
     """A block whose checkpoint was changed before it was pushed past all checks."""
 
     def write(place: Path) -> None:
-        stored = read_block_file(_block(place), Path("block"))
+        stored = read_block_file(_block(place))
         content = {"state_dict": dict(stored.content["state_dict"])}
         changed = {"content": content, "stamp": dict(vars(stored.stamp)), "step": stored.step}
         change(changed)
@@ -281,7 +281,7 @@ BLOCKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "unfinished": (_rewritten(lambda stored: stored.update(step=1)), "block 0 is not finished"),
     "another tensor": (
         _rewritten(lambda stored: stored["content"]["state_dict"].update({"denoiser.more": torch.zeros(2)})),
-        "denoiser",
+        "tensor more",
     ),
     "NaN": (
         _rewritten(lambda stored: stored["content"]["state_dict"][_first(stored)].view(-1).__setitem__(0, torch.nan)),
@@ -393,7 +393,7 @@ def test_a_block_file_keeps_every_bit(original: Path, tmp_path: Path) -> None:
     """Catches averaged and live weights that are mixed up, and numbers that are rounded."""
     stored = read_training(RunFolder.at(original / "runs/run").checkpoint("block_0"))
     write_block_file(tmp_path / "block.safetensors", stored)
-    again = read_block_file(tmp_path / "block.safetensors", tmp_path)
+    again = read_block_file(tmp_path / "block.safetensors")
     assert (again.stamp, again.step, again.seconds) == (stored.stamp, stored.step, stored.seconds)
     for key in ("state_dict", "current_model_state"):
         of_block = {name: tensor for name, tensor in stored.content[key].items() if name.startswith("denoiser.")}
