@@ -228,7 +228,7 @@ HELP = {
         {"SHELL": "dbl completion bash > ~/.local/share/bash-completion/completions/dbl"},
     ),
     "fit": Help(
-        "--config FILE --model.block B [options]   or   dbl fit --from_hub OWNER/NAME --model.block B [options]",
+        "--config FILE --model.block B [options], or --from_hub OWNER/NAME for --config FILE",
         "Train one block. It resumes where it was stopped.",
         _CONFIG
         | {
