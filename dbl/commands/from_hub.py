@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from dbl.commands.push import summary
 from dbl.commands.run_config import RunConfig, write_config
 from dbl.commands.spelling import with_underscores
-from dbl.commands.trust import add_trust_option, trusted_in
+from dbl.commands.trust import add_trust_option, trusted_in, trusted_packages
 from dbl.run.folder import RunFolder
 from dbl.run.hub_push import check_absent, push_blocks
 from dbl.run.hub_run import HubRun
@@ -75,29 +75,33 @@ def prepare(there: HubRun | None, options: Namespace, config: RunConfig) -> None
     Raises UserError if options are given without the one that they need, the run has no such block, has it already,
     or the folder holds another run.
     """
-    if there is None:
-        if options.push:
-            raise UserError("--push needs --from_hub owner/name: give it, or use dbl push RUN owner/name")
-    elif options.push:
-        block = config.values.model.block
-        there.contract.partition.check_block(block)
-        check_absent(there, [block], options.replace)
-        if config.steps[block] != there.steps[block]:
-            raise UserError(
-                f"trainer.max_steps gives block {block} {config.steps[block]} steps, and {there.repo_id} says "
-                f"{there.steps[block]}: leave it as it is there, or train without --push"
-            )
+    if there is None and options.push:
+        raise UserError("--push needs --from_hub owner/name: give it, or use dbl push RUN owner/name")
     if not options.push and (options.create_pr or options.replace):
         raise UserError("--create_pr and --replace are for --push: give it too, or leave them out")
-    if there is not None:
-        block = config.values.model.block
-        there.contract.partition.check_block(block)
-        there.settle(RunFolder(config.values.run.name, config.values.run.root))
-        rank_zero_only(print)(f"{there.repo_id}  block {block}: {there.training.describe(there.contract, block)}")
+    if there is None:
+        return
+    block = config.values.model.block
+    there.contract.partition.check_block(block)
+    if options.push:
+        check_absent(there, [block], options.replace)
+        _check_length(there, block, config.steps[block])
+    there.settle(RunFolder(config.values.run.name, config.values.run.root))
+    rank_zero_only(print)(f"{there.repo_id}  block {block}: {there.training.describe(there.contract, block)}")
+
+
+def _check_length(there: HubRun, block: int, steps: int) -> None:
+    """Raise UserError, before the training and not after it, if its block could not be pushed."""
+    if steps != there.steps[block]:
+        raise UserError(
+            f"trainer.max_steps gives block {block} {steps} steps, and {there.repo_id} says {there.steps[block]}: "
+            "leave it as it is there, or train without --push"
+        )
 
 
 @rank_zero_only
 def push_trained(there: HubRun, options: Namespace, config: RunConfig) -> None:
-    """Upload the block that was trained."""
-    pushed = push_blocks(config.run, there, [config.values.model.block], options.create_pr, options.replace)
+    """Upload the block that was trained, to the repository as it is now: others push while a block is trained."""
+    now, block = HubRun(there.repo_id, trusted_packages(options.trust)), config.values.model.block
+    pushed = push_blocks(config.run, now, [block], options.create_pr, options.replace)
     print(summary(pushed))

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dbl.data.spec import TextSpec
 from dbl.run.assembly import MissingBlock, PartCheckpoint, checked_part
 from dbl.run.block_file import read_block_file
 from dbl.run.contract import Contract
@@ -102,7 +103,7 @@ class HubRun:
             commits = api.list_repo_commits(self.repo_id, revision=self.revision) if paths else []
             files = api.get_paths_info(self.repo_id, list(paths), expand=True, revision=self.revision) if paths else []
         names = {commit.commit_id: ", ".join(commit.authors) for commit in commits}
-        found = {paths[file.path]: names.get(getattr(file.last_commit, "oid", None)) for file in files}
+        found = {paths.get(file.path): names.get(getattr(file.last_commit, "oid", None)) for file in files}
         return {block: one_line(found.get(block) or "somebody unknown", 60) for block in self.blocks}
 
     def describe(self, block: int) -> str:
@@ -159,7 +160,11 @@ class HubRun:
             model = ModelFolder(folder / "model", self._trusted)
             if tuple(model.block_hashes) != self.contract.start_sha256:
                 raise UserError(f"{self.shown(start.folder)} is not the one on which the blocks of this run agreed")
-            folder.rename(run.path / start.folder)
+            try:
+                folder.rename(run.path / start.folder)
+            except OSError:
+                if not run.start_model(start).exists():  # else another process, such as another rank, was faster
+                    raise
 
     def _largest(self, block: int | None) -> float:
         """Bytes that the file of a block, or of the model from which all start, may have: two sets of weights."""
@@ -243,7 +248,9 @@ def files_to_push(run: RunFolder, contract: Contract) -> Iterator[tuple[str, Pat
     Raises UserError if the model from which its blocks start is missing, damaged or another one.
     """
     names = ["contract.json", *(["table.safetensors"] if contract.table is not None else [])]
-    names += ["tokenizer.json"] if run.tokenizer.is_file() else []
+    if isinstance(contract.data, TextSpec) and run.tokenizer.is_file():
+        tokenizer_in(run.tokenizer, contract.data)  # raises: a link to another file must not become public
+        names.append("tokenizer.json")
     yield from ((name, run.path / name) for name in names)
     start = contract.config.start
     if start.num_blocks == 0:

@@ -3,21 +3,27 @@
 The hub is a local folder (`local_hub`); each person has another current folder and account.
 """
 
+import json
 import shutil
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from local_hub import LocalHub, install
 from tiny_run import TINY
 
+from dbl.commands import fit
 from dbl.commands.main import main
 from dbl.inference.stack import BlockStack
+from dbl.run import hub_push
+from dbl.run.contract import plain_hash
 from dbl.run.folder import RunFolder
-from dbl.run.model_folder import ModelFolder
+from dbl.run.model_folder import ModelFolder, file_hash
+from dbl.utils.files import read_metadata, read_tensors, write_tensors
 
 from .text_runs import ALPHABET, TINY as TINY_TEXT
 
@@ -121,6 +127,22 @@ def test_blocks_trained_apart_equal_those_of_one_place(
     for file in ours_config["files"]:
         assert (model / file).read_bytes() == (expected / file).read_bytes()
     assert not [path for path in people.hub.root.rglob("*") if path.suffix in (".ckpt", ".yaml", ".pt")]
+    if options_of is not _text:
+        _forge_start(people, "ancestor" if options_of is _ancestor else "source")
+        refused(capsys, people.fit("eve", 0), "is not the one on which the blocks of this run agreed")
+        assert not (people.folder("eve") / "runs/run/contract.json").exists()
+
+
+def _forge_start(people: People, folder: str) -> None:
+    """Replace the network from which the blocks start by another one, with checksums that fit."""
+    model = people.hub.folder("ada/run") / "run" / folder / "model"
+    weights = read_tensors(model / "block_0.safetensors")
+    metadata = read_metadata(model / "block_0.safetensors")
+    write_tensors(model / "block_0.safetensors", {name: tensor + 1 for name, tensor in weights.items()}, metadata)
+    config = json.loads((model / "config.json").read_text())
+    config["files"]["block_0.safetensors"] = file_hash(model / "block_0.safetensors")
+    config["sha256"] = plain_hash({key: value for key, value in config.items() if key != "sha256"})
+    (model / "config.json").write_text(json.dumps(config))
 
 
 @pytest.fixture
@@ -185,6 +207,46 @@ def test_without_write_access_a_block_is_proposed(pushed: People, capsys: pytest
     pushed.hub.merge()
     assert pushed.run("dan", "assemble", "ada/run", "--allow_partial") == 0
     assert ModelFolder(pushed.folder("dan") / "runs/run/model").available == (0, 2)
+
+
+def test_others_push_while_a_block_is_trained(pushed: People, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a push on top of the commit that was read hours ago, which the hub refuses."""
+    train = fit.fit_part
+
+    def train_while_others_push(*arguments: Any) -> None:
+        train(*arguments)
+        pushed.hub.put("ada/run", {"notes.txt": b""})
+
+    monkeypatch.setattr(fit, "fit_part", train_while_others_push)
+    assert pushed.fit("ada", 1, "--push") == 0
+    assert (pushed.hub.folder("ada/run") / "run/block_1.safetensors").is_file()
+
+
+def test_a_push_is_refused_if_another_one_came_between(
+    pushed: People, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches two people who push the same block at once, of whom the second replaces that of the first unseen."""
+    assert pushed.fit("ada", 1) == 0
+    check = hub_push.check_absent
+
+    def check_before_others_push(*arguments: Any) -> None:
+        check(*arguments)
+        pushed.hub.put("ada/run", {"run/block_1.safetensors": b""})
+
+    monkeypatch.setattr(hub_push, "check_absent", check_before_others_push)
+    refused(capsys, pushed.run("ada", "push", "runs/run", "ada/run"), "ada/run could not be written", "412")
+
+
+def test_a_link_in_a_run_folder_does_not_become_public(people: People, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a file of the user's that a run folder from elsewhere links to, and that `dbl push` uploads."""
+    ada = _text(people, "ada")
+    assert people.run("ada", "fit", *ada, "--model.block=0") == 0
+    tokenizer = people.folder("ada") / "runs/run/tokenizer.json"
+    (people.folder("ada") / "secret.json").write_text('{"password": 1}')
+    tokenizer.unlink()
+    tokenizer.symlink_to("../../secret.json")
+    refused(capsys, people.run("ada", "push", "runs/run", "ada/run"), "tokenizer.json")
+    assert not (people.hub.root / "ada/run").exists()
 
 
 def test_a_block_is_replaced_where_that_is_asked_for(pushed: People, capsys: pytest.CaptureFixture[str]) -> None:

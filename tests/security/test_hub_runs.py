@@ -28,6 +28,14 @@ Change = Callable[[Any], object]
 
 CANARY = "canary"  # made in the current folder by code that must not run
 CODE = f'open("{CANARY}", "w").close()\n'
+OWN_NETWORK = """
+from dataclasses import dataclass
+from dbl import DiT
+
+@dataclass(frozen=True)
+class Own(DiT):
+    pass
+"""
 ACTIONS = {
     "fit": (
         "--from_hub=ada/run",
@@ -77,8 +85,8 @@ def usual(original: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return seen
 
 
-def _use(folder: Path, action: str) -> Seen:
-    return watch(folder, action, *ACTIONS[action], imported=("installed_hub",))
+def _use(folder: Path, action: str, *options: str) -> Seen:
+    return watch(folder, action, *ACTIONS[action], *options, imported=("installed_hub",))
 
 
 def refused(place: Path, usual: dict[str, Seen], action: str, *named: str) -> None:
@@ -210,6 +218,20 @@ def test_the_contract_of_a_run_imports_nothing(place: Path, usual: dict[str, See
     rewrite(place, "contract.json", lambda plain: plain["config"]["init_args"]["network"].update(class_path=name))
     refused(place, usual, action, "ada/run/run/contract.json", "class_path")
     assert not (place / "runs").exists()
+
+
+def test_a_network_of_somebody_s_own_needs_trust(place: Path, usual: dict[str, Seen]) -> None:
+    """Catches trust that is given to whatever a run on the hub names, and trust that does not reach it."""
+    (place / "beside/own_nets").mkdir()
+    (place / "beside/own_nets/__init__.py").write_text(OWN_NETWORK)
+    rewrite(
+        place, "contract.json", lambda plain: plain["config"]["init_args"]["network"].update(class_path="own_nets.Own")
+    )
+    refused(place, usual, "fit", "ada/run/run/contract.json", "--trust own_nets")
+    seen = _use(place, "fit", "--trust", "own_nets")
+    assert seen.outcome.problem() == "accepted", seen.outcome
+    assert {name for name in seen.modules if name.startswith("own")} == {"own_nets"}
+    assert (place / "runs/run/block_1/checkpoints/last.ckpt").is_file()
 
 
 TEXTS = {
