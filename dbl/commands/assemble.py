@@ -10,7 +10,8 @@ from dbl.commands.parsing import parse
 from dbl.commands.trust import add_trust_option, import_trusted, trusted_packages
 from dbl.run.assembly import assemble
 from dbl.run.folder import RunFolder
-from dbl.run.hub import check_repo_id, hub_library, push_to_hub
+from dbl.run.hub import check_repo_id, hub_library, is_on_hub, push_to_hub
+from dbl.run.hub_run import HubRun
 from dbl.run.model_config import Weights
 from dbl.run.model_folder import ModelFolder
 from dbl.utils.errors import UserError
@@ -19,7 +20,7 @@ from dbl.utils.errors import UserError
 def build_parser() -> ArgumentParser:
     """The parser of `dbl assemble`."""
     parser = ArgumentParser(prog="dbl assemble", description=HELP["assemble"].summary, exit_on_error=False)
-    parser.add_argument("run", type=Path, help="run folder, such as runs/digits_dit")
+    parser.add_argument("run", type=Path, help="run folder, such as runs/digits_dit, or a run on the hub: owner/name")
     parser.add_argument(
         "--weights", choices=get_args(Weights), default="ema", help="the moving average or the live weights"
     )
@@ -42,12 +43,26 @@ def main(arguments: list[str]) -> None:
         hub_library()  # raises before the work if it is not installed
     elif options.private:
         raise UserError("--private is for --push owner/name: give both or neither")
-    run = RunFolder.at(options.run)
-    import_trusted(run, trusted_packages(options.trust))
-    model = ModelFolder(assemble(run, options.weights, options.allow_partial))
+    trusted = trusted_packages(options.trust)
+    if is_on_hub(options.run):
+        model = ModelFolder(_gather(HubRun(str(options.run), trusted), options.weights, options.allow_partial))
+    else:
+        run = RunFolder.at(options.run)
+        import_trusted(run, trusted)
+        model = ModelFolder(assemble(run, options.weights, options.allow_partial))
     print(f"assembled: {_summary(model)}")
     if options.push is not None:
         print(f"pushed: {push_to_hub(model.path, options.push, options.private)}")
+
+
+def _gather(there: HubRun, weights: Weights, allow_partial: bool) -> Path:
+    """Assemble the blocks of a run on the hub in a run folder of its name here, and say who trained them."""
+    run = RunFolder(there.repo_id.rpartition("/")[2])
+    there.settle(run)
+    model = assemble(run, weights, allow_partial, there.training.inference, there.read_block)
+    for block in there.blocks:
+        print(f"block {block}: {there.steps[block]} steps, committed by {there.authors[block]}")
+    return model
 
 
 def _summary(model: ModelFolder) -> str:

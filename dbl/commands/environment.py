@@ -11,6 +11,7 @@ KEYS = (
     *("ema", "checkpoint", "loss_by_level", "previews", "memory", "config"),
     *("seed_everything", "float32_matmul_precision", "relative_steps", "num_blocks", "cut", "rivals", "rival_lr"),
     *("from_scratch", "backend", "workers", "blocks", "seeds", "ray", "slurm"),
+    *("from_hub", "push", "create_pr", "replace"),
 )
 
 

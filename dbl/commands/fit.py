@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from dbl.commands.choices import part_choices
 from dbl.commands.console import fit_summary
 from dbl.commands.evaluate import evaluate
+from dbl.commands.from_hub import add_hub_options, config_of, prepare, push_trained, run_on_hub
 from dbl.commands.logs.names import LogName
 from dbl.commands.logs.user_loggers import Logged, logging_to
 from dbl.commands.parsing import parse
@@ -42,20 +43,32 @@ def build_parser(command: str = "fit") -> LightningArgumentParser:
     parser.add_method_arguments(L.Trainer, command, skip=skipped)
     if command == "fit":
         add_from_scratch(parser)
+        add_hub_options(parser)
     return parser
 
 
 def main(arguments: list[str]) -> None:
     """Train a block, or evaluate the assembled network."""
     command, *rest = arguments
-    options = parse(build_parser(command), rest)
-    config = RunConfig(options)
     if command == "fit":
-        fit_part(config, options.from_scratch, options.ckpt_path)
-        num_blocks = config.contract.partition.num_blocks
-        rank_zero_only(print)(fit_summary(config.run, config.values.model.block, num_blocks))
-    else:
-        evaluate(config, command, options.ckpt_path, options.get("verbose", True))
+        _fit(rest)
+        return
+    options = parse(build_parser(command), rest)
+    evaluate(RunConfig(options), command, options.ckpt_path, options.get("verbose", True))
+
+
+def _fit(arguments: list[str]) -> None:
+    """Train a block of a run here, or of one on the hub."""
+    there = run_on_hub(arguments)
+    with config_of(there, arguments) as words:
+        options = parse(build_parser("fit"), [*words, *arguments])
+    config = RunConfig(options)
+    prepare(there, options, config)
+    fit_part(config, options.from_scratch, options.ckpt_path)
+    num_blocks = config.contract.partition.num_blocks
+    rank_zero_only(print)(fit_summary(config.run, config.values.model.block, num_blocks))
+    if there is not None and options.push:
+        push_trained(there, options, config)
 
 
 def fit_part(config: RunConfig, from_scratch: bool = False, checkpoint: str | None = None) -> None:

@@ -141,7 +141,7 @@ HELP = {
         "RUN [options]",
         "Check the blocks of a run and merge them into a model.",
         {
-            "RUN": "run folder, such as runs/digits_dit",
+            "RUN": "run folder, such as runs/digits_dit, or a run on the hub: owner/name",
             "--weights NAME": "ema (the moving average, default) or live",
             "--allow_partial": "leave out blocks that are not finished; their levels are refused",
             "--push OWNER/NAME": "upload the model to this name on the Hugging Face hub",
@@ -159,6 +159,19 @@ HELP = {
             "--run.root FOLDER": "folder of all runs; by default runs",
         }
         | _PLACE
+        | _TRUST,
+    ),
+    "push": Help(
+        "RUN OWNER/NAME [options]",
+        "Put a run on the Hugging Face hub, or the blocks that it lacks there, for others to train the rest.",
+        {
+            "RUN": "run folder, such as runs/digits_dit",
+            "OWNER/NAME": "repository on the hub",
+            "--blocks 0,2": "blocks to push; by default all that are finished and not there",
+            "--private": "a new repository that only its owner may read",
+            "--create_pr": "propose blocks as a pull request, without write access",
+            "--replace": "with --blocks: put them in the place of those that are there",
+        }
         | _TRUST,
     ),
     "sample": Help(
@@ -215,13 +228,18 @@ HELP = {
         {"SHELL": "dbl completion bash > ~/.local/share/bash-completion/completions/dbl"},
     ),
     "fit": Help(
-        "--config FILE --model.block B [options]",
+        "--config FILE --model.block B [options], or --from_hub OWNER/NAME for --config FILE",
         "Train one block. It resumes where it was stopped.",
         _CONFIG
         | {
             "--from_scratch": "train anew what has been trained already",
             "--ckpt_path FILE": "resume from this checkpoint instead of the block's own last one",
-        },
+            "--from_hub OWNER/NAME": "train a block of this run on the Hugging Face hub, without a config",
+            "--push": "with --from_hub: add the trained block there",
+            "--create_pr": "with --push: as a pull request, without write access",
+            "--replace": "with --push: in the place of a block that is there",
+        }
+        | _TRUST,
         {"--model.block B": "block to train, counted from 0, the highest noise"} | _PLACE | _LENGTH | _BATCH | _DEVICE,
     ),
     "validate": _evaluation("validation"),

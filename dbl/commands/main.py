@@ -28,6 +28,7 @@ whole runs
   assemble    check the blocks of a run and merge them into its model folder
   sample      draw images or write text with an assembled network
   convert     a run whose blocks start from the layers of a trained network
+  push        put a run on the Hugging Face hub, for others to train blocks of it
   export      write an assembled network as programs that torch runs without dbl
   tokenizer   train a byte-pair tokenizer on text files
   completion  print a script that completes commands and options in a shell
@@ -41,7 +42,7 @@ single parts, with every option of Lightning's Trainer
 
 # Command -> module with its `build_parser()` and `main(arguments)`.
 _WHOLE_RUNS = (
-    *("train", "sweep", "compare", "plan", "bench", "assemble", "sample", "convert", "export"),
+    *("train", "sweep", "compare", "plan", "bench", "assemble", "sample", "convert", "push", "export"),
     *("tokenizer", "completion"),
 )
 COMMANDS = dict.fromkeys(("fit", "validate", "test", "predict"), "dbl.commands.fit") | {

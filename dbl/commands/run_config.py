@@ -25,19 +25,17 @@ from dbl.data.spec import ImageSpec, TextSpec, VectorSpec
 from dbl.run.contract import Contract, ContractConfig
 from dbl.run.folder import RunFolder
 from dbl.run.inference import InferenceConfig
+from dbl.run.shared_training import RELATIVE_STEPS, steps_of_blocks
 from dbl.training.block import DiffusionBlock
 from dbl.training.config import TrainingConfig, check_precision
 from dbl.training.distributed import check_strategy
 from dbl.training.module import TrainingModule
-from dbl.utils.checks import Number, check_number, shown
+from dbl.utils.checks import check_number, shown
 from dbl.utils.errors import UserError
 from dbl.utils.files import write_text
 
 # File systems allow 255; temporary files beside it have longer names.
 _MAX_NAME_BYTES = 200
-
-# Steps of a block, relative to those of others.
-_RELATIVE = Number(above=0, at_most=1e6)
 
 
 class RunConfig:
@@ -173,17 +171,18 @@ class RunConfig:
     @property
     def steps(self) -> list[int]:
         """Number of optimizer steps of each block."""
-        mean, blocks = int(self.values.trainer.max_steps), self.contract_config.partition.num_blocks
-        relative = self.values.get("relative_steps") or [1] * blocks
-        return [max(1, round(mean * blocks * number / sum(relative))) for number in relative]
+        blocks = self.contract_config.partition.num_blocks
+        return steps_of_blocks(int(self.values.trainer.max_steps), blocks, self.values.get("relative_steps"))
 
     def check_steps(self) -> None:
         """Raise UserError if the length of the training is not set, or not that of each block."""
         if self.values.trainer.max_steps < 1:
             raise UserError("trainer.max_steps must be set: the number of optimizer steps of each block")
         blocks, relative = self.contract_config.partition.num_blocks, self.values.get("relative_steps")
-        if relative is not None and (len(relative) != blocks or not all(map(_RELATIVE.allows, relative))):
-            raise UserError(f"relative_steps ({shown(relative)}) must be null, or {blocks} numbers, each {_RELATIVE}")
+        if relative is not None and (len(relative) != blocks or not all(map(RELATIVE_STEPS.allows, relative))):
+            raise UserError(
+                f"relative_steps ({shown(relative)}) must be null, or {blocks} numbers, each {RELATIVE_STEPS}"
+            )
 
     def check(self) -> None:
         """Check what would otherwise fail only after training.

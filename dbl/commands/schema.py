@@ -1,7 +1,5 @@
 """The schema of a config: one parser, whose groups are the arguments of classes, and the links between them."""
 
-from typing import Literal
-
 import lightning as L
 from jsonargparse import ActionConfigFile
 from lightning.pytorch.cli import LightningArgumentParser
@@ -15,6 +13,7 @@ from dbl.evaluation.callbacks.text_quality import TextQuality
 from dbl.run.contract import Contract, ContractConfig
 from dbl.run.folder import RunFolder
 from dbl.run.inference import InferenceConfig
+from dbl.run.shared_training import MatmulPrecision
 from dbl.training.block import DiffusionBlock
 from dbl.training.callbacks.checkpoint import LastCheckpoint
 from dbl.training.callbacks.ema import EMA
@@ -39,8 +38,6 @@ TRAINING = {
     "previews": Previews,
     "memory": Memory,
 }
-
-MatmulPrecision = Literal["highest", "high", "medium"]
 
 _TRAINER_DEFAULTS = {
     "precision": "32-true",  # what Lightning's own default, null, means

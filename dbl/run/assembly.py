@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from dbl.run.checkpoints import read_training
+from dbl.run.checkpoints import StoredTraining, read_training
 from dbl.run.contract import Contract, plain_hash
 from dbl.run.folder import RunFolder, run_tokenizer
 from dbl.run.inference import InferenceConfig, default_inference, read_inference
 from dbl.run.model_config import Weights
 from dbl.run.model_folder import block_metadata, file_hash, is_model_file, load_denoiser
 from dbl.utils.errors import UserError
-from dbl.utils.files import remove_unfinished, temporary_folder, write_json, write_tensors
+from dbl.utils.files import UnreadableFile, remove_unfinished, temporary_folder, write_json, write_tensors
 from dbl.utils.folders import replace_folder, restore_folder
 from dbl.utils.locks import Lock
 from dbl.utils.serialization import to_plain
@@ -33,6 +33,7 @@ class PartCheckpoint:
         layer_passes: compute of a training step per sample; see `Architecture.layer_passes`.
         seconds: wall time spent in training, over all resumes.
         weights: weights of the trained module by name.
+        path: file that messages name; None: the checkpoint of the part in its run.
     """
 
     step: int
@@ -41,6 +42,7 @@ class PartCheckpoint:
     layer_passes: float
     seconds: float
     weights: dict[str, Tensor]
+    path: Path | None = None
 
     @property
     def complete(self) -> bool:
@@ -58,6 +60,10 @@ class PartCheckpoint:
         }
 
 
+class MissingBlock(UserError):
+    """A block that nobody has trained yet."""
+
+
 def read_part(path: Path, part: str, contract: Contract, prefix: str, weights: Weights = "ema") -> PartCheckpoint:
     """Read a checkpoint. Raises UserError if it is absent, damaged, or belongs to another part or contract.
 
@@ -68,7 +74,13 @@ def read_part(path: Path, part: str, contract: Contract, prefix: str, weights: W
         prefix: prefix of the trained module's parameter names, such as `denoiser.`.
         weights: averaged (`ema`) or live weights.
     """
-    stored = read_training(path)
+    return checked_part(read_training(path), path, part, contract, prefix, weights)
+
+
+def checked_part(
+    stored: StoredTraining, path: Path, part: str, contract: Contract, prefix: str, weights: Weights
+) -> PartCheckpoint:
+    """What `read_part` returns, from the content of the file that messages name."""
     stamp = stored.stamp
     if stamp.part != part:
         raise UserError(f"{path} holds {stamp.part}, not {part}: put each checkpoint into the folder of its own block")
@@ -87,13 +99,18 @@ def read_part(path: Path, part: str, contract: Contract, prefix: str, weights: W
         layer_passes=stamp.layer_passes,
         seconds=stored.seconds,
         weights={name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)},
+        path=path,
     )
 
 
 def read_block(run: RunFolder, contract: Contract, block: int, weights: Weights = "ema") -> PartCheckpoint:
-    """Read the checkpoint of one block; errors as in `read_part`."""
+    """Read the checkpoint of one block; errors as in `read_part`, and MissingBlock if there is none."""
     part = f"block_{block}"
-    return read_part(run.checkpoint(part), part, contract, "denoiser.", weights)
+    path = run.checkpoint(part)
+    try:
+        return read_part(path, part, contract, "denoiser.", weights)
+    except UnreadableFile as error:
+        raise error if path.is_file() else MissingBlock(str(error)) from None
 
 
 BlockReader = Callable[[RunFolder, Contract, int, Weights], PartCheckpoint]  # such as `read_block`
@@ -127,7 +144,8 @@ def assemble(
         allow_partial: leave out unfinished blocks; at least one must be finished.
         inference: default settings of its use; None: as the config of the run says, or, without a config,
             `default_inference`.
-        read: function that reads the checkpoint of a block; another one for blocks that have no checkpoint each.
+        read: function that reads a trained block; another one for blocks that have no checkpoint each, or are on the
+            hub. It raises MissingBlock if there is none.
 
     Returns:
         The model folder: `block_<b>.safetensors`, `table.safetensors` if there is a table, `tokenizer.json` for text,
@@ -217,12 +235,15 @@ def _store_block(
     read: BlockReader,
 ) -> dict[str, Any] | None:
     """Write the weights of one block. Returns its summary, or None if it is unfinished and may be left out."""
-    path = run.checkpoint(f"block_{block}")
-    if allow_partial and not path.is_file():
-        return None
-    checkpoint = read(run, contract, block, weights)
+    try:
+        checkpoint = read(run, contract, block, weights)
+    except MissingBlock:
+        if allow_partial:
+            return None
+        raise
     if allow_partial and not checkpoint.complete:
         return None
+    path = checkpoint.path or run.checkpoint(f"block_{block}")
     if not checkpoint.complete:
         raise UserError(
             f"{path} is at step {checkpoint.step} of {checkpoint.max_steps}: finish this block with dbl train, or "

@@ -44,7 +44,7 @@ class Stamp:
             raise ValueError("no key dbl")
         for field in fields(cls):
             value = stored.get(field.name)
-            if not (isinstance(value, str) if field.type is str else _counts(value, field.type is int)):
+            if not (isinstance(value, str) if field.type is str else counts(value, field.type is int)):
                 raise ValueError(f"dbl.{field.name} is wrong")
         return cls(**{field.name: stored[field.name] for field in fields(cls)})
 
@@ -109,7 +109,7 @@ def read_training(path: Path, to_resume: bool = False) -> StoredTraining:
         stamp = Stamp.of(content)
         step: Any = content.get("global_step")
         seconds = _seconds(content)
-        if not _counts(step) or not _counts(seconds, whole=False):
+        if not counts(step) or not counts(seconds, whole=False):
             raise ValueError("global_step or its time is not a number")
         for key in ("state_dict", "current_model_state"):
             if key in content or key == "state_dict":
@@ -121,7 +121,7 @@ def read_training(path: Path, to_resume: bool = False) -> StoredTraining:
     return StoredTraining(content, stamp, step, float(seconds))
 
 
-def _counts(value: Any, whole: bool = True) -> bool:
+def counts(value: Any, whole: bool = True) -> bool:
     """Whether a value is a number that counts something: 0 or more, and no more than torch can hold."""
     kinds = int if whole else int | float
     return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value < 2**63

@@ -8,6 +8,7 @@ export/      manifest.json  block_<b>.pt2  chain.pt2
 report/      report.md  report.html  report.json  samples.png
 ancestor/    a run folder of its own for the network from which the blocks start
 source/      model/ of the network from which they start, if it was trained elsewhere
+hub.json     in a run that came from the hub: the repository
 baseline/    the same for the end-to-end network, one_block/ for one block that answers for all levels,
              rivals/<name>/ for networks of other methods
 """
@@ -110,6 +111,11 @@ class RunFolder:
         """Lock held while the model is assembled."""
         return self.path / ".model.lock"
 
+    @property
+    def hub(self) -> Path:
+        """Repository on the hub from which the contract of this run was taken."""
+        return self.path / "hub.json"
+
     def part(self, name: str) -> Path:
         """Folder of a trained part: `block_<b>` or `end_to_end`."""
         return self.path / name
@@ -190,12 +196,12 @@ class RunFolder:
         The stored one takes precedence because fitted and drawn values can differ in the last digit between machines.
         Raises UserError if parts were already trained under another config or other data.
         """
-        if not (self.path / "contract.json").is_file() and not self.has_trained_parts():
+        if not (self.path / "contract.json").is_file() and not self.is_bound():
             return self._build(config, data)
         stored = self.load_contract()
         # Not by hash: the user must learn which key differs.
         difference = first_difference(_user_settings(config, data), _user_settings(stored.config, stored.data))
-        is_bound = self.has_trained_parts()
+        is_bound = self.is_bound()
         if difference is not None and is_bound:
             key, ours, theirs = (shorten(str(part), 80) for part in difference)  # lists can be long
             raise UserError(
@@ -216,6 +222,10 @@ class RunFolder:
         config.check_start(model.contract.config, str(path))
         return config.build(data, model.block_hashes)
 
+    def is_bound(self) -> bool:
+        """Whether the contract must stay: something was trained under it, here or by those who share it on the hub."""
+        return self.has_trained_parts() or self.hub.is_file()
+
     def has_trained_parts(self) -> bool:
         """Whether there is a checkpoint of a block or a baseline, which the contract binds."""
         return any(any(self.path.glob(f"*/checkpoints/{name}.ckpt")) for name in ("last", "previous"))
@@ -234,7 +244,7 @@ class RunFolder:
             if stored == contract.hash:
                 return
             # In this order: a training that ends in between has left its checkpoint.
-            if stored is not None and (self._is_being_trained() or self.has_trained_parts()):
+            if stored is not None and (self._is_being_trained() or self.is_bound()):
                 raise UserError(
                     f"{self._contract_file} has contract {stored[:12]}, this config {contract.hash[:12]}: "
                     "start another run (--run.name)"
@@ -247,7 +257,7 @@ class RunFolder:
 
     def _stored_hash(self) -> str | None:
         """Hash of the stored contract; None if there is none. Raises UserError as `load_contract` does."""
-        return self.load_contract().hash if self._contract_file.is_file() or self.has_trained_parts() else None
+        return self.load_contract().hash if self._contract_file.is_file() or self.is_bound() else None
 
     def _is_being_trained(self) -> bool:
         """Whether another process holds the lock of this run or of a part of it."""

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from dbl.run.inference import InferenceConfig
 from dbl.run.model_folder import ModelFolder
@@ -14,6 +15,8 @@ from dbl.utils.markdown import plain
 
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _PATTERNS = ["*.json", "*.safetensors"]
+# Folder of a run in a repository, beside the model that was assembled from it; see `hub_run`.
+RUN = "run"
 # Files of an earlier upload that this one may lack; a user's own files stay.
 _OURS = ["block_*.safetensors", "table.safetensors", "tokenizer.json"]
 
@@ -25,8 +28,13 @@ def hub_library() -> ModuleType:
 
 def check_repo_id(repo_id: str) -> None:
     """Raise UserError unless `repo_id` has the form `owner/name`."""
-    if not _REPO_ID.fullmatch(repo_id):
+    if not _REPO_ID.fullmatch(repo_id) or repo_id.rpartition("/")[2] in (".", ".."):
         raise UserError(f"{repo_id!r} is not the name of a model on the hub: write owner/name")
+
+
+def is_on_hub(name: Path) -> bool:
+    """Whether a name is that of a repository: `owner/name`, where `owner` is no folder here."""
+    return _REPO_ID.fullmatch(name.as_posix()) is not None and not name.parent.exists() and name.parent.name != "runs"
 
 
 def find_model(name: str | Path, revision: str | None = None) -> Path:
@@ -46,8 +54,11 @@ def find_model(name: str | Path, revision: str | None = None) -> Path:
                 f"revision ({revision}) is for models on the hub, named owner/name: leave it out for {name}"
             )
         return _model_of_run(Path(name))
-    with _reaching(f"there is no folder {name}, and the model {name} could not be read from the hub"):
-        return Path(hub_library().snapshot_download(name, revision=revision, allow_patterns=_PATTERNS))
+    with reaching(f"there is no folder {name}, and the model {name} could not be read from the hub"):
+        library, ignored = hub_library(), [f"{RUN}/*"]
+        return Path(
+            library.snapshot_download(name, revision=revision, allow_patterns=_PATTERNS, ignore_patterns=ignored)
+        )
 
 
 def _model_of_run(folder: Path) -> Path:
@@ -84,11 +95,9 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False, trusted
     check_repo_id(repo_id)
     model, library = ModelFolder(find_model(Path(folder)), trusted), hub_library()
     api = library.HfApi()
-    with _reaching(f"{repo_id} could not be written to the hub"):
+    with reaching(f"{repo_id} could not be written to the hub"):
         address = str(api.create_repo(repo_id, private=private, exist_ok=True))
-        # An existing repository keeps its visibility, whatever was asked for.
-        if private and not api.model_info(repo_id).private:
-            raise UserError(f"{repo_id} exists on the hub and is public: make it private there or choose another name")
+        check_private(api, repo_id, private)
         files = ["config.json", *model.config["files"]]
         api.upload_folder(repo_id=repo_id, folder_path=str(model.path), allow_patterns=files, delete_patterns=_OURS)
         card = model_card(model, repo_id).encode()
@@ -96,15 +105,28 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False, trusted
     return address
 
 
+def check_private(api: Any, repo_id: str, private: bool) -> None:
+    """Raise UserError if a repository is public although `private` is asked for: an existing one stays what it is."""
+    if private and not api.model_info(repo_id).private:
+        raise UserError(f"{repo_id} exists on the hub and is public: make it private there or choose another name")
+
+
 @contextmanager
-def _reaching(failure: str) -> Iterator[None]:
-    """Turn an error of the hub or of the network into one line that begins with `failure`."""
+def reaching(failure: str, denied: str | None = None) -> Iterator[None]:
+    """Turn an error of the hub or of the network into one line that begins with `failure`.
+
+    Args:
+        failure: what could not be done.
+        denied: the whole line if the hub says that this account may not do it.
+    """
     errors = hub_library().errors
     # The bases are the errors of the HTTP library, which differs between major versions of huggingface_hub.
     handled = (OSError, errors.HFValidationError, *errors.HfHubHTTPError.__bases__)
     try:
         yield
     except handled as error:
+        if denied is not None and getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
+            raise UserError(denied) from None
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(
             f"{failure} ({type(error).__name__}: {reason}): check the name, the network, and `hf auth login` for what "

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import time
 from collections.abc import Collection, Iterable, Mapping
@@ -150,25 +151,44 @@ def block_metadata(contract: Contract, block: int, weights: str) -> dict[str, st
 
 def load_denoiser(contract: Contract, block: int, weights: dict[str, Tensor], path: Path) -> Denoiser:
     """Build the denoiser of a block and load its weights; errors as in `load_into`."""
-    parts = (contract.config.network, contract.config.target)
-    if all(type(part).__module__.startswith("dbl.") for part in parts):  # others may need real tensors to be built
+    if _is_of_dbl(contract):
         _check_without_memory(contract, block, weights, path)
     return load_into(contract.denoiser(block), weights, path)
 
 
 def _check_without_memory(contract: Contract, block: int, weights: dict[str, Tensor], path: Path) -> None:
     """Compare with a network that has sizes only: sizes in a file from elsewhere could ask for all memory there is."""
+    check_weights(_without_memory(contract, block, len(weights), str(path)), weights, path)
+
+
+def _without_memory(contract: Contract, block: int, num_tensors: int, source: str) -> Denoiser:
+    """A block that has sizes only. Raises UserError if it cannot be built, or has many more layers than tensors."""
     num_layers = len(contract.partition.layer_range(block))
-    if num_layers > max(len(weights), _MOST_LAYERS):
+    if num_layers > max(num_tensors, _MOST_LAYERS):
         raise UserError(
-            f"{path} does not fit the network of the contract: {num_layers} layers of {len(weights)} tensors"
+            f"{source} does not fit the network of the contract: {num_layers} layers of {num_tensors} tensors"
         )
     try:
         with torch.device("meta"):
-            denoiser = contract.denoiser(block)
+            return contract.denoiser(block)
     except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
-        raise UserError(f"{path}: its network cannot be built ({reason_of(error)}): restore the contract") from None
-    check_weights(denoiser, weights, path)
+        raise UserError(f"{source}: its network cannot be built ({reason_of(error)}): restore the contract") from None
+
+
+def network_bytes(contract: Contract, block: int, source: str) -> float:
+    """Bytes of the weights of a block, found without memory; infinity for classes that may need real tensors."""
+    if not _is_of_dbl(contract):
+        return math.inf
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for tensor in _without_memory(contract, block, 0, source).state_dict().values()
+    )
+
+
+def _is_of_dbl(contract: Contract) -> bool:
+    """Whether the network is built by classes of `dbl` alone, which need no real tensors for it."""
+    parts = (contract.config.network, contract.config.target)
+    return all(type(part).__module__.startswith("dbl.") for part in parts)
 
 
 def load_into(network: Network, weights: dict[str, Tensor], path: Path) -> Network:

@@ -129,7 +129,11 @@ def read_json(path: Path) -> Any:
 
     NaN, infinity and repeated keys, which Python would accept, are not JSON.
     """
-    text = read_text(path)
+    return parse_json(read_text(path), path)
+
+
+def parse_json(text: str, path: Path) -> Any:
+    """The JSON values of a text from the file `path`; errors as in `read_json`."""
     try:
         value = json.loads(text, parse_float=_finite, parse_constant=_finite, object_pairs_hook=_without_repeats)
         if _is_deeper(value, _DEEPEST):

@@ -26,6 +26,7 @@ _CONTENTS = {
         "docs/extending",
         "docs/converting",
         "docs/machines",
+        "docs/hub",
         "docs/scaling",
         "docs/gpu",
     ],

@@ -122,6 +122,8 @@ class Sandbox:
         """Only parse a line that cannot be run here, if it is one of the commands that take a config."""
         with pytest.MonkeyPatch.context() as patch:
             arguments = dbl_arguments(shlex.join(_with_environment(shlex.split(line), patch)))
+            if arguments and "--from_hub" in arguments:  # which gives the config
+                arguments += ["--config", "configs/cifar10_dit_s2.yaml"]
             if arguments and arguments[0] in (*_TRAINING, *_ON_A_MODEL, "plan", "bench"):
                 patch.chdir(self._place([] if arguments[0] in _ON_A_MODEL else arguments, line))
                 parser_of(arguments[0]).parse_args(with_underscores(arguments[1:]))

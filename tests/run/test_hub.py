@@ -1,22 +1,24 @@
 """Models on the Hugging Face hub, with local folders in the place of the network."""
 
+import inspect
+import re
 import shutil
 import sys
-from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 import torch
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from huggingface_hub.utils import filter_repo_objects
+from local_hub import LocalHub, install
 from toy import fit, recipe
 from toy_text import fit_text, text_contract
 
 from dbl.commands.main import main
 from dbl.inference.stack import BlockStack
+from dbl.run import hub as hub_files, hub_push, hub_run
 from dbl.run.assembly import assemble
 from dbl.run.contract import Contract
 from dbl.run.folder import RunFolder
@@ -25,61 +27,19 @@ from dbl.run.model_folder import ModelFolder
 from dbl.training.block import DiffusionBlock
 from dbl.utils.errors import UserError
 
+_METHODS = (
+    *("create_repo", "model_info", "upload_folder", "upload_file"),
+    *("list_repo_tree", "list_repo_commits", "get_paths_info", "create_commit"),
+)
 # What the HTTP library of huggingface_hub raises when there is no network: it is no OSError in every version.
 NETWORK_FAULT = HfHubHTTPError.__bases__[0]
 
 
-class Hub:
-    """A folder for each repository; what it accepts and gives is filtered as the hub's client does it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.private: dict[str, bool] = {}
-        self.asked: list[tuple[str, str | None]] = []
-
-    def folder(self, repo_id: str) -> Path:
-        return self.root / repo_id
-
-    def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> str:
-        assert exist_ok
-        self.private.setdefault(repo_id, private)
-        self.folder(repo_id).mkdir(parents=True, exist_ok=True)
-        return f"https://hub/{repo_id}"
-
-    def model_info(self, repo_id: str) -> SimpleNamespace:
-        return SimpleNamespace(private=self.private[repo_id])
-
-    def upload_folder(
-        self, *, repo_id: str, folder_path: str, allow_patterns: list[str], delete_patterns: list[str]
-    ) -> None:
-        for path in self._chosen(self.folder(repo_id), delete_patterns):
-            path.unlink()
-        for path in self._chosen(Path(folder_path), allow_patterns):
-            shutil.copy(path, self.folder(repo_id))
-
-    def upload_file(self, *, path_or_fileobj: bytes, path_in_repo: str, repo_id: str) -> None:
-        (self.folder(repo_id) / path_in_repo).write_bytes(path_or_fileobj)
-
-    def snapshot_download(self, repo_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        self.asked.append((repo_id, revision))
-        snapshot = self.root / "snapshots" / repo_id
-        snapshot.mkdir(parents=True)
-        for path in self._chosen(self.folder(repo_id), allow_patterns):
-            shutil.copy(path, snapshot)
-        return str(snapshot)
-
-    @staticmethod
-    def _chosen(folder: Path, patterns: list[str]) -> Iterable[Path]:
-        names = [path.name for path in folder.iterdir() if path.is_file()]
-        return [folder / name for name in filter_repo_objects(names, allow_patterns=patterns)]
-
-
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalHub:
     """Take the place of the functions of huggingface_hub that `dbl` calls."""
-    hub = Hub(tmp_path / "hub")
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
+    hub = LocalHub(tmp_path / "hub")
+    install(hub, monkeypatch)
     return hub
 
 
@@ -100,16 +60,17 @@ def run(trained: RunFolder, tmp_path: Path) -> RunFolder:
     return RunFolder("dit", str(tmp_path))
 
 
-def test_a_model_comes_back_from_the_hub_as_it_was(run: RunFolder, hub: Hub) -> None:
+def test_a_model_comes_back_from_the_hub_as_it_was(run: RunFolder, hub: LocalHub) -> None:
     """Catches a file that is not uploaded or not downloaded, and a revision that is ignored."""
     assert push_to_hub(run.model, "ada/dit") == "https://hub/ada/dit"
+    hub.tags["v1"] = hub.folder("ada/dit").name
     stack = BlockStack.from_pretrained("ada/dit", revision="v1")
     assert hub.asked == [("ada/dit", "v1")]
     expected = BlockStack.from_pretrained(run.model).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in stack.state_dict().items())
 
 
-def test_an_upload_has_the_model_and_its_card_alone(run: RunFolder, hub: Hub) -> None:
+def test_an_upload_has_the_model_and_its_card_alone(run: RunFolder, hub: LocalHub) -> None:
     """Catches a stray file of the folder that goes public, and a card that does not name the contract."""
     (run.model / "notes.txt").write_text("private")
     (run.model / "notes.json").write_text("{}")
@@ -129,16 +90,16 @@ def test_a_name_has_no_effect_in_the_card(run: RunFolder) -> None:
     assert "- data: a # b !\\[c\\](http://d) \\<img src=e\\>\n" in card
 
 
-def test_a_download_takes_safetensors_and_json_alone(run: RunFolder, hub: Hub) -> None:
+def test_a_download_takes_safetensors_and_json_alone(run: RunFolder, hub: LocalHub) -> None:
     """Catches a pickle or a program that comes along with a model."""
     push_to_hub(run.model, "ada/dit")
     (hub.folder("ada/dit") / "pytorch_model.bin").write_bytes(b"pickle")
     (hub.folder("ada/dit") / "setup.py").write_text("")
     BlockStack.from_pretrained("ada/dit")
-    assert {path.suffix for path in (hub.root / "snapshots/ada/dit").iterdir()} == {".safetensors", ".json"}
+    assert {Path(name).suffix for name in hub.downloads} == {".safetensors", ".json"}
 
 
-def test_blocks_of_an_earlier_upload_are_removed_and_other_files_stay(run: RunFolder, hub: Hub) -> None:
+def test_blocks_of_an_earlier_upload_are_removed_and_other_files_stay(run: RunFolder, hub: LocalHub) -> None:
     """Catches a partial model whose repository still shows the old block, and an upload that empties a repository."""
     push_to_hub(run.model, "ada/dit")
     (hub.folder("ada/dit") / "samples.json").write_text("{}")
@@ -150,15 +111,15 @@ def test_blocks_of_an_earlier_upload_are_removed_and_other_files_stay(run: RunFo
     assert BlockStack.from_pretrained("ada/dit").available == (0, 2)
 
 
-def test_a_damaged_model_does_not_leave(run: RunFolder, hub: Hub) -> None:
+def test_a_damaged_model_does_not_leave(run: RunFolder, hub: LocalHub) -> None:
     """Catches an upload of files that were not checked."""
     (run.model / "block_2.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"block_2.safetensors is damaged"):
         push_to_hub(run.model, "ada/dit")
-    assert not hub.folder("ada/dit").exists()
+    assert not (hub.root / "ada/dit").exists()
 
 
-def test_a_damaged_download_is_refused(run: RunFolder, hub: Hub) -> None:
+def test_a_damaged_download_is_refused(run: RunFolder, hub: LocalHub) -> None:
     """Catches a download that is used without its checksums."""
     push_to_hub(run.model, "ada/dit")
     (hub.folder("ada/dit") / "block_0.safetensors").write_bytes(b"nothing")
@@ -166,7 +127,7 @@ def test_a_damaged_download_is_refused(run: RunFolder, hub: Hub) -> None:
         BlockStack.from_pretrained("ada/dit")
 
 
-def test_a_private_model_does_not_go_to_a_public_repository(run: RunFolder, hub: Hub) -> None:
+def test_a_private_model_does_not_go_to_a_public_repository(run: RunFolder, hub: LocalHub) -> None:
     """Catches `private` that an existing repository overrules: the hub keeps its visibility without a word."""
     hub.create_repo("ada/dit", private=False, exist_ok=True)
     with pytest.raises(UserError, match=r"ada/dit exists on the hub and is public"):
@@ -177,7 +138,7 @@ def test_a_private_model_does_not_go_to_a_public_repository(run: RunFolder, hub:
 
 
 def test_a_folder_goes_before_the_hub(
-    run: RunFolder, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: RunFolder, hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a local model in a folder such as `run/model` that is looked up on the hub, also when it is absent."""
     monkeypatch.chdir(tmp_path)
@@ -198,7 +159,7 @@ def test_a_folder_goes_before_the_hub(
     ],
 )
 def test_a_fault_of_the_network_is_one_line(
-    fault: Exception, run: RunFolder, hub: Hub, monkeypatch: pytest.MonkeyPatch
+    fault: Exception, run: RunFolder, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a traceback of the HTTP library, in either direction."""
 
@@ -224,7 +185,7 @@ def test_without_the_extra_one_line_says_what_to_install(run: RunFolder, monkeyp
     BlockStack.from_pretrained(str(run.model))
 
 
-def test_the_command_assembles_and_uploads(run: RunFolder, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_assembles_and_uploads(run: RunFolder, hub: LocalHub, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches options that are read nowhere, and a mistyped name that is found out after the work."""
     assert main(["assemble", str(run.path), "--weights", "live", "--push", "ada/dit", "--private"]) == 0
     assert "pushed: https://hub/ada/dit" in capsys.readouterr().out
@@ -239,7 +200,7 @@ def test_the_command_assembles_and_uploads(run: RunFolder, hub: Hub, capsys: pyt
 
 
 @pytest.mark.parametrize("kind", ["clean", "masked"])
-def test_the_program_in_the_card_loads_the_model(kind: str, tmp_path: Path, hub: Hub) -> None:
+def test_the_program_in_the_card_loads_the_model(kind: str, tmp_path: Path, hub: LocalHub) -> None:
     """Catches a card whose lines fail: masked text needs a sampler of its own."""
     contract = text_contract(kind)
     run = RunFolder(kind, str(tmp_path))
@@ -252,3 +213,30 @@ def test_the_program_in_the_card_loads_the_model(kind: str, tmp_path: Path, hub:
     names: dict[str, object] = {}
     exec(card.split("```python")[1].split("```")[0], names)
     assert isinstance(names["stack"], BlockStack)
+
+
+def test_the_stand_in_is_called_as_the_library_is() -> None:
+    """Catches a call that the installed huggingface_hub would refuse, which a stand-in cannot notice."""
+    for name in ("snapshot_download", *_METHODS):
+        ours = inspect.signature(getattr(LocalHub, name)).parameters
+        theirs = inspect.signature(getattr(huggingface_hub, name, None) or getattr(HfApi, name)).parameters
+        for parameter in [found for found in ours.values() if found.name != "self"]:
+            assert parameter.name in theirs, f"{name} has no {parameter.name}"
+            assert theirs[parameter.name].kind in (parameter.kind, parameter.POSITIONAL_OR_KEYWORD), name
+    assert list(inspect.signature(huggingface_hub.CommitOperationAdd).parameters) == ["path_in_repo", "path_or_fileobj"]
+    for kind, attributes in {
+        huggingface_hub.CommitInfo: {"pr_url", "repo_url"},
+        huggingface_hub.hf_api.RepoFile: {"path", "size", "last_commit"},
+        huggingface_hub.hf_api.GitCommitInfo: {"commit_id", "authors"},
+        huggingface_hub.hf_api.LastCommitInfo: {"oid"},
+        huggingface_hub.ModelInfo: {"sha", "private"},
+    }.items():
+        assert attributes <= {field.name for field in fields(kind)}, kind
+
+
+def test_every_function_of_the_hub_that_is_called_is_in_the_stand_in() -> None:
+    """Catches a call that the check of signatures leaves out."""
+    called = set()
+    for path in (Path(hub_push.__file__), Path(hub_run.__file__), Path(hub_files.__file__)):
+        called |= set(re.findall(r"(?:api|HfApi\(\))\.(\w+)\(", path.read_text()))
+    assert called == set(_METHODS)

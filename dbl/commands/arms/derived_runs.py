@@ -28,7 +28,7 @@ def train_ancestors(config: RunConfig, launch: Launch, from_scratch: bool = Fals
         Whether the blocks can start; not in a dry run, which trains nothing.
     """
     ancestor = ancestor_of(config)
-    if ancestor is None or config.run.has_trained_parts():
+    if ancestor is None or config.run.is_bound():
         return True
     if not train_ancestors(ancestor, launch, from_scratch):
         return False
