@@ -1,5 +1,6 @@
 """The DiT of the library diffusers, built one block at a time: its own module, which published weights fit."""
 
+import logging
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -111,17 +112,27 @@ class DiffusersDiT(Architecture):
         return own | {"in_channels": channels, "out_channels": outputs, "sample_size": size}
 
 
+def transformer_class() -> Any:
+    """The class of the library. Raises UserError if it is not installed."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # importing it, other packages say what they lack
+    try:
+        library = optional_package("diffusers", "convert", "contract.network dbl.DiffusersDiT")
+        return library.DiTTransformer2DModel
+    finally:
+        logging.disable(before)
+
+
 class DiffusersDiTNetwork(nn.Module):
     """One block: a `DiTTransformer2DModel` with `num_layers` of the layers."""
 
     def __init__(self, sizes: DiffusersDiT, data: ImageSpec, num_layers: int) -> None:
         super().__init__()
-        library = optional_package("diffusers", "convert", "contract.network dbl.DiffusersDiT")
         self.channels = data.shape[0]
         self.no_class = data.num_classes
         self.no_embedding = sizes.num_embeds_ada_norm
         self.cond_dropout = sizes.cond_dropout
-        self.module = library.DiTTransformer2DModel(**sizes.arguments(data, num_layers))
+        self.module = transformer_class()(**sizes.arguments(data, num_layers))
         for part in self.module.modules():
             if hasattr(part, "dropout_prob"):
                 part.dropout_prob = 0.0  # of embeddings of labels: each layer would drop other ones
