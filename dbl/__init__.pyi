@@ -48,6 +48,7 @@ from dbl.evaluation.report.reader import Report as Report
 from dbl.evaluation.stack_evaluation import StackEvaluation as StackEvaluation
 from dbl.inference.export import export_stack as export_stack
 from dbl.inference.grid import image_grid as image_grid
+from dbl.inference.pipeline import export_pipeline as export_pipeline
 from dbl.inference.stack import BlockStack as BlockStack
 from dbl.networks import (
     Architecture as Architecture,
