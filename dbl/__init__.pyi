@@ -42,15 +42,18 @@ from dbl.diffusion.noise import (
     UniformNoise as UniformNoise,
 )
 from dbl.diffusion.partition import Partition as Partition, PartitionConfig as PartitionConfig
+from dbl.diffusion.preconditioning import EDM as EDM, VP as VP, Flow as Flow
 from dbl.evaluation.diagnostics import diagnose as diagnose
 from dbl.evaluation.report.reader import Report as Report
 from dbl.evaluation.stack_evaluation import StackEvaluation as StackEvaluation
 from dbl.inference.export import export_stack as export_stack
 from dbl.inference.grid import image_grid as image_grid
+from dbl.inference.pipeline import export_pipeline as export_pipeline
 from dbl.inference.stack import BlockStack as BlockStack
 from dbl.networks import (
     Architecture as Architecture,
     CausalLM as CausalLM,
+    DiffusersDiT as DiffusersDiT,
     DiT as DiT,
     LabelCNN as LabelCNN,
     MaskedLM as MaskedLM,

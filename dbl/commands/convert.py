@@ -1,4 +1,4 @@
-"""`dbl convert`: a run whose blocks start from a network that was trained whole."""
+"""`dbl convert`: a run whose blocks start from a network that was trained whole, here or elsewhere."""
 
 import json
 import shutil
@@ -9,12 +9,14 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
+from dbl.commands.elsewhere import read_elsewhere
 from dbl.commands.help import HELP
 from dbl.commands.parsing import parse
 from dbl.commands.run_config import check_run_name, write_config
 from dbl.commands.trust import add_trust_option, import_trusted, trusted_packages
 from dbl.diffusion.partition import PartitionConfig
 from dbl.run.contract import Contract
+from dbl.run.diffusers_folder import is_diffusers
 from dbl.run.folder import RunFolder
 from dbl.run.hub import find_model
 from dbl.run.model_folder import ModelFolder, load_denoiser
@@ -29,7 +31,15 @@ from dbl.utils.yaml_files import problem_of_yaml
 def build_parser() -> ArgumentParser:
     """The parser of `dbl convert`."""
     parser = ArgumentParser(prog="dbl convert", description=HELP["convert"].summary, exit_on_error=False)
-    parser.add_argument("source", type=Path, help="run folder of one block, such as runs/digits_dit/baseline")
+    parser.add_argument(
+        "source",
+        type=str,
+        help="run folder of one block, such as runs/digits_dit/baseline; folder or hub name of diffusers; or weights "
+        "of the network in --config, a .safetensors file",
+    )
+    parser.add_argument(
+        "--config", type=Path, help="config with data and recipe, for a source that is no run of dbl", default=None
+    )
     parser.add_argument("--num_blocks", type=int, required=True, help="number of blocks of the new run")
     parser.add_argument(
         "--cut",
@@ -45,43 +55,57 @@ def build_parser() -> ArgumentParser:
 def main(arguments: list[str]) -> None:
     """Write the folder of a run with its config and the network from which its blocks start; train nothing."""
     options = parse(build_parser(), arguments[1:])
-    source, run = RunFolder.at(options.source), RunFolder(options.run.name, options.run.root)
+    run = RunFolder(options.run.name, options.run.root)
     check_run_name(run.name)
     if run.path.exists() or run.path.is_symlink():
         raise UserError(f"{run.path} exists already: give another --run.name, or remove it")
-    if source.part("end_to_end").is_dir() and not source.model.exists():
-        raise UserError(
-            f"{source.path} is a plain network, which knows no noise level: train one for all levels as a run of its "
-            "own, with --contract.partition.num_blocks 1"
-        )
-    import_trusted(source, trusted_packages(options.trust))
-    model = ModelFolder(find_model(source.path))
     partition, start = PartitionConfig(num_blocks=options.num_blocks), Pretrained(options.cut)
-    contract = _converted(model, partition, start)
-    plain = _config_of(source)
-    plain["run"] = {"name": run.name, "root": run.root}
-    plain["contract"] |= {"partition": asdict(partition), "start": to_plain(start)}
-    plain["model"]["block"] = 0
+    trusted = trusted_packages(options.trust)
     with temporary_folder(run.path) as folder:
-        _copy(model, folder / start.folder / "model")
+        kept = folder / start.folder / "model"
+        if options.config is None:
+            plain = _copy_run(options.source, trusted, kept)
+        else:
+            plain = read_elsewhere(options.source, options.config, kept)
+        contract = _converted(ModelFolder(kept), partition, start, options.source)
+        plain["run"] = {"name": run.name, "root": run.root}
+        plain["contract"] |= {"partition": asdict(partition), "start": to_plain(start)}
+        plain["model"]["block"] = 0
         write_config(folder / run.config.name, plain)
         folder.rename(run.path)
-    print(_summary(source, run, contract, start))
+    print(_summary(options.source, run, contract, start))
 
 
-def _converted(model: ModelFolder, partition: PartitionConfig, start: Pretrained) -> Contract:
+def _copy_run(source: str, trusted: tuple[str, ...], folder: Path) -> dict[str, Any]:
+    """Copy the whole network of a run of `dbl`; returns its config as plain values."""
+    if source.endswith(".safetensors") or is_diffusers(Path(source)):
+        raise UserError(f"{source} is no run of dbl: give --config with the data and recipe of the new run")
+    run = RunFolder.at(Path(source))
+    if run.part("end_to_end").is_dir() and not run.model.exists():
+        raise UserError(
+            f"{run.path} is a plain network, which knows no noise level: train one for all levels as a run of its "
+            "own, with --contract.partition.num_blocks 1"
+        )
+    import_trusted(run, trusted)
+    model = ModelFolder(find_model(run.path))
+    plain = _config_of(run)
+    _copy(model, folder)
+    return plain
+
+
+def _converted(model: ModelFolder, partition: PartitionConfig, start: Pretrained, source: str) -> Contract:
     """The contract of the new run. Raises UserError if a network cannot be cut so."""
     own = model.contract
     if own.partition.num_blocks != 1:
         raise UserError(
-            f"{model.path} is a network in {own.partition.num_blocks} blocks: dbl convert needs one that was trained "
+            f"{source} is a network in {own.partition.num_blocks} blocks: dbl convert needs one that was trained "
             "as one, such as the folder baseline in a run of dbl compare"
         )
     contract = replace(own.config, partition=partition, start=start).build(own.data, model.block_hashes)
     weights = model.denoiser(0).state_dict()
     for block in range(partition.num_blocks):
-        chosen = weights_of(weights, start.origin(block, contract.partition))
-        load_denoiser(contract, block, chosen, model.path)  # refuses unlike layers
+        chosen = weights_of(weights, start.origin(block, contract.partition), own.config.network)
+        load_denoiser(contract, block, chosen, Path(source), "dbl convert needs layers of equal shapes")
     return contract
 
 
@@ -105,9 +129,9 @@ def _copy(model: ModelFolder, folder: Path) -> None:
     ModelFolder(folder)  # raises
 
 
-def _summary(source: RunFolder, run: RunFolder, contract: Contract, start: Pretrained) -> str:
+def _summary(source: str, run: RunFolder, contract: Contract, start: Pretrained) -> str:
     partition = contract.partition
-    lines = [f"{run.path}: {partition.num_blocks} blocks from the {sum(partition.layers)} layers of {source.path}"]
+    lines = [f"{run.path}: {partition.num_blocks} blocks from the {sum(partition.layers)} layers of {source}"]
     for block in range(partition.num_blocks):
         layers = start.origin(block, partition).layers
         lines.append(f"  block {block}: layers {', '.join(map(str, layers or []))}")

@@ -1,13 +1,15 @@
-"""`dbl export`: an assembled network as programs that run without `dbl`."""
+"""`dbl export`: an assembled network as programs that run without `dbl`, or as a pipeline of diffusers."""
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from jsonargparse import ArgumentParser
 
 from dbl.commands.parsing import parse
 from dbl.commands.trust import add_trust_option, import_trusted, trusted_packages
 from dbl.inference.export import export_stack
+from dbl.inference.pipeline import export_pipeline
 from dbl.inference.stack import BlockStack
 from dbl.run.folder import RunFolder
 from dbl.run.hub import find_model
@@ -21,6 +23,12 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="dbl export", description=description, exit_on_error=False)
     parser.add_argument("run", type=Path, help="run folder, such as runs/digits_dit, with an assembled model")
     parser.add_argument("--output", type=Path, help="folder to make; by default export in the run folder")
+    parser.add_argument(
+        "--format",
+        type=Literal["programs", "diffusers"],
+        default="programs",
+        help="programs for torch, or a pipeline of diffusers, for networks of dbl.DiffusersDiT",
+    )
     parser.add_argument(
         "--blocks_only", action="store_true", help="leave out chain.pt2, whose size grows with the sampler's steps"
     )
@@ -39,4 +47,8 @@ def main(arguments: list[str]) -> None:
     model = ModelFolder(find_model(run.path))
     inference = replace(model.inference, keep_in_memory="all")  # a chain holds all blocks
     stack = BlockStack.from_pretrained(run.path, inference)
-    print(f"exported: {export_stack(stack, output, chain=not options.blocks_only)}")
+    if options.format == "diffusers":
+        folder = export_pipeline(stack, output)
+    else:
+        folder = export_stack(stack, output, chain=not options.blocks_only)
+    print(f"exported: {folder}")

@@ -153,7 +153,8 @@ HELP = {
         "SOURCE --num_blocks B --run.name NAME [options]",
         "Make a run whose blocks start from the layers of a network that was trained whole, for dbl train.",
         {
-            "SOURCE": "run folder of one block, such as runs/digits_dit/baseline",
+            "SOURCE": "run folder of one block; folder or hub name of diffusers; or .safetensors file",
+            "--config FILE": "data, recipe and the rest, for a source that is no run of dbl",
             "--num_blocks B": "number of blocks",
             "--cut CUT": "interleaved (default), contiguous, or layers of each block: [[0,3],[1,4],[2,5]]",
             "--run.root FOLDER": "folder of all runs; by default runs",
@@ -204,10 +205,11 @@ HELP = {
     ),
     "export": Help(
         "RUN [options]",
-        "Write the assembled network of a run as programs that torch runs without dbl.",
+        "Write the assembled network of a run as programs that torch runs without dbl, or for diffusers.",
         {
             "RUN": "run folder, such as runs/digits_dit",
             "--output FOLDER": "new folder; by default export in the run folder",
+            "--format NAME": "programs (default), or diffusers: a pipeline, for networks of dbl.DiffusersDiT",
             "--blocks_only": "each block, without the chain of all sampler steps",
         }
         | _TRUST,

@@ -7,11 +7,11 @@ import torch
 
 from dbl.commands.outputs import check_output
 from dbl.commands.spelling import whole_numbers
+from dbl.data.spec import white_value
 from dbl.denoising.sampling import Sampler
 from dbl.denoising.targets import image_spec
 from dbl.inference.grid import image_grid, save_picture
 from dbl.inference.labels import labels_in_turn
-from dbl.inference.pixels import white_value
 from dbl.inference.stack import BlockStack
 from dbl.run.folder import RunFolder
 from dbl.run.inference import InferenceConfig

@@ -12,6 +12,7 @@ NUM_CLASSES = whole(1, 10**7)
 IMAGE_SIZE = whole(1, 65_536)
 SEQ_LEN = whole(1, 10**7)
 NUM_FEATURES = whole(1, 10**7)
+_OF_MOMENTS = 1e-3  # tolerance of measured moments
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,20 @@ class ImageSpec(DataSpec):
             raise UserError(f"data: mean and std must have one value for each of {self.shape[0]} channels")
         if min(self.std) <= 0:
             raise UserError(f"data: {self.name} has a channel that never changes (standard deviation 0)")
+
+
+def white_value(data: ImageSpec) -> float | None:
+    """The raw value of white, 255 or 1; None where the values are no pixels, such as those of latents.
+
+    It follows from the moments that the contract keeps: values in [0, w] of mean m have a variance of at most
+    m (w - m) (Bhatia and Davis 2000).
+    """
+    if data.shape[0] not in (1, 3) or min(data.mean) < 0:
+        return None
+    white = 255.0 if max(data.mean) > 1 else 1.0
+    moments = zip(data.mean, data.std, strict=True)
+    fits = all(std**2 <= mean * (white - mean) * (1 + _OF_MOMENTS) for mean, std in moments)
+    return white if fits else None
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,13 @@ from dbl.denoising.readout import (
     mean_over_scored,
 )
 from dbl.denoising.vocabulary import in_network_precision, project, without_autocast
-from dbl.diffusion.gaussian import Scalings, append_axes, scalings
+from dbl.diffusion.gaussian import Scalings, append_axes
+from dbl.diffusion.preconditioning import EDM, Preconditioning
 from dbl.networks.level_modulations import LevelModulations
 from dbl.networks.masked_lm import MaskedNetwork
 from dbl.utils.errors import UserError
+
+_EDM = EDM()
 
 
 class Level(NamedTuple):
@@ -131,18 +134,25 @@ class GaussianDenoiser(Denoiser):
         readout: map from the network's output to a prediction.
         sigma_data: standard deviation of a coordinate of the clean target that preconditioning assumes.
         loss_weight: as in `Denoiser`.
+        preconditioning: scalings of each level.
     """
 
     def __init__(
-        self, network: nn.Module, readout: Readout, sigma_data: float, loss_weight: Callable[[Tensor], Tensor]
+        self,
+        network: nn.Module,
+        readout: Readout,
+        sigma_data: float,
+        loss_weight: Callable[[Tensor], Tensor],
+        preconditioning: Preconditioning = _EDM,
     ) -> None:
         super().__init__(network, loss_weight)
         self.readout = readout
         self.sigma_data = sigma_data
+        self.preconditioning = preconditioning
 
     def _level(self, sigma: Tensor) -> Level:
         sigma = sigma.float()
-        scales = scalings(sigma, self.sigma_data)  # EDM, Table 1
+        scales = self.preconditioning.scalings(sigma, self.sigma_data)
         return Level(sigma, scales, scales.c_noise)
 
     def _preconditioned(self, noisy: Tensor, level: Level, cond: Any) -> tuple[Tensor, Tensor]:

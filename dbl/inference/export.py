@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dbl.data.spec import ImageSpec, kind_of
+from dbl.data.spec import ImageSpec, kind_of, white_value
 from dbl.denoising.denoiser import Denoiser
 from dbl.denoising.sampling import Denoise, guided
-from dbl.denoising.targets.pixels import ImageScale, image_spec
-from dbl.inference.pixels import to_unit, white_value
+from dbl.denoising.targets.pixels import ImageScale, PixelTarget, image_spec
+from dbl.inference.pixels import to_unit
 from dbl.inference.stack import BlockStack
 from dbl.run.model_folder import file_hash
 from dbl.utils.errors import UserError, reason_of
@@ -218,6 +218,7 @@ def manifest(stack: BlockStack) -> dict[str, Any]:
     owners = [*contract.partition.block_for(levels[:-1]).tolist(), None]
     steps = zip(pairwise(levels.tolist()), pairwise(owners), strict=True)
     classifies = stack.target.generates == "classes"
+    scale = stack.target.scale(data) if isinstance(stack.target, PixelTarget) else data
     return {
         "version": VERSION,
         "contract": contract.hash,
@@ -234,8 +235,8 @@ def manifest(stack: BlockStack) -> dict[str, Any]:
             {"sigma": sigma, "sigma_next": sigma_next, "block": block, "block_next": block_next}
             for (sigma, sigma_next), (block, block_next) in steps
         ],
-        "mean": list(data.mean),
-        "std": list(data.std),
+        "mean": list(scale.mean),
+        "std": list(scale.std),
         "sigma_data": getattr(contract.config.target, "sigma_data", None),
         "white": white_value(data),
     }

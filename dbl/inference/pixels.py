@@ -10,24 +10,10 @@ import torch
 from torch import Tensor
 
 from dbl.data.images.decode import fitted
-from dbl.data.spec import ImageSpec
+from dbl.data.spec import ImageSpec, white_value
 from dbl.utils.errors import UserError, reason_of
 
-_TOLERANCE = 1e-3  # of measured moments, and of values at the ends of [0, 1]
-
-
-def white_value(data: ImageSpec) -> float | None:
-    """The raw value of white, 255 or 1; None where the values are no pixels, such as those of latents.
-
-    It follows from the moments that the contract keeps: values in [0, w] of mean m have a variance of at most
-    m (w - m) (Bhatia and Davis 2000).
-    """
-    if data.shape[0] not in (1, 3) or min(data.mean) < 0:
-        return None
-    white = 255.0 if max(data.mean) > 1 else 1.0
-    moments = zip(data.mean, data.std, strict=True)
-    fits = all(std**2 <= mean * (white - mean) * (1 + _TOLERANCE) for mean, std in moments)
-    return white if fits else None
+_TOLERANCE = 1e-3  # of values at the ends of [0, 1]
 
 
 def to_unit(raw: Tensor, data: ImageSpec) -> Tensor:

@@ -2,6 +2,7 @@
 
 from dbl.networks.architecture import Architecture as Architecture
 from dbl.networks.causal_lm import CausalLM as CausalLM
+from dbl.networks.diffusers_dit import DiffusersDiT as DiffusersDiT
 from dbl.networks.dit import DiT as DiT
 from dbl.networks.label_cnn import LabelCNN as LabelCNN
 from dbl.networks.masked_lm import MaskedLM as MaskedLM

@@ -45,6 +45,8 @@ class Architecture(ABC):
     num_layers: int
     can_be_partitioned: ClassVar[bool] = True  # into more than one block
     can_be_converted: ClassVar[bool] = True  # from a trained network to blocks; see `Pretrained`
+    reads_steps: ClassVar[bool] = False  # as level: a training step, from `dbl.VP` or `dbl.Flow`, not ln(sigma) / 4
+    layer_list: ClassVar[str] = "layers"  # name of the list of residual layers in the module that `build` returns
     rereads_text: ClassVar[bool] = False  # in each iteration for each token: generation has a cache of each iteration
 
     @abstractmethod

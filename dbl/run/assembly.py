@@ -214,15 +214,45 @@ def _write_model(
     # A run that was made without the commands may have no tokenizer, but one that is lost must not be lost here too.
     if run.tokenizer.is_file() or (run.model / run.tokenizer.name).is_file():
         run_tokenizer(run).save(folder / run.tokenizer.name)
-    files = {path.name: file_hash(path) for path in sorted(folder.iterdir())}
+    _write_config(contract, inference, weights, blocks, folder)
+
+
+def _write_config(
+    contract: Contract,
+    inference: InferenceConfig,
+    weights: Weights,
+    blocks: list[dict[str, Any] | None],
+    folder: Path,
+) -> None:
     config = {
         "contract": contract.to_plain(),
         "inference": to_plain(inference),
         "weights": weights,
         "blocks": blocks,
-        "files": files,
+        "files": {path.name: file_hash(path) for path in sorted(folder.iterdir())},
     }
     write_json(folder / "config.json", config | {"sha256": plain_hash(config)})
+
+
+def write_source(contract: Contract, weights: dict[str, Tensor], source: Path, folder: Path) -> None:
+    """Write a network that was trained elsewhere as a model of one block, from which blocks can start.
+
+    Raises UserError if the weights are not those of the network.
+
+    Args:
+        contract: contract of one block.
+        weights: weights of its network by name.
+        source: where they come from, for messages.
+        folder: new folder.
+    """
+    named = {f"network.{name}": tensor for name, tensor in weights.items()}
+    load_denoiser(contract, 0, named, source, "give the weights of this network")
+    folder.mkdir(parents=True)
+    write_tensors(folder / "block_0.safetensors", named, block_metadata(contract, 0, "live"))
+    if contract.table is not None:
+        write_tensors(folder / "table.safetensors", {"table": contract.table})
+    nothing_known = PartCheckpoint(0, 0, 0, 0.0, 0.0, named).summary()
+    _write_config(contract, default_inference(contract), "live", [nothing_known], folder)
 
 
 def _store_block(

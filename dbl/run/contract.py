@@ -19,6 +19,7 @@ from dbl.denoising.denoiser import Denoiser
 from dbl.denoising.targets import PixelTarget, TableTarget, Target, TargetSpace
 from dbl.diffusion.noise import LogNormalNoise, NoiseDistribution
 from dbl.diffusion.partition import Partition, PartitionConfig
+from dbl.diffusion.preconditioning import EDM
 from dbl.networks import Architecture, DiT
 from dbl.run.start import Ancestor, RandomStart, Start
 from dbl.utils.checks import SEED, check_numbers
@@ -80,9 +81,24 @@ class ContractConfig:
         self.target.shape(data)  # refuses data of another kind
         table = self.target.make_table(data, self.seed)
         noise = self.noise.fit(table, torch.tensor(data.class_frequencies))
+        self._check_steps()
         partition = self.partition.build(noise, self.network.num_layers)
         self.start.check(self.network, partition)
         return Contract(self, data, noise, partition, table, start_sha256)
+
+    def _check_steps(self) -> None:
+        """Raise UserError if the network reads another number for a level than the preconditioning gives it."""
+        scales, network = getattr(self.target, "preconditioning", EDM()), type(self.network).__name__
+        if scales.gives_steps and not self.network.reads_steps:
+            raise UserError(
+                f"contract.target.init_args.preconditioning {type(scales).__name__} gives levels as training steps, "
+                f"and {network} does not read them so: use dbl.EDM, or the network dbl.DiffusersDiT"
+            )
+        if self.network.reads_steps and not scales.gives_steps:
+            raise UserError(
+                f"contract.network {network} reads levels as training steps: use it with contract.target "
+                "dbl.PixelTarget and its preconditioning dbl.VP or dbl.Flow"
+            )
 
     def with_num_blocks(self, num_blocks: int, start: Start) -> "ContractConfig":
         """The same for a run of at most as many blocks of the same size, hence with fewer layers in all.

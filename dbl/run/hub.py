@@ -17,6 +17,10 @@ _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _PATTERNS = ["*.json", "*.safetensors"]
 # Folder of a run in a repository, beside the model that was assembled from it; see `hub_run`.
 RUN = "run"
+_OF_PIPELINE = [
+    *("model_index.json", "config.json", "*.safetensors.index.json", "diffusion_pytorch_model*.safetensors"),
+    *("transformer/*.json", "transformer/*.safetensors", "scheduler/*.json"),
+]
 # Files of an earlier upload that this one may lack; a user's own files stay.
 _OURS = ["block_*.safetensors", "table.safetensors", "tokenizer.json"]
 
@@ -54,10 +58,19 @@ def find_model(name: str | Path, revision: str | None = None) -> Path:
                 f"revision ({revision}) is for models on the hub, named owner/name: leave it out for {name}"
             )
         return _model_of_run(Path(name))
+    return _downloaded(name, _PATTERNS, revision)
+
+
+def find_pipeline(name: str) -> Path:
+    """The folder of a pipeline of diffusers; errors as in `find_model`. Of one on the hub, what `dbl convert` reads."""
+    return Path(name) if Path(name).is_dir() or not _REPO_ID.fullmatch(name) else _downloaded(name, _OF_PIPELINE)
+
+
+def _downloaded(name: str, patterns: list[str], revision: str | None = None) -> Path:
     with reaching(f"there is no folder {name}, and the model {name} could not be read from the hub"):
         library, ignored = hub_library(), [f"{RUN}/*"]
         return Path(
-            library.snapshot_download(name, revision=revision, allow_patterns=_PATTERNS, ignore_patterns=ignored)
+            library.snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=ignored)
         )
 
 

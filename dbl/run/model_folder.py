@@ -28,6 +28,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 # A model that is replaced while it is read is read again.
 _ATTEMPTS, _PAUSE_S = 20, 0.05
+_REMEDY = "train this block anew with --from_scratch"
 _MOST_LAYERS = 1000  # of a block with fewer tensors than layers
 _FILE_NAME = re.compile(r"block_(0|[1-9]\d{0,8})\.safetensors|table\.safetensors|tokenizer\.json", re.ASCII)
 
@@ -149,16 +150,18 @@ def block_metadata(contract: Contract, block: int, weights: str) -> dict[str, st
     return {"dbl": json.dumps({"contract": contract.hash, "block": block, "weights": weights})}
 
 
-def load_denoiser(contract: Contract, block: int, weights: dict[str, Tensor], path: Path) -> Denoiser:
+def load_denoiser(
+    contract: Contract, block: int, weights: dict[str, Tensor], path: Path, remedy: str = _REMEDY
+) -> Denoiser:
     """Build the denoiser of a block and load its weights; errors as in `load_into`."""
     if _is_of_dbl(contract):
-        _check_without_memory(contract, block, weights, path)
-    return load_into(contract.denoiser(block), weights, path)
+        _check_without_memory(contract, block, weights, path, remedy)
+    return load_into(contract.denoiser(block), weights, path, remedy)
 
 
-def _check_without_memory(contract: Contract, block: int, weights: dict[str, Tensor], path: Path) -> None:
+def _check_without_memory(contract: Contract, block: int, weights: dict[str, Tensor], path: Path, remedy: str) -> None:
     """Compare with a network that has sizes only: sizes in a file from elsewhere could ask for all memory there is."""
-    check_weights(_without_memory(contract, block, len(weights), str(path)), weights, path)
+    check_weights(_without_memory(contract, block, len(weights), str(path)), weights, path, remedy)
 
 
 def _without_memory(contract: Contract, block: int, num_tensors: int, source: str) -> Denoiser:
@@ -191,18 +194,17 @@ def _is_of_dbl(contract: Contract) -> bool:
     return all(type(part).__module__.startswith("dbl.") for part in parts)
 
 
-def load_into(network: Network, weights: dict[str, Tensor], path: Path) -> Network:
+def load_into(network: Network, weights: dict[str, Tensor], path: Path, remedy: str = _REMEDY) -> Network:
     """Load weights. Raises UserError on a missing, additional or mismatched tensor, and on NaN and infinity."""
-    check_weights(network, weights, path)
+    check_weights(network, weights, path, remedy)
     for name, tensor in weights.items():
         if not tensor.isfinite().all():
-            remedy = "train this block anew with --from_scratch"
             raise UserError(f"{path}: tensor {name} has values that are NaN or infinite: {remedy}")
     network.load_state_dict(weights)
     return network
 
 
-def check_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+def check_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path, remedy: str = _REMEDY) -> None:
     """Raise UserError unless these are the tensors of a network, of its types and shapes."""
     # Not by `load_state_dict` alone: it would convert other types in silence, and report all tensors in many lines.
     expected = network.state_dict()
@@ -211,7 +213,7 @@ def check_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path)
         if found != wanted:
             raise UserError(
                 f"{path} does not fit the network of the contract: tensor {name} is {found} here and {wanted} there; "
-                "train this block anew"
+                f"{remedy}"
             )
 
 

@@ -8,14 +8,13 @@ from typing import NamedTuple
 from torch import Tensor
 
 from dbl.denoising.denoiser import Denoiser
+from dbl.networks import Architecture
 from dbl.run.contract import Contract
 from dbl.run.folder import RunFolder
 from dbl.run.model_folder import ModelFolder, file_hash
 from dbl.run.start import Origin
 from dbl.utils.errors import UserError
 from dbl.utils.files import read_tensors
-
-_OF_LAYER = re.compile(r"network\.layers\.(\d+)\.")
 
 
 class StartWeights(NamedTuple):
@@ -40,7 +39,7 @@ def start_weights(run: RunFolder, contract: Contract, block: int) -> StartWeight
     weights = read_tensors(path)
     if file_hash(path) != contract.start_sha256[origin.block]:
         raise _another(path)
-    return StartWeights(weights_of(weights, origin), path)
+    return StartWeights(weights_of(weights, origin, contract.config.network), path)
 
 
 def source_network(run: RunFolder, contract: Contract) -> Denoiser:
@@ -57,16 +56,17 @@ def _another(path: Path) -> UserError:
     )
 
 
-def weights_of(weights: Mapping[str, Tensor], origin: Origin) -> dict[str, Tensor]:
+def weights_of(weights: Mapping[str, Tensor], origin: Origin, network: Architecture) -> dict[str, Tensor]:
     """Weights of a denoiser with the layers of an origin, in their order there; what is in no layer stays."""
     if origin.layers is None:
         return dict(weights)
     place = {layer: number for number, layer in enumerate(origin.layers)}
-    chosen = {}
+    chosen, prefix = {}, f"network.{network.layer_list}."
+    of_layer = re.compile(rf"{re.escape(prefix)}(\d+)\.")
     for name, tensor in weights.items():
-        found = _OF_LAYER.match(name)
+        found = of_layer.match(name)
         if found is None:
             chosen[name] = tensor
         elif (layer := int(found[1])) in place:
-            chosen[f"network.layers.{place[layer]}.{name[found.end() :]}"] = tensor
+            chosen[f"{prefix}{place[layer]}.{name[found.end() :]}"] = tensor
     return chosen

@@ -1,7 +1,7 @@
 """Conversion of frozen dataclasses to plain JSON values and back, in the `class_path`/`init_args` form of configs."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, TypeVar, get_type_hints
 
 from dbl.utils.errors import UserError
@@ -10,18 +10,31 @@ from dbl.utils.stored_values import typed
 
 T = TypeVar("T")
 
+# Metadata of a field that files of earlier versions lack: its default is not stored, so that hashes stay the same.
+ADDED = {"added": True}
+
 
 def to_plain(value: Any) -> Any:
     """Convert dataclasses and tuples, nested in lists and dicts, to JSON values."""
     if is_dataclass(value) and not isinstance(value, type):
         cls = type(value)
-        arguments = {field.name: to_plain(getattr(value, field.name)) for field in fields(value) if field.init}
+        arguments = {field.name: to_plain(getattr(value, field.name)) for field in _stored_fields(value)}
         return {"class_path": class_path(cls), "init_args": arguments}
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_plain(item) for item in value]
     return value
+
+
+def _stored_fields(value: Any) -> Iterator[Field[Any]]:
+    for field in fields(value):
+        if field.init and not (field.metadata.get("added") and getattr(value, field.name) == _default(field)):
+            yield field
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def from_plain(plain: Any, base: type[T], trusted: Collection[str] = (), key: str = "") -> T:

@@ -14,7 +14,7 @@ from dbl.training.memory.synthetic_step import samples
 
 CONFIGS = sorted(Path(__file__).parents[2].glob("configs/*.yaml"))
 REQUIRED = {"digits_dit", "digits_vit", "mnist_dit", "cifar10_vit", "cifar10_dit", "cifar100_vit", "tiny-imagenet_vit"}
-REQUIRED |= {"cifar10_dit_s2", "imagenet256_dit_l2"}
+REQUIRED |= {"cifar10_dit_s2", "imagenet256_dit_l2", "dit_xl2_256_convert"}
 REQUIRED |= {"pydoc_ar", "pydoc_mdm", "pydoc_huginn", "shakespeare_ar", "shakespeare_mdm", "books_mdm"}
 REQUIRED |= {"lm1b_ar", "owt_ar", "text8_mdm", "lm1b_huginn"}
 # Configs for data of one's own, and the names of their runs.

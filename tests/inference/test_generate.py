@@ -11,9 +11,9 @@ from toy import Stripes
 from toy_text import text_stack
 
 import dbl
-from dbl.data.spec import ImageSpec
+from dbl.data.spec import ImageSpec, white_value
 from dbl.denoising.sampling import Sampler
-from dbl.inference.pixels import to_raw, to_unit, white_value
+from dbl.inference.pixels import to_raw, to_unit
 from dbl.inference.stack import BlockStack
 from dbl.run.contract import Contract
 from dbl.run.inference import InferenceConfig

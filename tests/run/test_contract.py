@@ -13,6 +13,7 @@ from dbl.denoising.targets import ClassTarget, PixelTarget
 from dbl.diffusion.information import InformationNoise
 from dbl.diffusion.noise import LogNormalNoise, LogUniformNoise
 from dbl.diffusion.partition import PartitionConfig, Scheme
+from dbl.diffusion.preconditioning import EDM
 from dbl.networks import DiT, ViT
 from dbl.run.contract import VERSION, Contract, ContractConfig
 from dbl.run.start import Ancestor
@@ -34,6 +35,11 @@ CLASSES = ContractConfig(
 )
 both_terms = pytest.mark.parametrize("config", [IMAGES, CLASSES], ids=["images", "classes"])
 
+
+class Other(EDM):
+    """Another preconditioning, for networks that read no training steps."""
+
+
 # One change of every field of every part of these config.
 EVEN = replace(IMAGES, partition=PartitionConfig(num_blocks=2))
 CHANGES: dict[str, list[Any]] = {
@@ -47,7 +53,12 @@ CHANGES: dict[str, list[Any]] = {
         replace(EVEN.network, conditioning_width=8),
         replace(EVEN.network, gelu="exact"),
     ],
-    "target": [PixelTarget(sigma_data=0.4), PixelTarget(weight="uniform")],
+    "target": [
+        PixelTarget(sigma_data=0.4),
+        PixelTarget(weight="uniform"),
+        PixelTarget(preconditioning=Other()),
+        PixelTarget(standardise=False),
+    ],
     "noise": [
         LogUniformNoise(),
         LogNormalNoise(sigma_min=0.01),
@@ -80,6 +91,12 @@ def equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_fields_that_were_added_leave_hashes_alone(data_spec: ImageSpec) -> None:
+    """Catches a version that refuses all runs and models of the one before, though nothing changed for them."""
+    target = stored(IMAGES.build(data_spec))["config"]["init_args"]["target"]
+    assert target == {"class_path": "dbl.PixelTarget", "init_args": {"sigma_data": 0.5, "weight": "edm"}}
+
+
 @both_terms
 def test_settling_twice_gives_one_hash(config: ContractConfig, data_spec: ImageSpec) -> None:
     """Catches anything in the contract that is drawn from the global generator."""
@@ -94,7 +111,7 @@ def test_hash_changes_with_every_choice(data_spec: ImageSpec) -> None:
     """Catches a field that the hash leaves out: blocks that differ in it could be assembled."""
     changed = [replace(EVEN, **{name: value}) for name, values in CHANGES.items() for value in values]
     hashes = [config.build(data_spec).hash for config in (EVEN, *changed)]
-    assert len(set(hashes)) == len(hashes) == 24
+    assert len(set(hashes)) == len(hashes) == 26
 
 
 def test_no_choice_is_forgotten_above() -> None:

@@ -53,7 +53,7 @@ class Variant:
             partition = replace(partition, scheme="equal_probability", boundaries=None, overlap=0.05)
             noise = LogNormalNoise(sigma_min=0.002, sigma_max=80.0, p_mean=-1.2, p_std=1.2)
         if not self.own_target and isinstance(target, GaussianTarget):
-            read_by = {"kind": "linear"} if isinstance(target, ClassTarget) else {}
+            read_by: dict[str, Any] = {"kind": "linear"} if isinstance(target, ClassTarget) else {}
             target = replace(target, sigma_data=0.5, weight="edm", **read_by)
         return replace(chosen, noise=noise, partition=partition, target=target, start=RandomStart())
 

@@ -1,7 +1,7 @@
 """Targets to which Gaussian noise is added: what pixels and table rows have in common."""
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -15,9 +15,11 @@ from dbl.denoising.readout import Readout
 from dbl.denoising.targets.base import Target, TargetSpace
 from dbl.diffusion.gaussian import corrupt, edm_weight
 from dbl.diffusion.masking import MaskingNoise
-from dbl.diffusion.noise import NoiseDistribution
+from dbl.diffusion.noise import NOISE, NoiseDistribution
+from dbl.diffusion.preconditioning import EDM, Preconditioning
 from dbl.utils.checks import Number, check_choice, check_numbers
 from dbl.utils.errors import UserError
+from dbl.utils.serialization import ADDED
 
 # Key of a target in a config.
 TARGET = "contract.target.init_args"
@@ -40,11 +42,14 @@ class GaussianTarget(Target):
     Args:
         sigma_data: standard deviation of a coordinate of the clean target that preconditioning assumes.
         weight: weight of the loss by level; `edm`: (sigma^2 + sigma_data^2) / (sigma sigma_data)^2; `uniform`: 1.
+        preconditioning: what the network predicts, and how it is told the level: `dbl.EDM`, or `dbl.VP` or `dbl.Flow`
+            for networks that read training steps, such as `dbl.DiffusersDiT`.
     """
 
     loss_unit: ClassVar[str] = "squared error per coordinate"
     sigma_data: float = 0.5
     weight: Weight = "edm"
+    preconditioning: Preconditioning = field(default_factory=EDM, metadata=ADDED)
 
     def __post_init__(self) -> None:
         check_numbers(TARGET, self, sigma_data=Number(at_least=1e-6, at_most=1e6))
@@ -61,6 +66,12 @@ class GaussianTarget(Target):
                 f"contract.noise MaskingNoise is for the target dbl.MaskTarget, not for {type(self).__name__}: its "
                 "levels are probabilities"
             )
+        known = self.preconditioning.range
+        if known and not known.low <= noise.sigma_min < noise.sigma_max <= known.high:
+            raise UserError(
+                f"{NOISE}.sigma_min ({noise.sigma_min:g}) and sigma_max ({noise.sigma_max:g}) must lie within "
+                f"{known.low!r} and {known.high!r}, the levels of {type(self.preconditioning).__name__}"
+            )
 
     def loss_weight(self, sigma: Tensor) -> Tensor:
         """[N] weights of levels [N]."""
@@ -70,7 +81,8 @@ class GaussianTarget(Target):
     def make_denoiser(
         self, network: nn.Module, table: Tensor | None, noise: NoiseDistribution, num_classes: int
     ) -> GaussianDenoiser:
-        return GaussianDenoiser(network, self.readout(table), self.sigma_data, self.loss_weight)
+        readout = self.readout(table)
+        return GaussianDenoiser(network, readout, self.sigma_data, self.loss_weight, self.preconditioning)
 
     @override
     def channel(self, data: DataSpec, table: Tensor | None) -> GaussianChannel | None:

@@ -1,17 +1,18 @@
 """Images as targets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from dbl.data.spec import DataSpec, ImageSpec, kind_of
+from dbl.data.spec import DataSpec, ImageSpec, kind_of, white_value
 from dbl.denoising.readout import Adjust, Clean, Prediction, Readout
 from dbl.denoising.targets.base import Batch
 from dbl.denoising.targets.gaussian import GaussianSpace, GaussianTarget
 from dbl.utils.errors import UserError
+from dbl.utils.serialization import ADDED
 
 
 def image_spec(data: DataSpec, target: str) -> ImageSpec:
@@ -88,6 +89,10 @@ class PixelReadout(Readout):
 class PixelTarget(GaussianTarget):
     """Denoise images, scaled so that the standard deviation measured in the training data becomes `sigma_data`.
 
+    Args:
+        standardise: whether images are scaled so. false: pixels from -1 to 1, and latents as they are, as networks that
+            were trained elsewhere expect them.
+
     Example:
         >>> import dbl
         >>> data = dbl.Digits(batch_size=64, eval_batch_size=64)
@@ -96,6 +101,7 @@ class PixelTarget(GaussianTarget):
     """
 
     generates: ClassVar = "images"
+    standardise: bool = field(default=True, metadata=ADDED)
 
     @override
     def shape(self, data: DataSpec) -> tuple[int, ...]:
@@ -103,7 +109,16 @@ class PixelTarget(GaussianTarget):
 
     @override
     def space(self, data: DataSpec, table: Tensor | None) -> PixelSpace:
-        return PixelSpace(image_spec(data, "PixelTarget"), self.sigma_data)
+        return PixelSpace(self.scale(image_spec(data, "PixelTarget")), self.sigma_data)
+
+    def scale(self, data: ImageSpec) -> ImageSpec:
+        """The data with the mean and deviation that targets are scaled by: raw = y / sigma_data * std + mean."""
+        if self.standardise:
+            return data
+        white = white_value(data)
+        mean, half = (0.0, 1.0) if white is None else (white / 2, white / 2)
+        channels = data.shape[0]
+        return replace(data, mean=(mean,) * channels, std=(half * self.sigma_data,) * channels)
 
     @override
     def readout(self, table: Tensor | None) -> PixelReadout:
