@@ -1,12 +1,13 @@
 """Assembly: from the checkpoints of separately trained blocks to one checked model folder (see `model_folder`)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from dbl.networks.adapters import adapter_weights, merged
 from dbl.run.checkpoints import read_training
 from dbl.run.contract import Contract, plain_hash
 from dbl.run.folder import RunFolder, run_tokenizer
@@ -32,7 +33,9 @@ class PartCheckpoint:
         samples: samples consumed in training, over all resumes.
         layer_passes: compute of a training step per sample; see `Architecture.layer_passes`.
         seconds: wall time spent in training, over all resumes.
-        weights: weights of the trained module by name.
+        weights: weights of the trained module by name, adapters merged into them.
+        adapters: weights of the adapters by name, if it was trained by them.
+        lora_alpha: alpha of the adapters; see `LoRA`.
     """
 
     step: int
@@ -41,6 +44,8 @@ class PartCheckpoint:
     layer_passes: float
     seconds: float
     weights: dict[str, Tensor]
+    adapters: dict[str, Tensor] = field(default_factory=dict)
+    lora_alpha: float = 0.0
 
     @property
     def complete(self) -> bool:
@@ -80,13 +85,16 @@ def read_part(path: Path, part: str, contract: Contract, prefix: str, weights: W
     state = stored.content["state_dict"]
     if weights == "live":  # only a training with EMA keeps them apart
         state = stored.content.get("current_model_state", state)
+    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     return PartCheckpoint(
         step=stored.step,
         max_steps=stamp.max_steps,
         samples=stamp.samples,
         layer_passes=stamp.layer_passes,
         seconds=stored.seconds,
-        weights={name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)},
+        weights=merged(own, stamp.lora_alpha),
+        adapters=adapter_weights(own),
+        lora_alpha=stamp.lora_alpha,
     )
 
 
