@@ -191,10 +191,11 @@ HELP = {
     ),
     "export": Help(
         "RUN [options]",
-        "Write the assembled network of a run as programs that torch runs without dbl.",
+        "Write the assembled network of a run as programs that torch runs without dbl, or the adapters of its blocks.",
         {
             "RUN": "run folder, such as runs/digits_dit",
-            "--output FOLDER": "new folder; by default export in the run folder",
+            "--format FORMAT": "programs (default), or lora: the adapters of each block for peft",
+            "--output FOLDER": "new folder; by default export or adapters in the run folder",
             "--blocks_only": "each block, without the chain of all sampler steps",
         }
         | _TRUST,

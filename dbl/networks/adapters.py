@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685) of linear layers: made by peft, merged into ordinary weights."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,9 +106,9 @@ def adapter_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in weights.items() if name.endswith((_DOWN, _UP))}
 
 
-def adapted_layers(weights: Iterable[str]) -> list[str]:
-    """Names of the linear layers that have an adapter, from names of weights."""
-    return [name.removesuffix(_DOWN) for name in weights if name.endswith(_DOWN)]
+def adapter_ranks(weights: Mapping[str, Tensor]) -> dict[str, int]:
+    """The rank of each linear layer that has an adapter, by its name, from weights by name."""
+    return {name.removesuffix(_DOWN): len(tensor) for name, tensor in weights.items() if name.endswith(_DOWN)}
 
 
 def beside_adapters(weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
