@@ -91,9 +91,7 @@ class DiffusionBlock(TrainingModule):
 
     @override
     def on_fit_start(self) -> None:
-        """Refuse to train random weights where the contract says that they come from a trained network."""
-        if not self._has_start and self.batches_seen == 0:
-            raise UserError(f"{self.part} starts from a trained network: train it with dbl train or dbl fit")
+        """Refuse to train without the network that the recipe learns from."""
         if self.recipe.distillation and not self._teacher:
             raise UserError(
                 "model.recipe.distillation needs the network from which the blocks start: make the run with dbl "
@@ -102,6 +100,13 @@ class DiffusionBlock(TrainingModule):
         for teacher in self._teacher:
             teacher.to(self.device)
         super().on_fit_start()
+
+    @override
+    def on_train_start(self) -> None:
+        """Refuse to train random weights where the contract says that they come from a trained network."""
+        # Not earlier: sharded weights are read from a checkpoint only now.
+        if not self._has_start and self.batches_seen == 0:
+            raise UserError(f"{self.part} starts from a trained network: train it with dbl train or dbl fit")
 
     @property
     @override

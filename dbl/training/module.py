@@ -297,7 +297,7 @@ class TrainingModule(L.LightningModule, ABC):
                 f"the checkpoint is of {stored.part} with contract {stored.contract[:12]}, not of "
                 f"{self.part} with contract {self.contract.hash[:12]}: resume it in its own run"
             )
-        if self._differs_in_adapters(stored, checkpoint["state_dict"]):
+        if self._differs_in_adapters(stored, checkpoint.get("state_dict")):
             raise UserError(
                 f"the checkpoint of {self.part} was trained with another model.recipe.lora: put it back, or train anew "
                 "with --from_scratch"
@@ -305,10 +305,14 @@ class TrainingModule(L.LightningModule, ABC):
         self.batches_seen = stored.batches_seen
         self.samples = stored.samples
 
-    def _differs_in_adapters(self, stored: Stamp, weights: dict[str, Tensor]) -> bool:
+    def _differs_in_adapters(self, stored: Stamp, weights: dict[str, Tensor] | None) -> bool:
         """Whether a checkpoint has other adapters than this part, or adapters where it has none."""
+        if stored.lora_alpha != (0.0 if self.lora is None else self.lora.alpha):
+            return True
+        if weights is None:  # sharded weights, which were read and compared before
+            return False
         theirs, ours = (
             {name: tensor.shape for name, tensor in adapter_weights(state).items()}
             for state in (weights, self.state_dict())
         )
-        return theirs != ours or stored.lora_alpha != (0.0 if self.lora is None else self.lora.alpha)
+        return theirs != ours
