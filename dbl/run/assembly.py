@@ -14,7 +14,7 @@ from dbl.run.folder import RunFolder, run_tokenizer
 from dbl.run.inference import InferenceConfig, default_inference, read_inference
 from dbl.run.model_config import Weights
 from dbl.run.model_folder import block_metadata, file_hash, is_model_file, load_denoiser
-from dbl.utils.errors import UserError
+from dbl.utils.errors import UserError, reason_of
 from dbl.utils.files import remove_unfinished, temporary_folder, write_json, write_tensors
 from dbl.utils.folders import replace_folder, restore_folder
 from dbl.utils.locks import Lock
@@ -86,13 +86,19 @@ def read_part(path: Path, part: str, contract: Contract, prefix: str, weights: W
     if weights == "live":  # only a training with EMA keeps them apart
         state = stored.content.get("current_model_state", state)
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    try:
+        whole = merged(own, stamp.lora_alpha)
+    except (KeyError, RuntimeError, ZeroDivisionError) as error:  # only of a file that was changed
+        raise UserError(
+            f"{path}: its adapters do not fit its weights ({reason_of(error, 40)}): train {part} anew"
+        ) from None
     return PartCheckpoint(
         step=stored.step,
         max_steps=stamp.max_steps,
         samples=stamp.samples,
         layer_passes=stamp.layer_passes,
         seconds=stored.seconds,
-        weights=merged(own, stamp.lora_alpha),
+        weights=whole,
         adapters=adapter_weights(own),
         lora_alpha=stamp.lora_alpha,
     )

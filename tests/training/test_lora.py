@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -133,6 +134,23 @@ def test_the_checkpoint_is_read_as_an_ordinary_network(tmp_path: Path) -> None:
     assert part.lora_alpha == 3.0
     assert_equal_states(part.adapters, dict(adapter_weights(block.denoiser.state_dict())))
     assert part.summary()["parameters"] == sum(tensor.numel() for tensor in plain.state_dict().values())
+
+
+@pytest.mark.parametrize("damage", ["absent", "shape", "empty"])
+def test_adapters_that_do_not_fit_are_refused(damage: str, tmp_path: Path) -> None:
+    """Catches a traceback for a checkpoint from elsewhere whose adapters were changed."""
+    contract = _contract()
+    fit(_block(contract), tmp_path, steps=2)
+    path, stored = tmp_path / "block_1/checkpoints/last.ckpt", checkpoint(tmp_path, "block_1")
+    weights: Any = stored["state_dict"]
+    down, up = sorted(adapter_weights(weights))[:2]
+    if damage == "absent":
+        del weights[up]
+    else:
+        weights[down] = torch.zeros((0 if damage == "empty" else 3), 16)
+    torch.save(stored, path)
+    with pytest.raises(UserError, match="its adapters do not fit its weights"):
+        read_part(path, "block_1", contract, "denoiser.")
 
 
 def test_a_resumed_training_is_one_that_never_stopped(tmp_path: Path) -> None:
