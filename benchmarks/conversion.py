@@ -41,16 +41,28 @@ def main() -> None:
 
 def result(options: argparse.Namespace, run: Path, cut: str, steps: int, extra: list[str]) -> dict[str, Any]:
     """Train a run if it has no report yet, and return its figures."""
-    report = run / "report" / "report.json"
     command = training(options, run, cut, steps, extra)
+    cuts = None if cut == RANDOM else [f"--num_blocks={options.num_blocks}", f"--cut={cut}"]
+    return {"steps": steps, "cut": cut, **trained(options.source, run, cuts, command)}
+
+
+def trained(source: Path, run: Path, cut: list[str] | None, command: list[str]) -> dict[str, Any]:
+    """Train a run unless it has a report, and return its figures.
+
+    Args:
+        source: run folder from which it is converted.
+        run: its folder.
+        cut: options of `dbl convert`; None for a run from random weights.
+        command: arguments of `dbl` that train it.
+    """
+    report = run / "report" / "report.json"
     if not report.is_file():
-        if cut != RANDOM and not run.exists():
-            convert = ["convert", str(options.source), f"--num_blocks={options.num_blocks}", f"--cut={cut}"]
-            called([*convert, f"--run.root={run.parent}", f"--run.name={run.name}"], run)
+        if cut is not None and not run.exists():
+            called(["convert", str(source), *cut, f"--run.root={run.parent}", f"--run.name={run.name}"], run)
         called(command, run)
     (arm,) = json.loads(report.read_text(encoding="utf-8"))["sides"]
     losses = [last_validation(run / part["part"] / "metrics.csv") for part in arm["parts"]]
-    return {"command": " ".join(["dbl", *command]), "steps": steps, "cut": cut, "validation": losses, **figures(arm)}
+    return {"command": " ".join(["dbl", *command]), "validation": losses, **figures(arm)}
 
 
 def training(options: argparse.Namespace, run: Path, cut: str, steps: int, extra: list[str]) -> list[str]:

@@ -61,6 +61,7 @@ from dbl.networks import (
     ResidualMLP as ResidualMLP,
     ViT as ViT,
 )
+from dbl.networks.adapters import LoRA as LoRA
 from dbl.run.contract import Contract as Contract, ContractConfig as ContractConfig
 from dbl.run.hub import push_to_hub as push_to_hub
 from dbl.run.inference import InferenceConfig as InferenceConfig

@@ -26,6 +26,7 @@ def run_choices(config: RunConfig) -> dict[str, Choice]:
         **_optimizer(plain["model"].get("recipe") or {}),
         "warmup_steps": recipe.warmup_steps,
         "decay": recipe.decay,
+        "lora_rank": None if recipe.lora is None else recipe.lora.rank,
         "samples_per_step": config.data.batch_size * recipe.accumulate,
         "max_steps": int(config.values.trainer.max_steps),
         "precision": str(config.values.trainer.precision),

@@ -205,11 +205,11 @@ HELP = {
     ),
     "export": Help(
         "RUN [options]",
-        "Write the assembled network of a run as programs that torch runs without dbl, or for diffusers.",
+        "Write the assembled network of a run as programs that torch runs without dbl, for diffusers or for peft.",
         {
             "RUN": "run folder, such as runs/digits_dit",
-            "--output FOLDER": "new folder; by default export in the run folder",
-            "--format NAME": "programs (default), or diffusers: a pipeline, for networks of dbl.DiffusersDiT",
+            "--format FORMAT": "programs (default); diffusers: a pipeline; lora: the adapters of each block for peft",
+            "--output FOLDER": "new folder; by default export or adapters in the run folder",
             "--blocks_only": "each block, without the chain of all sampler steps",
         }
         | _TRUST,

@@ -26,7 +26,7 @@ from dbl.run.contract import Contract, ContractConfig
 from dbl.run.folder import RunFolder
 from dbl.run.inference import InferenceConfig
 from dbl.run.shared_training import RELATIVE_STEPS, steps_of_blocks
-from dbl.training.block import DiffusionBlock
+from dbl.training.block import DiffusionBlock, check_adapters
 from dbl.training.config import TrainingConfig, check_precision
 from dbl.training.distributed import check_strategy
 from dbl.training.module import TrainingModule
@@ -198,6 +198,8 @@ class RunConfig:
             raise UserError(message)
         self.inference.check(self.contract)
         self.recipe.make_optimizer(_one_layer())  # refuses its arguments
+        if self.recipe.lora is not None:
+            check_adapters(self.contract, self.recipe)
         if "block" in self.values.model:
             self.contract.partition.check_block(self.values.model.block)
         self.groups.image_quality.prepare(self.data, self.contract_config.target.generates == "images")

@@ -47,7 +47,13 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
         """[N, T, D] -> [N, T, D], or [N, num_queries, D] for the first tokens alone."""
-        q, k, v = self._project(x) if num_queries is None else self._project_first(x, num_queries)
+        if num_queries is None:
+            q, k, v = self._project(x)
+        elif type(self.qkv) is nn.Linear:
+            q, k, v = self._project_first(x, num_queries)
+        else:  # an adapter has more than a weight to read
+            q, k, v = self._project(x)
+            q = q[:, :, :num_queries]
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)  # N, H, queries, D/H
         return self.out(mixed.transpose(1, 2).flatten(2))  # N, queries, D

@@ -1,19 +1,20 @@
 """Assembly: from the checkpoints of separately trained blocks to one checked model folder (see `model_folder`)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from dbl.networks.adapters import adapter_weights, merged
 from dbl.run.checkpoints import StoredTraining, read_training
 from dbl.run.contract import Contract, plain_hash
 from dbl.run.folder import RunFolder, run_tokenizer
 from dbl.run.inference import InferenceConfig, default_inference, read_inference
 from dbl.run.model_config import Weights
 from dbl.run.model_folder import block_metadata, file_hash, is_model_file, load_denoiser
-from dbl.utils.errors import UserError
+from dbl.utils.errors import UserError, reason_of
 from dbl.utils.files import UnreadableFile, remove_unfinished, temporary_folder, write_json, write_tensors
 from dbl.utils.folders import replace_folder, restore_folder
 from dbl.utils.locks import Lock
@@ -32,7 +33,9 @@ class PartCheckpoint:
         samples: samples consumed in training, over all resumes.
         layer_passes: compute of a training step per sample; see `Architecture.layer_passes`.
         seconds: wall time spent in training, over all resumes.
-        weights: weights of the trained module by name.
+        weights: weights of the trained module by name, adapters merged into them.
+        adapters: weights of the adapters by name, if it was trained by them.
+        lora_alpha: alpha of the adapters; see `LoRA`.
         path: file that messages name; None: the checkpoint of the part in its run.
     """
 
@@ -42,6 +45,8 @@ class PartCheckpoint:
     layer_passes: float
     seconds: float
     weights: dict[str, Tensor]
+    adapters: dict[str, Tensor] = field(default_factory=dict)
+    lora_alpha: float = 0.0
     path: Path | None = None
 
     @property
@@ -92,13 +97,22 @@ def checked_part(
     state = stored.content["state_dict"]
     if weights == "live":  # only a training with EMA keeps them apart
         state = stored.content.get("current_model_state", state)
+    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    try:
+        whole = merged(own, stamp.lora_alpha)
+    except (KeyError, RuntimeError, ZeroDivisionError) as error:  # only of a file that was changed
+        raise UserError(
+            f"{path}: its adapters do not fit its weights ({reason_of(error, 40)}): train {part} anew"
+        ) from None
     return PartCheckpoint(
         step=stored.step,
         max_steps=stamp.max_steps,
         samples=stamp.samples,
         layer_passes=stamp.layer_passes,
         seconds=stored.seconds,
-        weights={name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)},
+        weights=whole,
+        adapters=adapter_weights(own),
+        lora_alpha=stamp.lora_alpha,
         path=path,
     )
 

@@ -27,6 +27,7 @@ class Stamp:
         samples: samples consumed on all ranks together.
         layer_passes: compute of a training step per sample; see `Architecture.layer_passes`.
         max_steps: optimizer steps requested.
+        lora_alpha: alpha of the adapters beside the weights, see `LoRA`; 0 if there are none, as in older checkpoints.
     """
 
     part: str
@@ -35,6 +36,7 @@ class Stamp:
     samples: int
     layer_passes: float
     max_steps: int
+    lora_alpha: float = 0.0
 
     @classmethod
     def of(cls, checkpoint: Mapping[str, Any]) -> Self:
@@ -42,6 +44,7 @@ class Stamp:
         stored = checkpoint.get("dbl")
         if not isinstance(stored, dict):
             raise ValueError("no key dbl")
+        stored = {"lora_alpha": 0.0, **stored}
         for field in fields(cls):
             value = stored.get(field.name)
             if not (isinstance(value, str) if field.type is str else counts(value, field.type is int)):

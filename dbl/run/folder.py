@@ -5,6 +5,7 @@ block_<b>/   checkpoints/{last,previous,replaced}.ckpt  config.yaml  memory.json
              status.json  train.log  lock  loggers.json
 model/       config.json  block_<b>.safetensors  table.safetensors  tokenizer.json
 export/      manifest.json  block_<b>.pt2  chain.pt2
+adapters/    block_<b>/ adapter_config.json  adapter_model.safetensors
 report/      report.md  report.html  report.json  samples.png
 ancestor/    a run folder of its own for the network from which the blocks start
 source/      model/ of the network from which they start, if it was trained elsewhere

@@ -15,6 +15,7 @@ import torch
 
 from dbl.data import Digits, HubImages, HubText, PyDoc, ResumableDataModule, Wine
 from dbl.data.text.tokenizer import Bytes, Characters, Tokenizer
+from dbl.networks.adapters import LoRA
 from dbl.run.contract import Contract
 from dbl.run.inference import InferenceConfig
 from dbl.utils.checks import Number, check_items, check_numbers, whole
@@ -80,6 +81,7 @@ class SharedTraining:
         clip_norm: maximum norm of the gradient.
         accumulate: number of batches of a step.
         distillation: share of the loss against the network from which the blocks start.
+        lora: adapters that are trained in place of all weights.
         ema_decay: decay of the moving average.
         precision: precision of the trainer.
         float32_matmul_precision: precision of matrix products on CUDA.
@@ -97,6 +99,7 @@ class SharedTraining:
     clip_norm: float | None = 1.0
     accumulate: int = 1
     distillation: float = 0.0
+    lora: LoRA | None = None
     ema_decay: float = 0.999
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     float32_matmul_precision: MatmulPrecision = "high"
@@ -173,10 +176,11 @@ class SharedTraining:
         chosen = to_plain(contract.config)["init_args"]
         recipe = {key: getattr(self, key) for key in ("warmup_steps", "decay", "clip_norm", "accumulate")}
         optimizer = {"class_path": f"torch.optim.{self.optimizer}", "init_args": self.arguments}
+        lora = None if self.lora is None else asdict(self.lora)
         plain = {
             "run": {"name": name},
             "contract": {**chosen, "partition": asdict(contract.config.partition)},
-            "model": {"recipe": {"optimizer": optimizer, **recipe, "distillation": self.distillation}},
+            "model": {"recipe": {"optimizer": optimizer, **recipe, "distillation": self.distillation, "lora": lora}},
             "trainer": {"max_steps": self.max_steps, "precision": self.precision},
             "relative_steps": None if self.relative_steps is None else list(self.relative_steps),
             "float32_matmul_precision": self.float32_matmul_precision,
@@ -192,6 +196,7 @@ def _shared_values(config: Any) -> dict[str, Any]:
     """The fields of `SharedTraining` from a config."""
     recipe, trainer = config["model"]["recipe"], config["trainer"]
     path = str(recipe["optimizer"]["class_path"])
+    lora = recipe["lora"]
     inference = dict(config["inference"])
     inference["sampler"] = {"class_path": "dbl.Sampler", "init_args": inference["sampler"]}
     return {
@@ -201,6 +206,7 @@ def _shared_values(config: Any) -> dict[str, Any]:
         "optimizer": path.rpartition(".")[2] if path.startswith("torch.optim.") else path,
         "arguments": dict(recipe["optimizer"].get("init_args") or {}),
         **{key: recipe[key] for key in ("warmup_steps", "decay", "clip_norm", "accumulate", "distillation")},
+        "lora": None if lora is None else {"class_path": "dbl.LoRA", "init_args": lora},
         "ema_decay": config["ema"]["decay"],
         "precision": trainer["precision"],
         "float32_matmul_precision": config["float32_matmul_precision"],

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from dbl.denoising.denoiser import Denoiser
 from dbl.denoising.targets import Clean, MaskTarget, PixelTarget
+from dbl.networks.adapters import beside_adapters
 from dbl.run.contract import Contract
 from dbl.run.model_folder import load_into
 from dbl.training.config import TrainingConfig
@@ -28,7 +29,7 @@ class DiffusionBlock(TrainingModule):
     """A block: a denoiser for its own interval of noise levels, trained without any other block.
 
     It builds its own stem, its L/B layers and its head, and nothing of other blocks. Raises UserError if the contract
-    has no such block.
+    has no such block, or `recipe.lora` has nothing to adapt: its weights are random at first, or no layer is meant.
 
     Args:
         contract: contract of the run.
@@ -59,6 +60,13 @@ class DiffusionBlock(TrainingModule):
         self.layer_passes = contract.config.network.layer_passes(contract.partition.layers[block])
         self._teacher: tuple[Denoiser, ...] = ()
         self._has_start = contract.config.start.num_blocks == 0  # random weights need nothing more
+        if self.recipe.lora is not None:
+            if self._has_start:
+                raise UserError(
+                    "model.recipe.lora adapts trained weights, and those of this run are random at first: set it to "
+                    "null, or make a run with dbl convert"
+                )
+            self.adapt(self.recipe.lora)
 
     def start_from(self, weights: dict[str, Tensor], path: Path) -> None:
         """Start from the weights of a trained network. Raises UserError if they do not fit.
@@ -67,7 +75,7 @@ class DiffusionBlock(TrainingModule):
             weights: weights of the denoiser by name.
             path: their file, for messages.
         """
-        load_into(self.denoiser, weights, path)
+        load_into(self.denoiser, beside_adapters(weights, self.denoiser), path)
         self._has_start = True
 
     def learn_from(self, teacher: Denoiser) -> None:
@@ -83,9 +91,7 @@ class DiffusionBlock(TrainingModule):
 
     @override
     def on_fit_start(self) -> None:
-        """Refuse to train random weights where the contract says that they come from a trained network."""
-        if not self._has_start and self.batches_seen == 0:
-            raise UserError(f"{self.part} starts from a trained network: train it with dbl train or dbl fit")
+        """Refuse to train without the network that the recipe learns from."""
         if self.recipe.distillation and not self._teacher:
             raise UserError(
                 "model.recipe.distillation needs the network from which the blocks start: make the run with dbl "
@@ -94,6 +100,13 @@ class DiffusionBlock(TrainingModule):
         for teacher in self._teacher:
             teacher.to(self.device)
         super().on_fit_start()
+
+    @override
+    def on_train_start(self) -> None:
+        """Refuse to train random weights where the contract says that they come from a trained network."""
+        # Not earlier: sharded weights are read from a checkpoint only now.
+        if not self._has_start and self.batches_seen == 0:
+            raise UserError(f"{self.part} starts from a trained network: train it with dbl train or dbl fit")
 
     @property
     @override
@@ -115,3 +128,11 @@ class DiffusionBlock(TrainingModule):
             # It sees all labels: where the block's is hidden, the mean of its answers is the one without a label.
             taught = teacher.predict(noisy, sigma, clean.cond)
         return self.denoiser.distilled_loss(clean, noisy, sigma, taught, share)
+
+
+def check_adapters(contract: Contract, recipe: TrainingConfig) -> None:
+    """Raise UserError if the blocks of a contract cannot be trained by the adapters of a recipe."""
+    # Without memory: a block may need all that there is. A network of the user's own may need real tensors to be built.
+    is_ours = type(contract.config.network).__module__.startswith("dbl.")
+    with torch.device("meta" if is_ours else "cpu"):
+        DiffusionBlock(contract, recipe=recipe)

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from torch import nn
 from torch.optim import LBFGS, SGD, Adam, AdamW, Optimizer, SparseAdam
 
+from dbl.networks.adapters import LoRA
 from dbl.training.weight_decay import by_decay
 from dbl.utils.checks import Number, check_choice, check_numbers, whole
 from dbl.utils.errors import UserError
@@ -43,6 +44,8 @@ class TrainingConfig:
         compile: compilation of the network with `torch.compile`.
         distillation: share of the loss that compares a block with the network from which it started (`dbl convert`) in
             place of the data; the whole network, without gradients, is in memory too.
+        lora: low-rank adapters that are trained in place of all weights, for blocks that start from a trained network;
+            null: full training.
 
     Example:
         >>> import dbl
@@ -63,6 +66,7 @@ class TrainingConfig:
     activation_checkpointing: bool = False
     compile: bool = False
     distillation: float = 0.0
+    lora: LoRA | None = None
 
     def __post_init__(self) -> None:
         check_choice("model.recipe.decay", self.decay, get_args(Decay))

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from dbl.networks.adapters import LoRA, adapter_weights, insert_adapters
 from dbl.networks.architecture import Architecture
 from dbl.networks.layers import checkpoint_layers, layers_of
 from dbl.run.checkpoints import Stamp
@@ -25,7 +26,7 @@ from dbl.training.distributed import ShardedStrategy, check_strategy, first_mess
 from dbl.training.finite import FiniteCheck, NotFinite
 from dbl.training.weight_decay import numbered_by_module
 from dbl.utils.errors import UserError
-from dbl.utils.seeding import derive_seed, seed_generator
+from dbl.utils.seeding import derive_seed, seed_generator, seeded
 
 
 class Losses(NamedTuple):
@@ -78,6 +79,7 @@ class TrainingModule(L.LightningModule, ABC):
         self.batches_seen = 0  # on each rank
         self.samples = 0  # on all ranks together
         self.layer_passes = contract.config.network.baseline_passes()  # compute of a training step per sample
+        self.lora: LoRA | None = None  # adapters that are trained beside frozen weights
         self.stop_asked = False  # of this rank, e.g. by a signal
         self._finite = FiniteCheck()
         self.use_expected_cost = False  # of steps of random size, for planning and timing
@@ -90,6 +92,13 @@ class TrainingModule(L.LightningModule, ABC):
     @abstractmethod
     def backbone(self) -> nn.Module:
         """The module with the residual layers, which is compiled, checkpointed and sharded; called once per step."""
+
+    def adapt(self, lora: LoRA) -> None:
+        """Train low-rank adapters of the residual layers alone; errors as in `insert_adapters`."""
+        self.requires_grad_(False)
+        with seeded(self.seed, "adapters", self.stream):
+            insert_adapters(self.backbone, lora)
+        self.lora = lora
 
     @property
     def accumulating(self) -> bool:
@@ -133,6 +142,8 @@ class TrainingModule(L.LightningModule, ABC):
         """Refuse unsupported trainer settings and prepare the network."""
         if self.trainer.max_steps < 1:
             raise UserError("trainer.max_steps must be set: the number of optimizer steps of each block")
+        if self.recipe.lora is not None and self.lora is None:
+            raise UserError("model.recipe.lora is for blocks that start from a trained network: set it to null")
         check_precision(self.trainer.precision)
         if isinstance(self.trainer.model, DistributedDataParallel):
             # Buffers, such as a token table, are constants; broadcasting them in every step would only cost time.
@@ -268,6 +279,7 @@ class TrainingModule(L.LightningModule, ABC):
             samples=self.samples,
             layer_passes=self.layer_passes,
             max_steps=self.trainer.max_steps,
+            lora_alpha=0.0 if self.lora is None else float(self.lora.alpha),
         )
         checkpoint["dbl"] = asdict(stamp)
         if "optimizer_states" in checkpoint and not isinstance(self.trainer.strategy, ShardedStrategy):  # which does so
@@ -285,5 +297,22 @@ class TrainingModule(L.LightningModule, ABC):
                 f"the checkpoint is of {stored.part} with contract {stored.contract[:12]}, not of "
                 f"{self.part} with contract {self.contract.hash[:12]}: resume it in its own run"
             )
+        if self._differs_in_adapters(stored, checkpoint.get("state_dict")):
+            raise UserError(
+                f"the checkpoint of {self.part} was trained with another model.recipe.lora: put it back, or train anew "
+                "with --from_scratch"
+            )
         self.batches_seen = stored.batches_seen
         self.samples = stored.samples
+
+    def _differs_in_adapters(self, stored: Stamp, weights: dict[str, Tensor] | None) -> bool:
+        """Whether a checkpoint has other adapters than this part, or adapters where it has none."""
+        if stored.lora_alpha != (0.0 if self.lora is None else self.lora.alpha):
+            return True
+        if weights is None:  # sharded weights, which were read and compared before
+            return False
+        theirs, ours = (
+            {name: tensor.shape for name, tensor in adapter_weights(state).items()}
+            for state in (weights, self.state_dict())
+        )
+        return theirs != ours

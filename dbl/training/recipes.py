@@ -9,6 +9,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from dbl.networks.adapters import EXTRA
 from dbl.training.config import TrainingConfig
 from dbl.utils.errors import UserError, how_to_install, reason_of
 
@@ -85,7 +86,7 @@ RECIPES: dict[str, Recipe] = {
     "adafactor": Recipe("torch.optim.Adafactor", lr=1e-2, keeps=("weight_decay",)),
     "muon": Recipe(f"{_ADAPTERS}.muon.MuonAdamW"),
     "lora": Recipe(
-        package="peft", extra="peft", only_planned="it adapts trained weights, and those of a run are random at first"
+        package="peft", extra=EXTRA, only_planned="it adapts trained weights, and those of a run are random at first"
     ),
     "offload_activations": Recipe(only_planned="it needs CUDA, and is planned alone"),
     "offload_optimizer": Recipe(package="torchao", extra="torchao", only_planned="it needs CUDA, and is planned alone"),

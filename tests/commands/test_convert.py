@@ -1,5 +1,6 @@
 """`dbl convert`: blocks that start from the layers of a network which was trained whole."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from tiny_run import TINY
 from dbl.inference.stack import BlockStack
 from dbl.run.assembly import read_block
 from dbl.run.folder import RunFolder
-from dbl.run.model_folder import ModelFolder
+from dbl.run.model_folder import ModelFolder, load_denoiser
+from dbl.run.start_weights import start_weights
+from dbl.utils.files import read_metadata
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ONE_BLOCK = ["--contract.partition.num_blocks=1", "--contract.partition.overlap=0"]
@@ -74,6 +77,61 @@ def test_blocks_learn_from_the_network_across_a_resume(folder: Path) -> None:
     )
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
     assert not all(torch.equal(straight[name], plain[name]) for name in straight)
+
+
+def test_adapters_are_merged_into_the_model_and_exported_for_peft(folder: Path) -> None:
+    """Catches a model that lacks what was trained, and files that peft reads as something else."""
+    peft = pytest.importorskip("peft")
+    assert run_dbl(folder, "convert", "runs/whole", "--num_blocks=3", "--run.name=adapted").code == 0
+    options = ["--model.recipe.lora={rank: 2, alpha: 5}", "--model.recipe.optimizer.lr=0.1"]
+    train = ["train", "--config=runs/adapted/config.yaml", "--diagnostics.num_samples=0", *options]
+    trained = run_dbl(folder, *train, time_limit_s=600)
+    assert trained.code == 0, trained
+    exported = run_dbl(folder, "export", "runs/adapted", "--format=lora")
+    assert exported.code == 0, exported
+    assert exported.output.endswith("exported: runs/adapted/adapters\n")
+    run = RunFolder("adapted", str(folder / "runs"))
+    model = ModelFolder(run.model)
+    inputs = torch.randn(4, 1, 8, 8), torch.tensor([0.1, 0.5, 2.0, 9.0]), torch.arange(4)
+    head = torch.randn(16, 16)  # in place of one that is hardly trained, and near 0
+    for block in range(3):
+        start, assembled = start_weights(run, model.contract, block), model.denoiser(block)
+        assert start is not None
+        network = load_denoiser(model.contract, block, start.weights, start.path).eval()
+        for denoiser in (network, assembled):
+            denoiser.get_parameter("network.head.project.weight").data.copy_(head)
+        before = network(*inputs)
+        network.network = peft.PeftModel.from_pretrained(network.network, run.path / f"adapters/block_{block}").eval()
+        torch.testing.assert_close(network(*inputs), assembled(*inputs), rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(before, assembled(*inputs), rtol=1e-2, atol=1e-2)
+    facts = json.loads(read_metadata(run.path / "adapters/block_1/adapter_model.safetensors")["dbl"])
+    assert facts == {
+        "contract": model.contract.hash,
+        "block": 1,
+        "start_sha256": model.contract.start_sha256[0],
+        "layers": [1],
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["train", "--config=runs/blocks/config.yaml", "--run.name=new"], "those of this run are random at first"),
+        (["train", "--config=runs/for_adapters/config.yaml"], "no linear layer is called 'none'"),
+        (["export", "runs/blocks", "--format=lora"], "block 0 was trained without model.recipe.lora"),
+    ],
+)
+def test_adapters_that_cannot_be_had_end_in_one_line(folder: Path, arguments: list[str], expected: str) -> None:
+    """Catches a run folder that is left behind, and files without adapters."""
+    if not (folder / "runs/for_adapters").exists():
+        assert run_dbl(folder, "convert", "runs/whole", "--num_blocks=3", "--run.name=for_adapters").code == 0
+    options = ["--model.recipe.lora.layers=[none]"] if arguments[0] == "train" else []
+    refused = run_dbl(folder, *arguments, *options)
+    assert refused.problem() is None
+    assert expected in refused.errors
+    assert not (folder / "runs/new/contract.json").exists()
+    assert not (folder / "runs/for_adapters/contract.json").exists()
+    assert not (folder / "runs/blocks/adapters").exists()
 
 
 def test_other_weights_in_the_place_of_the_network_are_refused(folder: Path) -> None:

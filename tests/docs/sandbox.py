@@ -143,7 +143,7 @@ class Sandbox:
         (place / "configs").symlink_to(self.folder / "configs")
         for name in names_of_runs(words) if words else []:
             with_baseline = any(word.startswith("--baseline") or "/baseline" in word for word in words)
-            made = self._made(name, "compare" if with_baseline else "train", line)
+            made = self._made(name, "compare" if with_baseline else "train", line, trained=words[0] not in _TRAINING)
             shutil.copytree(made / "runs" / name, place / "runs" / name)
         if words and words[0] == "fit" and self._starts_from_an_ancestor(words):
             maker = ["train", "--config", str(_option(words, "--config")), "--blocks", "ancestor"]
@@ -164,13 +164,16 @@ class Sandbox:
         config = yaml.safe_load((self.folder / str(_option(words, "--config"))).read_text(encoding="utf-8"))
         return "dbl.Ancestor" in str(config["contract"].get("start"))
 
-    def _made(self, name: str, command: str, line: str) -> Path:
-        """The folder in which a run was created: from the config of its name, or by a line of a page."""
+    def _made(self, name: str, command: str, line: str, trained: bool) -> Path:
+        """The folder in which a run was created, and trained if asked: from the config of its name, or by a page."""
         if (self.folder / "configs" / f"{name}.yaml").is_file():
             maker = [command, "--config", f"configs/{name}.yaml"]
         else:
             naming = (dbl_arguments(found) or [] for found in self.lines if "--run.name" in found)
             maker = next((arguments for arguments in naming if _option(arguments, "--run.name") == name), [])
+        if trained and maker[:1] == ["convert"]:
+            using = (dbl_arguments(found) or [] for found in self.lines if f"runs/{name}/config.yaml" in found)
+            maker = next((arguments for arguments in using if arguments[0] == "train"), maker)
         if not maker or maker[0] not in _MAKING_RUNS:
             raise UnknownCommand(line, f"no config and no command on a page makes runs/{name}")
         code, place = self._run_dbl(maker, line)

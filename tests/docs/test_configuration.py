@@ -43,7 +43,7 @@ def test_keys_in_the_prose_exist(page: Page) -> None:
     groups = {key.split(".")[0] for key in keys}
     named = set(re.findall(r"`((?:\w+\.)+\w+)`", re.sub(r"^\|.*$", "", page.generated, flags=re.MULTILINE)))
     in_groups = {name for name in named if name.split(".")[0] in groups and "init_args" not in name}
-    known = keys | {key.rpartition(".")[0] for key in keys} | {f"model.recipe.{name}" for name in ("optimizer",)}
+    known = keys | {key.rpartition(".")[0] for key in keys} | {f"model.recipe.{name}" for name in ("optimizer", "lora")}
     assert "trainer.max_steps" in in_groups
     assert in_groups - known == set()
 

@@ -11,6 +11,8 @@ import signal
 import socket
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -24,7 +26,9 @@ from toy_text import fit_text, text_contract
 from dbl.denoising import vocabulary
 from dbl.denoising.targets import PixelTarget
 from dbl.diffusion.partition import PartitionConfig
+from dbl.networks.adapters import LoRA
 from dbl.run.contract import Contract, ContractConfig
+from dbl.run.start import Ancestor
 from dbl.training.block import DiffusionBlock
 from dbl.training.config import TrainingConfig
 from dbl.utils.errors import Interrupted, UserError
@@ -69,7 +73,8 @@ class Watch(L.Callback):
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         named = pl_module.named_parameters()
-        self.seen.setdefault("gradients", {name: _whole(value.grad).clone() for name, value in named})
+        trained = {name: value.grad for name, value in named if value.grad is not None}
+        self.seen.setdefault("gradients", {name: _whole(gradient).clone() for name, gradient in trained.items()})
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         self.seen.setdefault("exchanges", []).append(len(self.counts))
@@ -109,6 +114,15 @@ class Runs:
         """The same, killed in the middle and resumed."""
         self.train(name, strategy, watch=Watch(KILLED))
         self.train(name, strategy, resume=True)
+
+    def adapted(self, strategy: str) -> None:
+        """Adapters of block 1, started from block 0, in one go and broken off; a resume reads a checkpoint alone."""
+        contract = replace(self.contract.config, start=Ancestor()).build(self.contract.data, ["of the ancestor"])
+        for name, watch, resume in (("whole", None, False), ("resumed", Watch(KILLED), False), ("resumed", None, True)):
+            block = DiffusionBlock(contract, 1, recipe(lora=LoRA(rank=2)))
+            if not resume:
+                block.start_from(contract.denoiser(0).state_dict(), Path("start.safetensors"))
+            self._fit(f"{strategy}_adapted_{name}", block, strategy, watch, resume=resume)
 
     def with_nan(self, name: str, strategy: str) -> None:
         """The same; on rank 1 alone, a loss is not a number."""
@@ -165,6 +179,8 @@ def run_all(rank: int, folder: Path, port: int) -> None:
         runs.broken_off(f"{strategy}_resumed", strategy)
         # The test put a checkpoint of one process into this folder.
         runs.train(f"{strategy}_from_one", strategy, resume=True)
+        if find_spec("peft"):
+            runs.adapted(strategy)
     runs.train("ddp_accumulated", "ddp", sgd(accumulate=2), steps=3)
     # Activation checkpointing changes no result, but its second forward pass must find the weights gathered.
     runs.train("fsdp2_accumulated", "fsdp2", sgd(accumulate=2, activation_checkpointing=True), steps=3)

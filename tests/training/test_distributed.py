@@ -83,6 +83,20 @@ def test_a_killed_training_resumes_bit_for_bit(strategy: str, runs: Path) -> Non
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
+def test_adapters_are_trained_and_resumed_on_two_processes(strategy: str, runs: Path, dit_contract: Contract) -> None:
+    """Catches frozen shards that move or are lost, and a resume that asks for the weights of the start again."""
+    pytest.importorskip("peft")
+    assert_equal_states(state(runs, f"{strategy}_adapted_whole"), state(runs, f"{strategy}_adapted_resumed"))
+    assert seen(runs, f"{strategy}_adapted_resumed")[0]["metrics"]["step"] == 6
+    weights = state(runs, f"{strategy}_adapted_whole")["current_model_state"]
+    for name, tensor in dit_contract.denoiser(0).state_dict().items():
+        places = {f"denoiser.{name}", f"denoiser.{name.removesuffix('.weight')}.base_layer.weight"}
+        places.add(f"denoiser.{name.removesuffix('.bias')}.base_layer.bias")
+        (place,) = places & weights.keys()
+        assert torch.equal(weights[place], tensor), name
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_samples_of_all_ranks_are_counted(strategy: str, runs: Path) -> None:
     """Catches a compute report that counts one rank only."""
     stamp = state(runs, f"{strategy}_whole")["dbl"]

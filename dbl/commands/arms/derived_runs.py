@@ -89,7 +89,8 @@ def derived_plain(config: RunConfig, run: RunFolder, max_steps: int) -> dict[str
     plain["relative_steps"] = None
     plain["model"]["block"] = 0
     plain["contract"]["start"] = to_plain(RandomStart())
-    plain["model"]["recipe"] = {**(plain["model"]["recipe"] or {}), "distillation": 0.0}  # there is no teacher
+    # There is no teacher, and nothing to adapt.
+    plain["model"]["recipe"] = {**(plain["model"]["recipe"] or {}), "distillation": 0.0, "lora": None}
     return plain
 
 

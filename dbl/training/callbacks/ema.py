@@ -70,6 +70,9 @@ class EMA(WeightAveraging):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Move the average to the device, since the module was copied before it was moved there."""
         assert self._average_model is not None
+        assert isinstance(pl_module, TrainingModule)
+        if pl_module.lora is not None and not isinstance(trainer.strategy, ShardedStrategy):
+            self.average_only((parameter for parameter in pl_module.parameters() if parameter.requires_grad), pl_module)
         self._average_model.to(pl_module.device)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:

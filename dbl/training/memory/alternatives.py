@@ -1,58 +1,37 @@
 """Parts of a run as other ways to save memory would train them, for planning alone: LoRA, and memory of the host."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.optim import AdamW, Optimizer
 from typing_extensions import override
 
-from dbl.networks.layers import layers_of
+from dbl.networks.adapters import LoRA
 from dbl.training.config import TrainingConfig
 from dbl.training.module import Losses, TrainingModule
-from dbl.utils.errors import UserError, optional_package
 
 MakePart = Callable[[], TrainingModule]
 MakeFromRecipe = Callable[[TrainingConfig], MakePart]
 
-LORA_RANK = 16
 # Parameters below this many numbers stay on the device: torchao's default.
 _LEAST_OFFLOADED = 4096
 
 
 def with_lora(recipe: TrainingConfig, make: MakeFromRecipe) -> MakePart:
-    """A part whose weights are frozen beside low-rank changes of all linear layers in its residual layers (peft)."""
-    make_part = make(recipe)
+    """A part whose adapters alone are trained: those of the recipe, or `LoRA()`."""
+    make_part, lora = make(replace(recipe, lora=None)), recipe.lora or LoRA()
 
     def made() -> TrainingModule:
-        peft, part = optional_package("peft", "peft", "lora"), make_part()
-        layers = layers_of(part.backbone) or ()
-        linear = {id(module) for layer in layers for module in layer.modules() if isinstance(module, nn.Linear)}
-        names = [name for name, module in part.backbone.named_modules() if id(module) in linear]
-        if not names:
-            raise UserError("lora needs linear layers in residual layers")
-        part.requires_grad_(False)
-        lora = peft.LoraConfig(r=LORA_RANK, target_modules=names)
-        with _without_moving():
-            peft.inject_adapter_in_model(lora, part.backbone)
+        part = make_part()
+        part.adapt(lora)
         return part
 
     return made
-
-
-@contextmanager
-def _without_moving() -> Iterator[None]:
-    """Let modules stay: peft moves what it makes to where it is already, and fake tensors cannot be moved."""
-    move = nn.Module.to
-    nn.Module.to = lambda module, *_, **__: module  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        nn.Module.to = move  # type: ignore[method-assign]
 
 
 def with_offloaded_activations(recipe: TrainingConfig, make: MakeFromRecipe) -> MakePart:

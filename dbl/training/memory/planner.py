@@ -28,7 +28,7 @@ from dbl.run.start import RandomStart
 from dbl.training.baselines import baseline_of
 from dbl.training.block import DiffusionBlock
 from dbl.training.config import TrainingConfig
-from dbl.training.memory.alternatives import ALTERNATIVES, OFFLOADING, MakeFromRecipe, MakePart
+from dbl.training.memory.alternatives import ALTERNATIVES, OFFLOADING, MakeFromRecipe, MakePart, with_lora
 from dbl.training.memory.synthetic_step import SyntheticStep
 from dbl.training.recipes import RECIPES
 from dbl.utils.errors import UserError
@@ -99,6 +99,8 @@ class Planner:
 
     def end_to_end(self, recipe: TrainingConfig) -> MakePart:
         """The baseline: all layers at once."""
+        if recipe.lora is not None:
+            return with_lora(recipe, self.end_to_end)
         baseline = baseline_of(self.config.network)
         if baseline is not None:
             contract = self._contract(PartitionConfig(num_blocks=1))
@@ -107,6 +109,8 @@ class Planner:
 
     def block(self, partition: PartitionConfig, recipe: TrainingConfig) -> MakePart:
         """The block with the most layers of a partition."""
+        if recipe.lora is not None:
+            return with_lora(recipe, partial(self.block, partition))
         contract = self._contract(partition)
         layers = contract.partition.layers
         teacher = self._contract(PartitionConfig(num_blocks=1)) if recipe.distillation else None
@@ -122,20 +126,27 @@ class Planner:
     def rows(self, numbers_of_blocks: list[int], rivals: Sequence[str] = ()) -> list[Row]:
         """List the alternatives: end to end and in blocks, with and without activation checkpointing.
 
-        The optimizer is the recipe's; Adafactor represents optimizers with a smaller state. A network without an
-        attribute `layers` cannot be checkpointed and has no such rows.
+        The optimizer is the recipe's; Adafactor represents optimizers with a smaller state. If the recipe has adapters,
+        they have rows beside full training. A network without an attribute `layers` cannot be checkpointed and has no
+        such rows.
 
         Args:
             numbers_of_blocks: values of B.
             rivals: names in `RECIPES`; each changes the recipe, with its own `activation_checkpointing`.
         """
-        saving = replace(self.recipe, activation_checkpointing=True)
+        saving = replace(self.recipe, activation_checkpointing=True, lora=None)
         recipes = {
             "": replace(saving, activation_checkpointing=False),
             ", checkpointing": saving,
             ", checkpointing, Adafactor": replace(saving, optimizer=Adafactor),
         }
-        whole = self.end_to_end(self.recipe)
+        if self.recipe.lora is not None:
+            adapting = replace(saving, lora=self.recipe.lora)
+            recipes |= {
+                ", LoRA": replace(adapting, activation_checkpointing=False),
+                ", checkpointing, LoRA": adapting,
+            }
+        whole = self.end_to_end(recipes[""])
         with self._without_data():
             if layers_of(whole().backbone) is None:
                 recipes = {"": recipes[""]}

@@ -25,7 +25,7 @@ class SyntheticStep:
         # Two of an accumulation have the memory of all of them, since the second adds to gradients.
         self.num_batches = min(part.recipe.accumulate, 2)
         self.optimizer = part.recipe.make_optimizer(part)
-        for parameter in filter(_has_gradient, part.parameters()):
+        for parameter in filter(_is_trained, part.parameters()):
             parameter.grad = torch.zeros_like(parameter)
         self._end_step()
         self.batch = _batch(part, data, batch_size)
@@ -42,7 +42,10 @@ class SyntheticStep:
 
     def peak(self) -> dict[str, int]:
         """Measure one step: category -> bytes at the peak, including a moving average of the weights."""
-        average = [torch.empty_like(tensor) for tensor in (*self.part.parameters(), *self.part.buffers())]
+        averaged = [
+            parameter for parameter in self.part.parameters() if self.part.lora is None or _is_trained(parameter)
+        ]
+        average = [torch.empty_like(tensor) for tensor in (*averaged, *self.part.buffers())]
         tracker = MemoryTracker()
         tracker.watch(self.part, self.optimizer, average, self.batch)
         with tracker:
@@ -54,7 +57,7 @@ class SyntheticStep:
         self.optimizer.zero_grad()
 
 
-def _has_gradient(parameter: nn.Parameter) -> bool:
+def _is_trained(parameter: nn.Parameter) -> bool:
     return parameter.requires_grad
 
 
