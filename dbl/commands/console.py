@@ -43,7 +43,9 @@ def header(config: RunConfig, backend: str) -> str:
         )
     steps, samples = config.steps, _count(config.data.batch_size * config.recipe.accumulate, "sample")
     each = _count(steps[0], "step") if len(set(steps)) == 1 else f"{', '.join(map(str, steps))} steps"
-    lines.append(_line("training", f"{each} of {samples} for each block"))
+    lora = config.recipe.lora
+    by_adapters = f", by adapters of rank {lora.rank}" if lora else ""
+    lines.append(_line("training", f"{each} of {samples} for each block{by_adapters}"))
     lines.append(_line("device", f"{_device(config)}, {config.values.trainer.precision}, backend {backend}"))
     return "\n".join([*lines, _line("folder", str(config.run.path))])
 
@@ -52,10 +54,18 @@ def _blocks(contract: Contract) -> list[str]:
     partition, name = contract.partition, contract.config.target.level_name
     lines = []
     for block in range(partition.num_blocks):
-        layers, (low, high) = partition.layer_range(block), partition.interval(block)
-        place = f"layer {layers.start}" if len(layers) == 1 else f"layers {layers.start} to {layers.stop - 1}"
-        lines.append(_line(f"block {block}", f"{place:<15} {name} {high:.3g} to {low:.3g}"))
+        origin, (low, high) = contract.config.start.origin(block, partition), partition.interval(block)
+        layers = origin.layers if origin and origin.layers else list(partition.layer_range(block))
+        lines.append(_line(f"block {block}", f"{_named(layers):<15} {name} {high:.3g} to {low:.3g}"))
     return lines
+
+
+def _named(layers: list[int]) -> str:
+    """Layers of the whole network, such as `layer 2`, `layers 0 to 3` or `layers 0, 3, 6, 9`."""
+    first, last = layers[0], layers[-1]
+    if len(layers) == 1:
+        return f"layer {first}"
+    return f"layers {f'{first} to {last}' if layers == [*range(first, last + 1)] else ', '.join(map(str, layers))}"
 
 
 def _device(config: RunConfig) -> str:

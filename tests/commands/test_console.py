@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dbl.commands.console import compare_summary, train_summary
+from dbl.commands.console import _named, compare_summary, train_summary
 from dbl.run.folder import RunFolder
 
 from .conftest import Run
@@ -45,6 +45,14 @@ def test_an_ancestor_is_in_the_header(dbl: Run, capsys: pytest.CaptureFixture[st
     """Catches a run that trains something first without a word."""
     assert dbl("train", "digits_dit", "--contract.start=dbl.Ancestor", "--blocks=0") == 0
     assert "1 layer for all levels, trained first with 50% of the compute" in capsys.readouterr().out
+
+
+def test_layers_are_named_in_the_order_in_which_they_run() -> None:
+    """Catches neighbours where a block takes layers of all depths."""
+    assert _named([3]) == "layer 3"
+    assert _named([4, 5, 6]) == "layers 4 to 6"
+    assert _named([1, 5, 9]) == "layers 1, 5, 9"
+    assert _named([6, 5]) == "layers 6, 5"
 
 
 def test_a_script_is_all_that_a_dry_run_prints(dbl: Run, capsys: pytest.CaptureFixture[str]) -> None:

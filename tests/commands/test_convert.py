@@ -1,6 +1,7 @@
 """`dbl convert`: blocks that start from the layers of a network which was trained whole."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def test_blocks_start_from_the_layers_of_the_network(folder: Path) -> None:
     assert "block 0: layers 2\n" in made.output
     trained = run_dbl(folder, "train", "--config=runs/three/config.yaml", *NOTHING_MORE, time_limit_s=600)
     assert trained.code == 0, trained
+    assert re.findall(r"block \d +layer (\d)", trained.output) == ["2", "0", "1"]
     source = ModelFolder(folder / "runs/whole/model").denoiser(0).state_dict()
     model = ModelFolder(folder / "runs/three/model")
     for block, layer in enumerate([2, 0, 1]):
