@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from dbl.utils.files import read_json
 from dbl.utils.plotting import colour_of, save_figure
@@ -79,9 +80,15 @@ def results(runs: Path, config: str, metric: str, best_step: bool) -> Iterator[R
             continue
         for arm in read_json(report)["sides"]:
             share = float(named[2])
-            name = f"ancestor, share {share:g}" if arm["name"] == "blocks" and share else _NAMES[arm["name"]]
+            name = _name(arm["name"], share)
             value = _best(arm, metric) if best_step else arm["quality"][metric]["mean"]
             yield Result(name, int(named[1]), int(named[3]), value, arm["layer_passes"], _in_sequence(arm))
+
+
+def _name(arm: str, share: float) -> str:
+    if arm != "blocks" or share == 0:
+        return _NAMES[arm]
+    return _NAMES["one_block"] if share == 1 else f"ancestor, share {share:g}"
 
 
 def _best(arm: dict[str, Any], metric: str) -> float:
@@ -133,6 +140,7 @@ def picture(points: dict[str, dict[int, Point]], metric: str) -> Figure:
     """The metric over compute, and over wall time with a machine for each block."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     compute, wall = figure.subplots(1, 2, sharey=True)
+    shown = [point.mean for of_arm in points.values() for point in of_arm.values()]
     for number, (arm, of_arm) in enumerate(sorted(points.items())):
         row = list(of_arm.values())
         means, errors = [point.mean for point in row], [point.standard_error for point in row]
@@ -141,8 +149,11 @@ def picture(points: dict[str, dict[int, Point]], metric: str) -> Figure:
         wall.errorbar([point.in_sequence for point in row], means, yerr=errors, **style)
     for axes, label in ((compute, "training compute"), (wall, "wall time, a machine for each block")):
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(f"{label} (passes of a sample through a layer)", fontsize=8)
         axes.grid(alpha=0.3)
+    if min(shown) > 0 and max(shown) > 5 * min(shown):
+        compute.set_yscale("log")  # for both
     compute.set_ylabel(metric)
     compute.legend(fontsize=7)
     return figure

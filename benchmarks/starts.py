@@ -3,7 +3,8 @@
 python -m benchmarks.starts --config configs/digits_dit.yaml --budgets 250,1000 --shares 0,0.25,0.5,0.75 --seeds 0,1,2
 
 A budget is given by T, the steps of each block from random weights, hence B x T block-steps in all. With share 0
-`dbl compare` trains the rivals as well: the whole network, and one block for all levels. A call resumes what an earlier
+`dbl compare` trains the rivals as well: the whole network, and one block for all levels; with share 1 that one is
+trained alone. A call resumes what an earlier
 one began, leaves finished runs alone, and prints JSON: for each run its command, the metrics of each arm (images by the
 number of sampler steps too), and the mean loss of each part in its last validation.
 """
@@ -17,6 +18,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from benchmarks.timing import RANDOM_START
 
 ROOT = Path("runs/starts")
@@ -27,7 +30,7 @@ class Trial(NamedTuple):
 
     config: Path
     budget: int  # block-steps of the whole run, divided by the number of blocks
-    share: float  # of the ancestor
+    share: float  # of the ancestor; with 1 it is all there is
     seed: int
     label: str = ""  # tells runs with other options apart
 
@@ -40,13 +43,25 @@ class Trial(NamedTuple):
         """Command line without the interpreter."""
         kind = "train" if self.share else "compare"
         options = [f"--contract.seed={self.seed}", f"--run.root={ROOT}", f"--run.name={self.name}"]
-        options.append(f"--trainer.max_steps={round(self.budget * (1 - self.share))}")
-        options += (
-            ["--contract.start=dbl.Ancestor", f"--contract.start.share={self.share:g}"]
-            if self.share
-            else [RANDOM_START]
-        )
+        options += self._one_block() if self.share == 1 else self._blocks()
         return ["dbl", kind, "--config", str(self.config), *options, *extra]
+
+    def _blocks(self) -> list[str]:
+        steps = f"--trainer.max_steps={round(self.budget * (1 - self.share))}"
+        if not self.share:
+            return [steps, RANDOM_START]
+        return [steps, "--contract.start=dbl.Ancestor", f"--contract.start.share={self.share:g}"]
+
+    def _one_block(self) -> list[str]:
+        contract = yaml.safe_load(self.config.read_text(encoding="utf-8"))["contract"]
+        blocks, layers = contract["partition"]["num_blocks"], contract["network"]["init_args"]["num_layers"]
+        return [
+            f"--trainer.max_steps={self.budget * blocks}",
+            RANDOM_START,
+            "--contract.partition.num_blocks=1",
+            "--contract.partition.overlap=0",
+            f"--contract.network.num_layers={layers // blocks}",
+        ]
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.curves import picture, points_of, results, table
+from benchmarks.starts import Trial
 
 
 def _arm(name: str, values: dict[int, float], passes: tuple[float, ...], ancestor: float = 0) -> dict[str, Any]:
@@ -66,3 +67,17 @@ def test_the_table_and_the_picture_show_each_arm(runs: Path) -> None:
     compute, wall = picture(points, "fid").axes
     assert len(compute.get_legend_handles_labels()[1]) == 3
     assert sorted(line.get_xdata()[0] for line in wall.get_lines() if len(line.get_xdata()) == 1)[0] == 20
+
+
+def test_share_1_is_one_block_for_all_levels(runs: Path) -> None:
+    """Catches blocks of its own for that arm, and another compute or size than those of the blocks."""
+    _write(runs / "toy_20_share_1_seed_0", [_arm("blocks", {12: 0.7}, (80,))])
+    points = points_of(results(runs, "toy", "fid", best_step=True))
+    assert points["one block for all levels"][20].passes == 80
+    command = Trial(Path(__file__).parents[1] / "configs" / "digits_dit.yaml", 20, 1.0, 0).command([])
+    assert {
+        "--trainer.max_steps=60",
+        "--contract.partition.num_blocks=1",
+        "--contract.network.num_layers=4",
+        "--contract.start=dbl.RandomStart",
+    } <= set(command)
