@@ -208,7 +208,7 @@ HELP = {
         "Write the assembled network of a run as programs that torch runs without dbl, for diffusers or for peft.",
         {
             "RUN": "run folder, such as runs/digits_dit",
-            "--format FORMAT": "programs (default); diffusers: a pipeline; lora: the adapters of each block for peft",
+            "--format FORMAT": "programs (default), diffusers (a pipeline), or lora (adapters for peft)",
             "--output FOLDER": "new folder; by default export or adapters in the run folder",
             "--blocks_only": "each block, without the chain of all sampler steps",
         }

@@ -15,7 +15,7 @@ from dbl.commands.run_config import RunConfig, write_config
 from dbl.commands.schema import config_parser
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-OPTIONS = {"digits_dit": TINY, "digits_vit": TINY, "pydoc_mdm": TINY_TEXT["pydoc_mdm"]}
+OPTIONS = {"digits_dit": [*TINY, "--previews.num_samples=8"], "digits_vit": TINY, "pydoc_mdm": TINY_TEXT["pydoc_mdm"]}
 # Groups that only one of the configs uses; all other keys are tested in the first config that has them.
 WHERE = {"text_quality": "pydoc_mdm", "likelihood": "pydoc_mdm"}
 # Keys of which any text is a value: paths and names.

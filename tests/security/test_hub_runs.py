@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from local_hub import LocalHub, install
 from tiny_run import TINY
 from watched import Seen, watch
@@ -23,6 +24,8 @@ from dbl.run.contract import plain_hash
 from dbl.run.folder import RunFolder
 from dbl.run.shared_training import SharedTraining
 from dbl.training.config import TrainingConfig
+from dbl.utils.errors import UserError
+from dbl.utils.serialization import to_plain
 
 Change = Callable[[Any], object]
 
@@ -406,9 +409,22 @@ def test_names_of_people_are_shown_as_text(place: Path) -> None:
 def test_every_setting_of_a_training_is_shared_or_of_the_machine() -> None:
     """Catches a new argument of the training that decides the weights and does not travel with the run."""
     of_machine = {"activation_checkpointing", "compile"}
-    shared = {"optimizer", "warmup_steps", "decay", "clip_norm", "accumulate", "distillation"}
+    shared = {"optimizer", "warmup_steps", "decay", "clip_norm", "accumulate", "distillation", "lora"}
     assert set(TrainingConfig.__dataclass_fields__) == shared | of_machine
     assert shared <= set(SharedTraining.__dataclass_fields__)
+
+
+def test_adapters_travel_with_a_run(original: Path) -> None:
+    """Catches blocks that somebody else trains in full where the run has adapters, and a rank that is no number."""
+    run = RunFolder.at(original / "runs/run")
+    contract, plain = run.load_contract(), yaml.safe_load(run.config.read_text())
+    lora = plain["model"]["recipe"]["lora"] = {"rank": 4, "alpha": 8.0, "layers": ["qkv"]}
+    shared = to_plain(SharedTraining.of_config(plain, contract, "config.yaml"))
+    again = SharedTraining.restore(json.loads(json.dumps(shared)), contract, "training.json")
+    assert again.config(contract, "run")["model"]["recipe"]["lora"] == lora
+    shared["init_args"]["lora"]["init_args"]["rank"] = 0
+    with pytest.raises(UserError, match="rank"):
+        SharedTraining.restore(shared, contract, "training.json")
 
 
 def test_a_block_file_keeps_every_bit(original: Path, tmp_path: Path) -> None:
