@@ -99,7 +99,7 @@ def checked_part(
         state = stored.content.get("current_model_state", state)
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     try:
-        whole = merged(own, stamp.lora_alpha)
+        whole = merged(own, stamp.lora_alpha) if stamp.lora_alpha else own
     except (KeyError, RuntimeError, ZeroDivisionError) as error:  # only of a file that was changed
         raise UserError(
             f"{path}: its adapters do not fit its weights ({reason_of(error, 40)}): train {part} anew"
@@ -111,7 +111,7 @@ def checked_part(
         layer_passes=stamp.layer_passes,
         seconds=stored.seconds,
         weights=whole,
-        adapters=adapter_weights(own),
+        adapters=adapter_weights(own) if stamp.lora_alpha else {},
         lora_alpha=stamp.lora_alpha,
         path=path,
     )

@@ -15,7 +15,8 @@ from dbl.diffusion.information import InformationNoise
 from dbl.diffusion.partition import PartitionConfig
 from dbl.networks import Architecture
 from dbl.networks.adapters import LoRA, adapter_weights, insert_adapters, merged
-from dbl.run.assembly import read_part
+from dbl.run.assembly import checked_part, read_part
+from dbl.run.checkpoints import Stamp, StoredTraining
 from dbl.run.contract import Contract, ContractConfig
 from dbl.run.start import Ancestor
 from dbl.training.baselines import EndToEndClassifier
@@ -259,3 +260,12 @@ def test_a_plain_network_is_not_adapted(tmp_path: Path) -> None:
     contract = _contract(VIT)
     with pytest.raises(UserError, match="is for blocks that start from a trained network"):
         fit(EndToEndClassifier(contract, recipe(lora=ADAPTERS)), tmp_path)
+
+
+def test_a_network_without_adapters_may_call_a_layer_base_layer(dit_contract: Contract) -> None:
+    """Catches names of somebody's own network that are taken for those of peft."""
+    name = "network.layers.0.base_layer.weight"
+    stamp = Stamp("block_0", dit_contract.hash, batches_seen=1, samples=8, layer_passes=1.0, max_steps=1)
+    stored = StoredTraining({"state_dict": {f"denoiser.{name}": torch.ones(2, 2)}}, stamp, step=1, seconds=0.0)
+    part = checked_part(stored, Path("block_0.ckpt"), "block_0", dit_contract, "denoiser.", "ema")
+    assert set(part.weights) == {name}
