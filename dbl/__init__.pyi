@@ -63,7 +63,7 @@ from dbl.networks import (
 )
 from dbl.networks.adapters import LoRA as LoRA
 from dbl.run.contract import Contract as Contract, ContractConfig as ContractConfig
-from dbl.run.hub import push_to_hub as push_to_hub
+from dbl.run.hub.library import push_to_hub as push_to_hub
 from dbl.run.inference import InferenceConfig as InferenceConfig
 from dbl.run.start import Ancestor as Ancestor, Pretrained as Pretrained, RandomStart as RandomStart
 from dbl.training.block import DiffusionBlock as DiffusionBlock

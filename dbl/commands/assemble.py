@@ -10,8 +10,8 @@ from dbl.commands.parsing import parse
 from dbl.commands.trust import add_trust_option, import_trusted, trusted_packages
 from dbl.run.assembly import assemble
 from dbl.run.folder import RunFolder
-from dbl.run.hub import check_repo_id, hub_library, is_on_hub, push_to_hub
-from dbl.run.hub_run import HubRun
+from dbl.run.hub.library import check_repo_id, hub_library, is_on_hub, push_to_hub
+from dbl.run.hub.shared_run import HubRun
 from dbl.run.model_config import Weights
 from dbl.run.model_folder import ModelFolder
 from dbl.utils.errors import UserError

@@ -6,7 +6,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser
 
 from dbl.commands.elsewhere import read_elsewhere
@@ -18,14 +17,14 @@ from dbl.diffusion.partition import PartitionConfig
 from dbl.run.contract import Contract
 from dbl.run.diffusers_folder import is_diffusers
 from dbl.run.folder import RunFolder
-from dbl.run.hub import find_model
+from dbl.run.hub.library import find_model
 from dbl.run.model_folder import ModelFolder, load_denoiser
 from dbl.run.start import Cut, Pretrained
 from dbl.run.start_weights import weights_of
 from dbl.utils.errors import UserError
 from dbl.utils.files import temporary_folder
 from dbl.utils.serialization import to_plain
-from dbl.utils.yaml_files import problem_of_yaml
+from dbl.utils.yaml_files import read_keys
 
 
 def build_parser() -> ArgumentParser:
@@ -111,10 +110,7 @@ def _converted(model: ModelFolder, partition: PartitionConfig, start: Pretrained
 
 def _config_of(source: RunFolder) -> dict[str, Any]:
     """The plain values of a run's config: read as data, no class that it names is imported."""
-    problem = problem_of_yaml(str(source.config))
-    if problem is not None:
-        raise UserError(problem)
-    plain: dict[str, Any] = yaml.safe_load(source.config.read_text(encoding="utf-8"))
+    plain = read_keys(source.config)
     if not all(isinstance(plain.get(group), dict) for group in ("run", "contract", "model")):
         raise UserError(f"{source.config} is not the config of a run: restore it")
     return plain

@@ -11,7 +11,7 @@ from dbl.diffusion.preconditioning import VP
 from dbl.run.assembly import write_source
 from dbl.run.contract import ContractConfig
 from dbl.run.diffusers_folder import DiffusersSource, is_diffusers, read_diffusers
-from dbl.run.hub import find_pipeline
+from dbl.run.hub.library import find_pipeline
 from dbl.run.start import RandomStart
 from dbl.utils.errors import UserError
 from dbl.utils.files import read_tensors

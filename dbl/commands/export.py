@@ -14,7 +14,7 @@ from dbl.inference.pipeline import export_pipeline
 from dbl.inference.stack import BlockStack
 from dbl.run.adapter_folder import export_adapters
 from dbl.run.folder import RunFolder
-from dbl.run.hub import find_model
+from dbl.run.hub.library import find_model
 from dbl.run.model_folder import ModelFolder
 from dbl.utils.errors import UserError
 

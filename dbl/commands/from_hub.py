@@ -15,8 +15,8 @@ from dbl.commands.run_config import RunConfig, write_config
 from dbl.commands.spelling import with_underscores
 from dbl.commands.trust import add_trust_option, trusted_in, trusted_packages
 from dbl.run.folder import RunFolder
-from dbl.run.hub_push import check_absent, push_blocks
-from dbl.run.hub_run import HubRun
+from dbl.run.hub.push import check_absent, push_blocks
+from dbl.run.hub.shared_run import HubRun
 from dbl.utils.errors import UserError, one_line
 
 

@@ -1,9 +1,7 @@
 """`dbl push`: a run on the hub, for others to train blocks of it."""
 
 from pathlib import Path
-from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser
 
 from dbl.commands.help import HELP
@@ -11,11 +9,11 @@ from dbl.commands.parsing import parse
 from dbl.commands.spelling import whole_numbers
 from dbl.commands.trust import add_trust_option, import_trusted, trusted_packages
 from dbl.run.folder import RunFolder
-from dbl.run.hub_push import Pushed, push_blocks, push_new_run
-from dbl.run.hub_run import HubRun, holds_run
-from dbl.run.shared_training import SharedTraining
+from dbl.run.hub.push import Pushed, push_blocks, push_new_run
+from dbl.run.hub.shared_run import HubRun, holds_run
+from dbl.run.hub.shared_training import SharedTraining
 from dbl.utils.errors import UserError
-from dbl.utils.yaml_files import problem_of_yaml
+from dbl.utils.yaml_files import read_keys
 
 
 def build_parser() -> ArgumentParser:
@@ -63,8 +61,4 @@ def summary(pushed: Pushed) -> str:
 
 def _training(run: RunFolder) -> SharedTraining:
     """How the blocks of a run are trained, from its config as data: no class that it names is imported."""
-    problem = problem_of_yaml(str(run.config))
-    if problem is not None:
-        raise UserError(problem)
-    plain: Any = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    return SharedTraining.of_config(plain, run.load_contract(), str(run.config))
+    return SharedTraining.of_config(read_keys(run.config), run.load_contract(), str(run.config))

@@ -24,8 +24,8 @@ from dbl.data import ResumableDataModule
 from dbl.data.spec import ImageSpec, TextSpec, VectorSpec
 from dbl.run.contract import Contract, ContractConfig
 from dbl.run.folder import RunFolder
+from dbl.run.hub.shared_training import RELATIVE_STEPS, steps_of_blocks
 from dbl.run.inference import InferenceConfig
-from dbl.run.shared_training import RELATIVE_STEPS, steps_of_blocks
 from dbl.training.block import DiffusionBlock, check_adapters
 from dbl.training.config import TrainingConfig, check_precision
 from dbl.training.distributed import check_strategy

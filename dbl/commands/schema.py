@@ -12,8 +12,8 @@ from dbl.evaluation.callbacks.likelihood import Likelihood
 from dbl.evaluation.callbacks.text_quality import TextQuality
 from dbl.run.contract import Contract, ContractConfig
 from dbl.run.folder import RunFolder
+from dbl.run.hub.shared_training import MatmulPrecision
 from dbl.run.inference import InferenceConfig
-from dbl.run.shared_training import MatmulPrecision
 from dbl.training.block import DiffusionBlock
 from dbl.training.callbacks.checkpoint import LastCheckpoint
 from dbl.training.callbacks.ema import EMA

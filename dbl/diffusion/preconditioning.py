@@ -105,7 +105,7 @@ class VP(Preconditioning):
     A level between two steps is given to the network as the nearer one.
 
     Args:
-        prediction: what the network predicts: `epsilon`, the noise; `v_prediction`.
+        prediction: kind of the network's prediction: `epsilon`, the noise; `v_prediction`.
         num_steps: number of training steps.
         beta_start: variance that the first step adds.
         beta_end: variance that the last one adds.
@@ -179,7 +179,7 @@ class Flow(Preconditioning):
     """Flow matching on straight paths: networks that predict a velocity, such as SiT or Stable Diffusion 3.
 
     Args:
-        num_steps: what the network reads at time 1, pure noise; at time t it reads t times that.
+        num_steps: number that the network reads at time 1, pure noise; at time t it reads t times that.
 
     Example:
         >>> import dbl, torch

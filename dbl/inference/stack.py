@@ -20,7 +20,7 @@ from dbl.inference.precision import computing_in
 from dbl.inference.vectors import to_vectors
 from dbl.inference.writing import Writer
 from dbl.run.contract import Contract
-from dbl.run.hub import find_model
+from dbl.run.hub.library import find_model
 from dbl.run.inference import InferenceConfig
 from dbl.run.model_config import Weights
 from dbl.run.model_folder import ModelFolder

@@ -33,7 +33,7 @@ class DiffusersDiT(Architecture):
             prediction, its variance, are neither read nor trained.
         dropout: dropout of each layer.
         attention_bias: whether queries, keys and values have a bias.
-        activation_fn: of the MLP: gelu-approximate (by a tanh) or gelu.
+        activation_fn: activation of the MLP: gelu-approximate (by a tanh) or gelu.
         norm_elementwise_affine: whether norms have weights.
         norm_eps: constant in the denominator of norms.
         cond_dropout: fraction of labels replaced by "no class" in training, for classifier-free guidance.

@@ -256,7 +256,7 @@ def write_source(contract: Contract, weights: dict[str, Tensor], source: Path, f
     Args:
         contract: contract of one block.
         weights: weights of its network by name.
-        source: where they come from, for messages.
+        source: file that messages name.
         folder: new folder.
     """
     named = {f"network.{name}": tensor for name, tensor in weights.items()}

@@ -32,7 +32,7 @@ class DiffusersSource(NamedTuple):
     Attributes:
         network: its sizes.
         shape: [channels, height, width] of its images.
-        preconditioning: what it predicts, as its scheduler says; None if the folder has no scheduler.
+        preconditioning: kind of its prediction, as its scheduler says; None if the folder has no scheduler.
         weights: weights by name in the network of `dbl.DiffusersDiT`, float32.
         path: its folder, for messages.
     """

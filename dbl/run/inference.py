@@ -4,14 +4,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from dbl.denoising.sampling import Sampler
 from dbl.run.contract import Contract
 from dbl.utils.checks import SEED, check_numbers, whole
 from dbl.utils.errors import UserError, suggestion
 from dbl.utils.serialization import from_plain
-from dbl.utils.yaml_files import problem_of_yaml
+from dbl.utils.yaml_files import read_keys
 
 
 @dataclass(frozen=True)
@@ -95,10 +93,7 @@ def read_inference(config: Path) -> InferenceConfig:
 
     The file is data: nothing is imported for it. Raises UserError if it is damaged, or has other keys or values.
     """
-    problem = problem_of_yaml(str(config))
-    if problem:
-        raise UserError(problem)
-    group = yaml.safe_load(config.read_text(encoding="utf-8")).get("inference")
+    group = read_keys(config).get("inference")
     if not isinstance(group, dict) or not isinstance(group.get("sampler", {}), dict):
         raise UserError(f"{config} has no group `inference`: restore the file, or remove it to use the defaults of dbl")
     sampler = group.get("sampler", {})

@@ -1,7 +1,7 @@
 """The weights of a trained model from which the blocks of a run start."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,10 +44,24 @@ def start_weights(run: RunFolder, contract: Contract, block: int) -> StartWeight
 
 def source_network(run: RunFolder, contract: Contract) -> Denoiser:
     """The whole network from which the blocks of a converted run start; errors as in `start_weights`."""
-    model = ModelFolder(run.start_model(contract.config.start))
+    return start_model(run.start_model(contract.config.start), contract).denoiser(0)
+
+
+def start_model(
+    folder: Path, contract: Contract, trusted: Collection[str] = (), shown: Path | None = None
+) -> ModelFolder:
+    """The model from which the blocks of a run start. Raises UserError if it is damaged, or not the agreed one.
+
+    Args:
+        folder: its folder.
+        contract: contract of the run.
+        trusted: packages of your own that it may import; see `BlockStack.from_pretrained`.
+        shown: name of the folder in messages; None: the folder itself.
+    """
+    model = ModelFolder(folder, trusted)
     if tuple(model.block_hashes) != contract.start_sha256:
-        raise _another(model.path)
-    return model.denoiser(0)
+        raise _another(shown or folder)
+    return model
 
 
 def _another(path: Path) -> UserError:

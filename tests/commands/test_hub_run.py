@@ -19,9 +19,9 @@ from tiny_run import TINY
 from dbl.commands import fit
 from dbl.commands.main import main
 from dbl.inference.stack import BlockStack
-from dbl.run import hub_push
 from dbl.run.contract import plain_hash
 from dbl.run.folder import RunFolder
+from dbl.run.hub import push as hub_push
 from dbl.run.model_folder import ModelFolder, file_hash
 from dbl.utils.files import read_metadata, read_tensors, write_tensors
 

@@ -17,7 +17,7 @@ from dbl.inference.stack import BlockStack
 from dbl.run.assembly import assemble
 from dbl.run.contract import Contract, plain_hash
 from dbl.run.folder import RunFolder
-from dbl.run.hub import model_card
+from dbl.run.hub.library import model_card
 from dbl.run.inference import InferenceConfig
 from dbl.run.model_folder import ModelFolder
 from dbl.training.block import DiffusionBlock

@@ -18,11 +18,11 @@ from toy_text import fit_text, text_contract
 
 from dbl.commands.main import main
 from dbl.inference.stack import BlockStack
-from dbl.run import hub as hub_files, hub_push, hub_run
 from dbl.run.assembly import assemble
 from dbl.run.contract import Contract
 from dbl.run.folder import RunFolder
-from dbl.run.hub import model_card, push_to_hub
+from dbl.run.hub import library as hub_files, push as hub_push, shared_run as hub_run
+from dbl.run.hub.library import model_card, push_to_hub
 from dbl.run.model_folder import ModelFolder
 from dbl.training.block import DiffusionBlock
 from dbl.utils.errors import UserError

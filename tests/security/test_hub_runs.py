@@ -18,11 +18,11 @@ from watched import Seen, watch
 
 import dbl
 from dbl.commands.main import main
-from dbl.run.block_file import read_block_file, write_block_file
 from dbl.run.checkpoints import read_training
 from dbl.run.contract import plain_hash
 from dbl.run.folder import RunFolder
-from dbl.run.shared_training import SharedTraining
+from dbl.run.hub.block_file import read_block_file, write_block_file
+from dbl.run.hub.shared_training import SharedTraining
 from dbl.training.config import TrainingConfig
 from dbl.utils.errors import UserError
 from dbl.utils.serialization import to_plain
@@ -369,7 +369,7 @@ def test_names_that_lead_out_of_a_folder_are_none(place: Path, monkeypatch: pyte
         ),
     )
     install(hub, monkeypatch)
-    from dbl.run.hub_run import HubRun
+    from dbl.run.hub.shared_run import HubRun
 
     there = HubRun("ada/run")
     assert there.blocks == [0]

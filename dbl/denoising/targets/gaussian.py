@@ -42,8 +42,8 @@ class GaussianTarget(Target):
     Args:
         sigma_data: standard deviation of a coordinate of the clean target that preconditioning assumes.
         weight: weight of the loss by level; `edm`: (sigma^2 + sigma_data^2) / (sigma sigma_data)^2; `uniform`: 1.
-        preconditioning: what the network predicts, and how it is told the level: `dbl.EDM`, or `dbl.VP` or `dbl.Flow`
-            for networks that read training steps, such as `dbl.DiffusersDiT`.
+        preconditioning: kind of the network's prediction, and of the number that tells it the level: `dbl.EDM`, or
+            `dbl.VP` or `dbl.Flow` for networks that read training steps, such as `dbl.DiffusersDiT`.
     """
 
     loss_unit: ClassVar[str] = "squared error per coordinate"

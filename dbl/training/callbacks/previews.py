@@ -33,7 +33,7 @@ class Denoised(NamedTuple):
     Attributes:
         level: noise level.
         noisy: [N, *target_shape].
-        prediction: of the clean targets.
+        prediction: prediction of the clean targets.
     """
 
     level: float

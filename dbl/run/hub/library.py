@@ -15,7 +15,7 @@ from dbl.utils.markdown import plain
 
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _PATTERNS = ["*.json", "*.safetensors"]
-# Folder of a run in a repository, beside the model that was assembled from it; see `hub_run`.
+# Folder of a run in a repository, beside the model that was assembled from it; see `shared_run`.
 RUN = "run"
 _OF_PIPELINE = [
     *("model_index.json", "config.json", "*.safetensors.index.json", "diffusion_pytorch_model*.safetensors"),
@@ -129,7 +129,7 @@ def reaching(failure: str, denied: str | None = None) -> Iterator[None]:
     """Turn an error of the hub or of the network into one line that begins with `failure`.
 
     Args:
-        failure: what could not be done.
+        failure: description of what could not be done.
         denied: the whole line if the hub says that this account may not do it.
     """
     errors = hub_library().errors

@@ -7,15 +7,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from dbl.run.assembly import read_block
-from dbl.run.block_file import write_block_file
+from dbl.run.assembly import read_block, unfinished_blocks
 from dbl.run.checkpoints import read_training
 from dbl.run.contract import Contract
 from dbl.run.folder import RunFolder
-from dbl.run.hub import RUN, check_private, hub_library, reaching
-from dbl.run.hub_run import HubRun, block_name, check_steps, files_to_push
+from dbl.run.hub.block_file import write_block_file
+from dbl.run.hub.library import RUN, check_private, hub_library, reaching
+from dbl.run.hub.shared_run import HubRun, block_name, check_steps, files_to_push
+from dbl.run.hub.shared_training import SharedTraining
 from dbl.run.model_folder import load_denoiser
-from dbl.run.shared_training import SharedTraining
 from dbl.utils.errors import UserError
 from dbl.utils.markdown import plain
 from dbl.utils.serialization import to_plain
@@ -25,7 +25,7 @@ class Pushed(NamedTuple):
     """What an upload did.
 
     Attributes:
-        address: of the repository, or of the pull request.
+        address: address of the repository, or of the pull request.
         blocks: blocks that were uploaded.
         is_new: whether the rest of the run was uploaded as well.
     """
@@ -51,7 +51,7 @@ def push_new_run(
     Args:
         run: run folder.
         repo_id: repository `owner/name`, which holds no run; created if it does not exist.
-        training: how its blocks are trained.
+        training: settings of the training of its blocks.
         blocks: blocks to upload; None: all that are finished.
         private: whether only its owner may read the repository.
     """
@@ -112,10 +112,8 @@ def check_absent(there: HubRun, blocks: Sequence[int], replace: bool) -> None:
 
 
 def _finished(run: RunFolder, contract: Contract) -> list[int]:
-    """Blocks with a checkpoint of their last step."""
-    blocks = range(contract.partition.num_blocks)
-    there = [block for block in blocks if run.checkpoint(f"block_{block}").is_file()]
-    return [block for block in there if read_block(run, contract, block).complete]
+    missing = unfinished_blocks(run, contract)
+    return [block for block in range(contract.partition.num_blocks) if block not in missing]
 
 
 def _check_finished(run: RunFolder, contract: Contract, blocks: Sequence[int], steps: list[int], repo_id: str) -> None:

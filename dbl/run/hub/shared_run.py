@@ -19,20 +19,22 @@ from torch import Tensor
 
 from dbl.data.spec import TextSpec
 from dbl.run.assembly import MissingBlock, PartCheckpoint, checked_part
-from dbl.run.block_file import read_block_file
 from dbl.run.contract import Contract
 from dbl.run.folder import RunFolder
-from dbl.run.hub import RUN, check_repo_id, hub_library, reaching
+from dbl.run.hub.block_file import read_block_file
+from dbl.run.hub.library import RUN, check_repo_id, hub_library, reaching
+from dbl.run.hub.shared_training import SharedTraining
 from dbl.run.model_config import Weights, check_inside
-from dbl.run.model_folder import ModelFolder, is_model_file, network_bytes
-from dbl.run.shared_training import SharedTraining
+from dbl.run.model_folder import is_model_file, network_bytes
+from dbl.run.start import Ancestor, Pretrained
+from dbl.run.start_weights import start_model
 from dbl.run.stored_tokenizer import tokenizer_in
 from dbl.utils.errors import UserError, one_line
 from dbl.utils.files import read_json, read_tensor, require_file, temporary_folder, write_json
 
 _BLOCK = re.compile(r"block_(0|[1-9]\d{0,8})\.safetensors", re.ASCII)
 _NAMES = ("contract.json", "training.json", "table.safetensors", "tokenizer.json")
-_STARTS = ("ancestor", "source")
+_STARTS = (Ancestor.folder, Pretrained.folder)
 _LARGEST_TEXT = 2**28  # bytes, of JSON
 _LARGEST_TABLE = 2**32  # bytes
 _HEADER = 2**24  # bytes that a safetensors file may have beside its tensors
@@ -48,7 +50,7 @@ class HubRun:
     Attributes:
         revision: the commit.
         contract: contract of the run.
-        training: how its blocks are trained.
+        training: settings of the training of its blocks.
     """
 
     def __init__(self, repo_id: str, trusted: Collection[str] = ()) -> None:
@@ -157,9 +159,7 @@ class HubRun:
                     shutil.copyfile(path, folder / name.removeprefix(f"{start.folder}/"))
             if "config.json" not in {path.name for path in (folder / "model").iterdir()}:
                 raise UserError(f"{self.shown(start.folder)} is missing, from which the blocks of this run start")
-            model = ModelFolder(folder / "model", self._trusted)
-            if tuple(model.block_hashes) != self.contract.start_sha256:
-                raise UserError(f"{self.shown(start.folder)} is not the one on which the blocks of this run agreed")
+            start_model(folder / "model", self.contract, self._trusted, self.shown(start.folder))
             try:
                 folder.rename(run.path / start.folder)
             except OSError:
@@ -258,7 +258,5 @@ def files_to_push(run: RunFolder, contract: Contract) -> Iterator[tuple[str, Pat
     folder = run.start_model(start)
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist, from which the blocks start: {start.remedy}")
-    model = ModelFolder(folder)
-    if tuple(model.block_hashes) != contract.start_sha256:
-        raise UserError(f"{folder} is not the one on which the blocks of this run agreed: restore it")
+    model = start_model(folder, contract)
     yield from ((f"{start.folder}/model/{name}", folder / name) for name in ("config.json", *model.config["files"]))

@@ -86,7 +86,7 @@ class SharedTraining:
         precision: precision of the trainer.
         float32_matmul_precision: precision of matrix products on CUDA.
         data: class and arguments of the data; None if those who train must give them.
-        inference: how the assembled network is used.
+        inference: settings of the use of the assembled network.
     """
 
     max_steps: int
